@@ -1,0 +1,125 @@
+# Everything a developer or CI runs. 'make' alone lists it.
+# Needs Go, git and Python 3; other tools are installed under .tools/, keyed by version.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+# The end-to-end tests measure time: nothing may run beside them.
+.NOTPARALLEL:
+
+GOLANGCI_LINT_VERSION := v2.15.0
+BUF_VERSION := v1.75.0
+GOVULNCHECK_VERSION := v1.9.0
+GOTESTSUM_VERSION := v1.13.0
+# The plug-ins' versions are those of the libraries that the generated code links.
+PROTOC_GEN_GO_VERSION := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+GRPC_GATEWAY_VERSION := v2.33.0
+
+TOOLS := $(CURDIR)/.tools/bin
+ENVOY := $(TOOLS)/envoy
+export PATH := $(TOOLS):$(PATH)
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# No VCS stamp and no paths of this machine: the same commit gives the same bytes.
+BUILD_FLAGS := -trimpath -buildvcs=false -ldflags '-s -w -X github.com/voicecore-ai/sluice/app.Version=$(VERSION)'
+# Assigned in the shell, so that a failing 'go list' ends the recipe.
+UNIT_PACKAGES := packages=$$(go list ./...); packages=$$(grep -v '/sluice/e2e' <<<"$$packages");
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build envoy ## Two tenants through a real Envoy, on this machine (KEEP=1 leaves it running)
+	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep)
+
+.PHONY: test
+test: test-unit test-e2e ## All tests: unit and conformance with the race detector, then end to end
+
+.PHONY: test-unit
+test-unit: need-go need-cc gotestsum ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
+	@echo "==> unit and conformance tests, with the race detector"
+	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
+
+.PHONY: test-e2e
+test-e2e: need-go gotestsum envoy ## The built server behind a real Envoy
+	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"
+	@SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m ./e2e/...
+
+.PHONY: lint
+lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as locked, generated code as committed
+	@echo "==> gofmt"
+	@unformatted=$$(find . -name '*.go' -not -path './.tools/*' -not -path './gen/*' -print0 | xargs -0 gofmt -l); \
+		if [[ -n $$unformatted ]]; then echo "not formatted (run gofmt -w on them):" >&2; echo "$$unformatted" >&2; exit 1; fi
+	@echo "==> go mod verify"
+	@go mod verify
+	@echo "==> go vet"
+	@go vet ./...
+	@echo "==> golangci-lint"
+	@golangci-lint run --timeout 20m ./...
+	@$(MAKE) --no-print-directory generate-check
+
+.PHONY: vuln
+vuln: need-go govulncheck ## Known vulnerabilities that our code reaches (asks vuln.go.dev, so it needs the Internet)
+	@govulncheck ./...
+
+.PHONY: bench
+bench: build envoy ## Benchmarks of the packages, then through Envoy; results in artifacts/
+	@mkdir -p artifacts
+	@echo "==> package benchmarks"
+	@$(UNIT_PACKAGES) go test -run '^$$' -bench . -benchmem $$packages | tee artifacts/bench.txt
+	@echo "==> through Envoy"
+	@go run ./e2e/bench -envoy $(ENVOY) -json artifacts/bench.json
+
+.PHONY: generate
+generate: buf-plugins ## Write gen/ from proto/
+	@cd proto && buf lint && buf generate
+	@gofmt -l gen
+
+.PHONY: generate-check
+generate-check: buf-plugins ## Fail if gen/ is not what proto/ says
+	@echo "==> generated code"
+	@scripts/check-generated
+
+.PHONY: build
+build: need-go ## bin/sluiced and bin/sluice, static and reproducible
+	@echo "==> building sluiced and sluice $(VERSION)"
+	@CGO_ENABLED=0 go build $(BUILD_FLAGS) -o bin/ ./cmd/sluiced ./cmd/sluice
+
+.PHONY: tools
+tools: envoy gotestsum golangci-lint buf-plugins govulncheck ## Install every tool now, under .tools/
+
+.PHONY: clean
+clean: ## Remove what was built; .tools/ stays (delete it by hand to fetch the tools again)
+	@rm -rf bin artifacts coverage.out
+
+# --- what the targets above stand on
+
+.PHONY: need-go need-cc
+need-go:
+	@command -v go >/dev/null || { echo "Go is not in PATH; install the version that go.mod names: $$(sed -n 's/^go //p' go.mod)" >&2; exit 1; }
+
+need-cc:
+	@command -v "$$(go env CC)" >/dev/null || { echo "no C compiler ($$(go env CC)): the race detector needs one (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+.PHONY: envoy gotestsum golangci-lint govulncheck buf-plugins
+envoy:
+	@scripts/install-envoy
+
+gotestsum: need-go
+	@scripts/install-go-tool $@ $(GOTESTSUM_VERSION) gotest.tools/gotestsum
+
+golangci-lint: need-go
+	@scripts/install-go-tool $@ $(GOLANGCI_LINT_VERSION) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+govulncheck: need-go
+	@scripts/install-go-tool $@ $(GOVULNCHECK_VERSION) golang.org/x/vuln/cmd/govulncheck
+
+buf-plugins: need-go
+	@scripts/install-go-tool buf $(BUF_VERSION) github.com/bufbuild/buf/cmd/buf
+	@scripts/install-go-tool protoc-gen-go $(PROTOC_GEN_GO_VERSION) google.golang.org/protobuf/cmd/protoc-gen-go
+	@scripts/install-go-tool protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC_VERSION) google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	@scripts/install-go-tool protoc-gen-grpc-gateway $(GRPC_GATEWAY_VERSION) github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway
+	@scripts/install-go-tool protoc-gen-openapiv2 $(GRPC_GATEWAY_VERSION) github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2

@@ -1,0 +1,325 @@
+// Package app is the composition root of the server: it reads the settings,
+// builds every part, and starts and stops them in order. Nothing else knows all parts.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/voicecore-ai/sluice/accesslog"
+	"github.com/voicecore-ai/sluice/authz/answer"
+	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/extauthz"
+	"github.com/voicecore-ai/sluice/extproc"
+	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/quota/api"
+	"github.com/voicecore-ai/sluice/quota/catalog"
+	"github.com/voicecore-ai/sluice/ratelimit/memstore"
+	"github.com/voicecore-ai/sluice/ratelimit/rls"
+	"github.com/voicecore-ai/sluice/telemetry"
+)
+
+// accessQueue is how many outcomes wait for the log before they are dropped and counted.
+const accessQueue = 8192
+
+// App is a server that was built. Start it once, stop it once.
+type App struct {
+	config Config
+	log    *slog.Logger
+
+	store   *memstore.Store
+	catalog *catalog.Catalog
+	gate    *gate.Gate
+	rls     *rls.Door
+
+	accesslog *accesslog.Server
+	recorder  *accesslog.Logger
+	grpc      *grpc.Server
+	http      *http.Server
+	health    *health.Server
+
+	listeners map[string]net.Listener // by setting
+	ready     atomic.Bool
+	failed    chan error // a listener that ended by itself
+	cleanup   []func(context.Context) error
+}
+
+// New builds a server and opens its files and listeners; Start serves. An error
+// names the setting at fault.
+func New(config Config, log *slog.Logger) (*App, error) {
+	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, failed: make(chan error, 3)}
+	if err := a.build(); err != nil {
+		return nil, errors.Join(err, a.clean(context.Background()))
+	}
+	return a, nil
+}
+
+func (a *App) build() error {
+	if err := a.config.requireData(); err != nil {
+		return err
+	}
+	keys, err := loadKeys(a.config.Data)
+	if err != nil {
+		return err
+	}
+	if err := a.openStores(keys); err != nil {
+		return err
+	}
+	a.gate = gate.New(gate.Options{
+		Snapshot:      a.catalog.Snapshot,
+		Authenticator: authn.New(keys.pepper),
+		Store:         a.store,
+		IDKey:         keys.decision,
+	})
+	service, err := a.quotaAPI(keys)
+	if err != nil {
+		return err
+	}
+	if err := a.buildGRPC(keys, service); err != nil {
+		return err
+	}
+	if err := a.buildHTTP(service); err != nil {
+		return err
+	}
+	return a.listen()
+}
+
+func (a *App) openStores(keys keys) error {
+	onDamage := memstore.Deny
+	if a.config.JournalOnDamage == "forget" {
+		onDamage = memstore.Forget
+	}
+	journal, err := memstore.OpenJournal(filepath.Join(a.config.Data, journalFile), memstore.JournalOptions{
+		OnDamage: onDamage, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: journal})
+	a.cleanup = append(a.cleanup, func(context.Context) error { return journal.Close() })
+	a.catalog, err = catalog.Open(catalog.Options{
+		Dir: a.config.Catalog, DB: filepath.Join(a.config.Data, catalogFile), CellKey: keys.cells, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.cleanup = append(a.cleanup, func(context.Context) error { return a.catalog.Close() })
+	return nil
+}
+
+func (a *App) quotaAPI(keys keys) (*api.Service, error) {
+	digest, err := loadAdminDigest(a.config.Data)
+	if err != nil {
+		return nil, err
+	}
+	return api.New(api.Options{
+		Catalog: a.catalog, Store: a.store, Pepper: keys.pepper, AdminTokenDigest: digest, Now: time.Now, Log: a.log,
+	})
+}
+
+func (a *App) buildGRPC(keys keys, service *api.Service) error {
+	options := append(grpcOptions(), grpc.ForceServerCodecV2(rls.Codec()))
+	if a.config.OTLPEndpoint != "" {
+		tracing, stop, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version)
+		if err != nil {
+			return err
+		}
+		options = append(options, tracing)
+		a.cleanup = append(a.cleanup, stop)
+	}
+	if a.config.TLSCert != "" {
+		creds, err := transport(a.config)
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(creds))
+	}
+	a.grpc = grpc.NewServer(options...)
+	a.health = health.NewServer()
+	healthpb.RegisterHealthServer(a.grpc, a.health)
+	service.Register(a.grpc)
+	format, err := answer.ParseFormat(a.config.RateLimitFormat)
+	if err != nil {
+		return fmt.Errorf("ratelimit-format: %w", err)
+	}
+	answers := answer.NewWriter(format)
+	extauthz.New(extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}).Register(a.grpc)
+	extproc.New(extproc.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}).Register(a.grpc)
+	a.recorder = accesslog.NewLogger(a.log.WithGroup("request"), nil, accessQueue)
+	a.accesslog = accesslog.New(accesslog.Options{Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log})
+	a.accesslog.Register(a.grpc)
+	rlsConfig := &rls.Config{}
+	if a.config.RLSConfig != "" {
+		if rlsConfig, err = rls.Load(a.config.RLSConfig); err != nil {
+			return err
+		}
+	}
+	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log})
+	a.rls.Register(a.grpc)
+	reflection.Register(a.grpc)
+	return nil
+}
+
+func (a *App) buildHTTP(service *api.Service) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		telemetry.Decisions(a.gate),
+		telemetry.AccessLog(a.accesslog, a.recorder),
+	)
+	rest, err := service.Handler()
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", rest)
+	mux.Handle("/openapi.json", rest)
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("/readyz", a.readyz)
+	a.http = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeaderList,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	return nil
+}
+
+// readyz says 200 while this server should be sent requests, and which
+// snapshot it decides by.
+func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("content-type", "application/json")
+	ready := a.ready.Load()
+	if !ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"ready": ready, "version": Version, "revision": a.catalog.Snapshot().Revision,
+	})
+}
+
+func (a *App) listen() error {
+	for _, setting := range []struct {
+		name, address string
+		open          func(string) (net.Listener, error)
+	}{
+		{"grpc-listen", a.config.GRPCListen, listenTCP},
+		{"uds", a.config.UDS, listenUnix},
+		{"http-listen", a.config.HTTPListen, listenTCP},
+	} {
+		if setting.address == "" {
+			continue
+		}
+		l, err := setting.open(setting.address)
+		if err != nil {
+			return fmt.Errorf("%s: %w", setting.name, err)
+		}
+		a.listeners[setting.name] = l
+		a.cleanup = append(a.cleanup, func(context.Context) error {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func listenTCP(address string) (net.Listener, error) {
+	return (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+}
+
+// Addr is where a setting's listener listens ("grpc-listen", "uds", "http-listen"); nil if it doesn't.
+func (a *App) Addr(setting string) net.Addr {
+	if l := a.listeners[setting]; l != nil {
+		return l.Addr()
+	}
+	return nil
+}
+
+// Start serves until Stop and returns at once.
+func (a *App) Start() error {
+	watching, stop := context.WithCancel(context.Background())
+	a.cleanup = append(a.cleanup, func(context.Context) error { stop(); return nil })
+	go a.recorder.Run(watching)
+	if a.config.Catalog != "" {
+		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
+	}
+	for name, l := range a.listeners {
+		if name == "http-listen" {
+			go a.run(name, func() error { return a.http.Serve(l) })
+			continue
+		}
+		go a.run(name, func() error { return a.grpc.Serve(l) })
+	}
+	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	a.ready.Store(true)
+	a.log.Info("serving", "version", Version, "grpc", a.config.GRPCListen, "uds", a.config.UDS,
+		"http", a.config.HTTPListen, "revision", a.catalog.Snapshot().Revision)
+	return nil
+}
+
+// run reports what a part ends with, unless it ended because it was told to.
+func (a *App) run(name string, part func() error) {
+	err := part()
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) && !errors.Is(err, grpc.ErrServerStopped) {
+		a.failed <- fmt.Errorf("%s: %w", name, err)
+	}
+}
+
+// Stop drains without failing a request: health says no first, then calls in
+// flight end, then files close, in the reverse of the order in which they opened.
+func (a *App) Stop(ctx context.Context) error {
+	a.ready.Store(false)
+	a.health.Shutdown()
+	a.log.Info("draining", "delay", a.config.DrainDelay, "timeout", a.config.DrainTimeout)
+	select {
+	case <-time.After(a.config.DrainDelay):
+	case <-ctx.Done():
+	}
+	drained := make(chan struct{})
+	go func() { a.grpc.GracefulStop(); close(drained) }()
+	a.accesslog.Drain()
+	ctx, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
+	defer cancel()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		a.grpc.Stop()
+		<-drained
+	}
+	err := a.http.Shutdown(ctx)
+	err = errors.Join(err, a.clean(ctx))
+	a.log.Info("stopped")
+	return err
+}
+
+func (a *App) clean(ctx context.Context) (err error) {
+	for i := len(a.cleanup) - 1; i >= 0; i-- {
+		err = errors.Join(err, a.cleanup[i](ctx))
+	}
+	a.cleanup = nil
+	return err
+}

@@ -1,0 +1,107 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+)
+
+// What a client may do to the server: grpc-go's own defaults are 16 MiB of
+// headers, unlimited streams and connections that live for ever.
+const (
+	maxHeaderList = 64 << 10
+	maxMessage    = 1 << 20
+	maxStreams    = 10_000
+)
+
+func grpcOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), //nolint:gosec // a handful
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(5 * time.Second),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge:      30 * time.Minute,
+			MaxConnectionAgeGrace: 5 * time.Minute,
+			Time:                  30 * time.Second,
+			Timeout:               10 * time.Second,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime:             10 * time.Second,
+			PermitWithoutStream: true,
+		}),
+	}
+}
+
+// transport is mTLS with peers on a list, checked once a connection, in the handshake.
+func transport(c Config) (credentials.TransportCredentials, error) {
+	certificate, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("tls-cert, tls-key: %w", err)
+	}
+	pem, err := os.ReadFile(c.TLSClientCA)
+	if err != nil {
+		return nil, fmt.Errorf("tls-client-ca: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", c.TLSClientCA)
+	}
+	return credentials.NewTLS(&tls.Config{
+		MinVersion:       tls.VersionTLS12,
+		Certificates:     []tls.Certificate{certificate},
+		ClientAuth:       tls.RequireAndVerifyClientCert,
+		ClientCAs:        roots,
+		VerifyConnection: func(s tls.ConnectionState) error { return checkPeer(s, c.Peers) },
+	}), nil
+}
+
+var errPeer = errors.New("the client's certificate names no SPIFFE id on the list of peers")
+
+// checkPeer wants exactly one SPIFFE id, and that one listed (SPIFFE X.509-SVID §5.2).
+func checkPeer(s tls.ConnectionState, peers []string) error {
+	if len(s.PeerCertificates) == 0 || len(s.PeerCertificates[0].URIs) != 1 {
+		return errPeer
+	}
+	if !slices.Contains(peers, s.PeerCertificates[0].URIs[0].String()) {
+		return errPeer
+	}
+	return nil
+}
+
+// listenUnix listens on a socket that only its owner and group can open. A
+// socket that a crash left is replaced; anything else at the path is not.
+func listenUnix(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("uds: %s exists and is no socket", path)
+		}
+		if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path); err == nil {
+			return nil, errors.Join(fmt.Errorf("uds: another server listens on %s", path), conn.Close())
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("uds: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("uds: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // Envoy may run as another user of the group
+		return nil, errors.Join(fmt.Errorf("uds: %w", err), l.Close())
+	}
+	return l, nil
+}

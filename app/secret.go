@@ -1,0 +1,107 @@
+package app
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Files in the data folder.
+const (
+	secretFile     = "secret"
+	adminTokenFile = "admin.token"
+	adminHashFile  = "admin.token.sha256"
+	journalFile    = "journal.db"
+	catalogFile    = "catalog.db"
+)
+
+// keys are what the one secret of a data folder is stretched to (RFC 5869), so
+// that no two uses share a key.
+type keys struct {
+	pepper   [32]byte // of API key digests
+	cells    [16]byte // of counter names
+	decision [16]byte // of decision ids
+}
+
+// Init makes the data folder: a random secret, and an admin token whose
+// SHA-256 is kept. It returns the token, which is also left in a file that
+// only the owner can read. It refuses to replace a secret: every API key
+// and every recorded usage hangs on it.
+func Init(data string) (token string, err error) {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	if err := writeNew(filepath.Join(data, secretFile), random()); err != nil {
+		return "", err
+	}
+	token = "sla_" + random()
+	sum := sha256.Sum256([]byte(token))
+	if err := writeNew(filepath.Join(data, adminHashFile), hex.EncodeToString(sum[:])); err != nil {
+		return "", err
+	}
+	return token, writeNew(filepath.Join(data, adminTokenFile), token)
+}
+
+func random() string {
+	var b [32]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func writeNew(path, content string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the folder
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists: this folder is initialised already; choose another --data, or remove the folder and with it every API key and all usage", path)
+	}
+	if err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	_, err = f.WriteString(content + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func loadKeys(data string) (keys, error) {
+	raw, err := os.ReadFile(filepath.Join(data, secretFile)) //nolint:gosec // the operator names the folder
+	if err != nil {
+		return keys{}, fmt.Errorf("secret: %w", err)
+	}
+	secret, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil || len(secret) != 32 {
+		return keys{}, fmt.Errorf("secret: %s is not what 'sluiced init' wrote; restore it from a backup", filepath.Join(data, secretFile))
+	}
+	var k keys
+	for _, use := range []struct {
+		info string
+		into []byte
+	}{
+		{"sluice api-key pepper v1", k.pepper[:]},
+		{"sluice cell names v1", k.cells[:]},
+		{"sluice decision ids v1", k.decision[:]},
+	} {
+		derived, err := hkdf.Key(sha256.New, secret, nil, use.info, len(use.into))
+		if err != nil {
+			return keys{}, fmt.Errorf("secret: %w", err)
+		}
+		copy(use.into, derived)
+	}
+	return k, nil
+}
+
+func loadAdminDigest(data string) (digest [32]byte, err error) {
+	raw, err := os.ReadFile(filepath.Join(data, adminHashFile)) //nolint:gosec // the operator names the folder
+	if err != nil {
+		return digest, fmt.Errorf("admin token: %w", err)
+	}
+	if n, err := hex.Decode(digest[:], []byte(strings.TrimSpace(string(raw)))); err != nil || n != len(digest) {
+		return digest, fmt.Errorf("admin token: %s is not a SHA-256 in hex", filepath.Join(data, adminHashFile))
+	}
+	return digest, nil
+}

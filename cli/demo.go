@@ -1,0 +1,358 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/deploy"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+)
+
+func demoCommand() *cobra.Command {
+	var d demo
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Watch a real Envoy refuse exactly what two tenants' plans do not cover",
+		Long: `Starts sluiced on its embedded store, a small upstream and Envoy, all on loopback;
+creates two plans, two tenants and their API keys through the quota API; sends HTTP through
+Envoy at half, once and five times each limit; prints what came back beside what the
+plans say. The exit status is 0 only if the two agree.`,
+		Example: `  sluice demo --envoy .tools/bin/envoy
+  sluice demo --envoy .tools/bin/envoy --keep    # stay, and print curl lines to play with`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			d.out = c.OutOrStdout()
+			return d.run(c.Context())
+		},
+	}
+	self, _ := os.Executable()
+	c.Flags().StringVar(&d.envoy, "envoy", "envoy", "path of the Envoy binary")
+	c.Flags().StringVar(&d.sluiced, "sluiced", filepath.Join(filepath.Dir(self), "sluiced"), "path of the sluiced binary")
+	c.Flags().BoolVar(&d.keep, "keep", false, "leave everything running until Ctrl-C")
+	return c
+}
+
+type demo struct {
+	envoy, sluiced string
+	keep           bool
+	out            io.Writer
+}
+
+// customer is one tenant of the demo, and what its plan promises.
+type customer struct {
+	tenant, plan, promise string
+	limits                []*quotav1.Limit
+	rate                  int // hits a second that the plan covers
+	burst                 int // hits on top, at once; 0 where windows are aligned
+	key                   string
+}
+
+func customers() []*customer {
+	second := durationpb.New(time.Second)
+	return []*customer{
+		{
+			tenant: "acme", plan: "gold", promise: "gcra 50/s, burst 50", rate: 50, burst: 50,
+			limits: []*quotav1.Limit{
+				{Name: "requests-per-second", Algorithm: "gcra", Limit: 50, Window: second, Burst: 50},
+				{Name: "requests-per-day", Algorithm: "fixed", Limit: 100_000, Window: durationpb.New(24 * time.Hour)},
+			},
+		},
+		{
+			tenant: "umbrella", plan: "free", promise: "fixed 20/s", rate: 20,
+			limits: []*quotav1.Limit{
+				{Name: "requests-per-second", Algorithm: "fixed", Limit: 20, Window: second},
+				{Name: "requests-per-day", Algorithm: "fixed", Limit: 10_000, Window: durationpb.New(24 * time.Hour)},
+			},
+		},
+	}
+}
+
+func (d *demo) run(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp("", "sluice-demo-")
+	if err != nil {
+		return err
+	}
+	d.say("starting sluiced (embedded store), an upstream and Envoy on loopback …")
+	s, err := stack.Start(ctx, stack.Options{Sluiced: d.sluiced, Envoy: d.envoy, Config: deploy.Demo, Dir: dir})
+	if err != nil {
+		return fmt.Errorf("demo: %w (logs are in %s)", err, dir)
+	}
+	defer func() {
+		err = errors.Join(err, s.Stop())
+		if err == nil {
+			err = os.RemoveAll(dir)
+		} else {
+			err = fmt.Errorf("%w (logs are in %s)", err, dir)
+		}
+	}()
+	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // nothing left to lose
+	quota := quotav1.NewQuotaServiceClient(conn)
+	admin := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+s.AdminToken)
+	tenants := customers()
+	if err := d.create(admin, quota, tenants); err != nil {
+		return err
+	}
+	rows, err := d.drive(ctx, s.URL, tenants)
+	if err != nil {
+		return err
+	}
+	wrong := d.table(rows)
+	d.refusal(rows)
+	used, err := d.usage(admin, quota, tenants, rows)
+	if err != nil {
+		return err
+	}
+	if wrong+used > 0 {
+		return fmt.Errorf("demo: %d of the counts above are not what the plans say", wrong+used)
+	}
+	d.say("\nEvery count is what the plans say.")
+	if d.keep {
+		d.stay(ctx, s, tenants)
+	}
+	return nil
+}
+
+func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
+
+func (d *demo) create(ctx context.Context, quota quotav1.QuotaServiceClient, tenants []*customer) error {
+	d.say("creating through the quota API:")
+	for _, c := range tenants {
+		if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: c.plan, Plan: &quotav1.Plan{Limits: c.limits}}); err != nil {
+			return fmt.Errorf("create plan %s: %w", c.plan, err)
+		}
+		if _, err := quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: c.tenant, Tenant: &quotav1.Tenant{Plan: "plans/" + c.plan}}); err != nil {
+			return fmt.Errorf("create tenant %s: %w", c.tenant, err)
+		}
+		created, err := quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/" + c.tenant})
+		if err != nil {
+			return fmt.Errorf("create API key of %s: %w", c.tenant, err)
+		}
+		c.key = created.GetSecret()
+		d.say("  tenant %-9s on plan %-5s %-20s key %s…", c.tenant, c.plan, c.promise, c.key[:12])
+	}
+	return nil
+}
+
+// row is one phase of one tenant.
+type row struct {
+	*customer
+	factor   string
+	sent     int
+	status   map[int]int
+	refused  http.Header // of one 429
+	low      int         // fewest 200s that the plan allows
+	high     int         // most
+	firstErr error
+}
+
+// phaseSeconds is how long each of the three phases takes.
+const phaseSeconds = 4
+
+// drive sends three phases for both tenants side by side. Each phase starts on a
+// second of the wall clock, with every bucket full again.
+func (d *demo) drive(ctx context.Context, url string, tenants []*customer) ([]*row, error) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	var rows []*row
+	for _, phase := range []struct {
+		name     string
+		num, den int
+	}{{"0.5×", 1, 2}, {"1×", 1, 1}, {"5×", 5, 1}} {
+		d.say("sending %s of each limit for %d s …", phase.name, phaseSeconds)
+		done := make(chan *row, len(tenants))
+		start := time.Now().Truncate(time.Second).Add(2 * time.Second)
+		for _, c := range tenants {
+			r := &row{customer: c, factor: phase.name, status: map[int]int{}}
+			rows = append(rows, r)
+			go func() {
+				r.send(ctx, client, url, start, c.rate*phase.num/phase.den)
+				done <- r
+			}()
+		}
+		for range tenants {
+			if r := <-done; r.firstErr != nil {
+				return nil, fmt.Errorf("request of %s through Envoy: %w", r.tenant, r.firstErr)
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	sort.SliceStable(rows, func(i, j int) bool { return rows[i].tenant < rows[j].tenant })
+	return rows, nil
+}
+
+// send offers perSecond requests in the first 0.8 of each second, so that none
+// slips over a window's edge, and works out what the plan admits of them.
+func (r *row) send(ctx context.Context, client *http.Client, url string, start time.Time, perSecond int) {
+	type answer struct {
+		status int
+		header http.Header
+		err    error
+	}
+	r.sent = perSecond * phaseSeconds
+	answers := make(chan answer, r.sent)
+	for i := range r.sent {
+		due := start.Add(time.Duration(i/perSecond)*time.Second + time.Duration(i%perSecond)*800*time.Millisecond/time.Duration(perSecond))
+		select {
+		case <-time.After(time.Until(due)):
+		case <-ctx.Done():
+			return
+		}
+		go func() {
+			status, header, err := get(ctx, client, url, r.key)
+			answers <- answer{status, header, err}
+		}()
+	}
+	for range r.sent {
+		a := <-answers
+		if a.err != nil {
+			r.firstErr = a.err
+			continue
+		}
+		r.status[a.status]++
+		if a.status == http.StatusTooManyRequests && r.refused == nil {
+			r.refused = a.header
+		}
+	}
+	r.expect(time.Since(start))
+}
+
+// expect computes the bounds from the plan alone: an aligned window admits its
+// limit, GCRA admits burst + rate·τ over the time τ that the phase took.
+func (r *row) expect(took time.Duration) {
+	covered := r.rate * phaseSeconds
+	if r.sent <= covered {
+		r.low, r.high = r.sent, r.sent
+		return
+	}
+	if r.burst == 0 {
+		r.low, r.high = covered, covered
+		return
+	}
+	offered := (phaseSeconds-1)*time.Second + 800*time.Millisecond
+	r.high = r.burst + int(float64(r.rate)*took.Seconds())
+	r.low = (r.burst + int(float64(r.rate)*offered.Seconds())) * 98 / 100
+}
+
+func get(ctx context.Context, client *http.Client, url, key string) (int, http.Header, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/calls", nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	request.Header.Set("x-api-key", key)
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, response.Header, errors.Join(err, response.Body.Close())
+}
+
+func (d *demo) table(rows []*row) (wrong int) {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"tenant", "plan", "offered", "sent", "200", "429", "other", "expected 200", ""})
+	last := ""
+	for _, r := range rows {
+		if last != "" && last != r.tenant {
+			t.AppendSeparator()
+		}
+		last = r.tenant
+		ok, limited := r.status[http.StatusOK], r.status[http.StatusTooManyRequests]
+		other := r.sent - ok - limited
+		expected := fmt.Sprint(r.high)
+		if r.low != r.high {
+			expected = fmt.Sprintf("%d to %d", r.low, r.high)
+		}
+		mark := "✓"
+		if ok < r.low || ok > r.high || other != 0 {
+			mark, wrong = "✗", wrong+1
+		}
+		t.AppendRow(table.Row{r.tenant, r.promise, r.factor, r.sent, ok, limited, other, expected, mark})
+	}
+	var columns []table.ColumnConfig
+	for i := 4; i <= 8; i++ {
+		columns = append(columns, table.ColumnConfig{Number: i, Align: text.AlignRight})
+	}
+	t.SetColumnConfigs(columns)
+	d.say("\n%s", t.Render())
+	return wrong
+}
+
+// refusal shows the headers of one 429.
+func (d *demo) refusal(rows []*row) {
+	for _, r := range rows {
+		if r.refused == nil {
+			continue
+		}
+		d.say("\none refusal of %s:\n  HTTP/1.1 429 Too Many Requests", r.tenant)
+		for _, name := range []string{"Retry-After", "Ratelimit", "Ratelimit-Policy", "Content-Type"} {
+			if v := r.refused.Get(name); v != "" {
+				d.say("  %s: %s", strings.ToLower(name), v)
+			}
+		}
+		return
+	}
+}
+
+// usage shows what the quota API says was used, which for the day's limit must
+// be exactly the 200s.
+func (d *demo) usage(ctx context.Context, quota quotav1.QuotaServiceClient, tenants []*customer, rows []*row) (wrong int, err error) {
+	d.say("\nusage as the quota API reports it:")
+	for _, c := range tenants {
+		admitted := 0
+		for _, r := range rows {
+			if r.customer == c {
+				admitted += r.status[http.StatusOK]
+			}
+		}
+		usage, err := quota.GetUsage(ctx, &quotav1.GetUsageRequest{Name: "tenants/" + c.tenant + "/usage"})
+		if err != nil {
+			return 0, fmt.Errorf("usage of %s: %w", c.tenant, err)
+		}
+		for _, l := range usage.GetLimits() {
+			mark := ""
+			if l.GetLimitName() == "requests-per-day" {
+				mark = "✓ equals the 200s above"
+				if l.GetUsed() != int64(admitted) {
+					mark, wrong = fmt.Sprintf("✗ but %d answers were 200", admitted), wrong+1
+				}
+			}
+			d.say("  %-9s %-20s %6d of %6d used  %s", c.tenant, l.GetLimitName(), l.GetUsed(), l.GetLimit(), mark)
+		}
+	}
+	return wrong, nil
+}
+
+// stay prints lines to play with and waits for Ctrl-C.
+func (d *demo) stay(ctx context.Context, s *stack.Stack, tenants []*customer) {
+	d.say("\nrunning until Ctrl-C. Play with:")
+	for _, c := range tenants {
+		d.say("  curl -i -H 'x-api-key: %s' %s/v1/calls", c.key, s.URL)
+	}
+	d.say("  curl -s -H 'authorization: Bearer %s' %s/v1/tenants/acme/usage", s.AdminToken, s.HTTP)
+	d.say("  curl -s %s/metrics | grep sluice_", s.HTTP)
+	<-ctx.Done()
+	d.say("stopping")
+}

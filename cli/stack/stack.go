@@ -1,0 +1,245 @@
+// Package stack brings up the whole path on loopback: sluiced on its embedded
+// store, a small upstream, and a real Envoy between them and the caller. The
+// demo, the end-to-end tests and the benchmarks stand on it.
+//
+// It is not a deployment: nothing it starts outlives it, unless told to stay.
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/voicecore-ai/sluice/app"
+)
+
+// Options say what to start.
+type Options struct {
+	Sluiced string   // path of the server's binary
+	Envoy   string   // path of Envoy; "" starts none
+	Config  string   // Envoy's configuration, with the placeholders of deploy/envoy/demo.yaml
+	Dir     string   // working folder for data, configuration and logs
+	Args    []string // more arguments of 'sluiced serve'
+	Catalog string   // folder of catalogue files; "" for none
+	RLS     string   // folder of descriptor files; "" for none
+	Workers int      // Envoy's worker threads; 0 means 2
+}
+
+// Stack is a running path.
+type Stack struct {
+	URL        string // where Envoy listens
+	EnvoyAdmin string // base URL of Envoy's admin interface
+	GRPC       string // host:port of sluiced's doors and gRPC quota API
+	HTTP       string // base URL of sluiced's REST API, metrics and health
+	AdminToken string
+	Upstream   *Upstream
+
+	options Options
+	sluiced *exec.Cmd
+	envoy   *exec.Cmd
+	logs    []*os.File
+}
+
+// Start starts everything and returns when it serves. What had started is
+// stopped again if something fails; its log's last lines are in the error.
+func Start(ctx context.Context, o Options) (*Stack, error) {
+	s := &Stack{options: o}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+func (s *Stack) start(ctx context.Context) error {
+	ports, err := freePorts(4)
+	if err != nil {
+		return err
+	}
+	s.GRPC = "127.0.0.1:" + ports[0]
+	s.HTTP = "http://127.0.0.1:" + ports[1]
+	if s.AdminToken, err = app.Init(s.data()); err != nil {
+		return err
+	}
+	if err := s.StartSluiced(ctx); err != nil {
+		return err
+	}
+	if s.Upstream, err = startUpstream(); err != nil {
+		return err
+	}
+	if s.options.Envoy == "" {
+		return nil
+	}
+	s.URL = "http://127.0.0.1:" + ports[2]
+	s.EnvoyAdmin = "http://127.0.0.1:" + ports[3]
+	return s.startEnvoy(ctx, ports[2], ports[3])
+}
+
+func (s *Stack) data() string { return filepath.Join(s.options.Dir, "data") }
+
+// StartSluiced starts the server on the data that it had. Kill or StopSluiced came before.
+func (s *Stack) StartSluiced(ctx context.Context) error {
+	args := []string{"serve", "--data", s.data(), "--grpc-listen", s.GRPC, "--http-listen", strings.TrimPrefix(s.HTTP, "http://")}
+	if s.options.Catalog != "" {
+		args = append(args, "--catalog", s.options.Catalog)
+	}
+	if s.options.RLS != "" {
+		args = append(args, "--rls-config", s.options.RLS)
+	}
+	cmd, log, err := s.command("sluiced.log", s.options.Sluiced, append(args, s.options.Args...)...)
+	if err != nil {
+		return err
+	}
+	s.sluiced = cmd
+	return waitReady(ctx, cmd, s.HTTP+"/readyz", log)
+}
+
+// Kill ends sluiced as a crash would, by SIGKILL, and returns when it is gone.
+func (s *Stack) Kill() error {
+	err := s.sluiced.Process.Kill()
+	_ = s.sluiced.Wait() // reports the kill
+	s.sluiced = nil
+	return err
+}
+
+// Sluiced is the server's process, for a look at what it uses.
+func (s *Stack) Sluiced() *os.Process { return s.sluiced.Process }
+
+// EnvoyProcess is Envoy's.
+func (s *Stack) EnvoyProcess() *os.Process { return s.envoy.Process }
+
+func (s *Stack) startEnvoy(ctx context.Context, listen, admin string) error {
+	_, sluice, _ := strings.Cut(s.GRPC, ":")
+	config := strings.NewReplacer(
+		"${LISTEN_PORT}", listen,
+		"${ADMIN_PORT}", admin,
+		"${UPSTREAM_PORT}", s.Upstream.port,
+		"${SLUICE_PORT}", sluice,
+	).Replace(s.options.Config)
+	path := filepath.Join(s.options.Dir, "envoy.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		return err
+	}
+	workers := s.options.Workers
+	if workers == 0 {
+		workers = 2
+	}
+	cmd, log, err := s.command("envoy.log", s.options.Envoy, "--config-path", path, "--disable-hot-restart",
+		"--concurrency", strconv.Itoa(workers), "--log-level", "warning")
+	if err != nil {
+		return err
+	}
+	s.envoy = cmd
+	return waitReady(ctx, cmd, s.EnvoyAdmin+"/ready", log)
+}
+
+func (s *Stack) command(logName, path string, args ...string) (*exec.Cmd, string, error) {
+	logPath := filepath.Join(s.options.Dir, logName)
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
+	if err != nil {
+		return nil, "", err
+	}
+	s.logs = append(s.logs, log)
+	cmd := exec.Command(path, args...) //nolint:gosec // the caller names the binaries
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, "", fmt.Errorf("start %s: %w", path, err)
+	}
+	return cmd, logPath, nil
+}
+
+// Stop stops what was started, Envoy first, gracefully and then, after ten
+// seconds, by force. A process that does not end cleanly is an error.
+func (s *Stack) Stop() error {
+	err := errors.Join(stop("envoy", s.envoy), stop("sluiced", s.sluiced))
+	s.envoy, s.sluiced = nil, nil
+	if s.Upstream != nil {
+		err = errors.Join(err, s.Upstream.server.Close())
+	}
+	for _, f := range s.logs {
+		err = errors.Join(err, f.Close())
+	}
+	s.logs = nil
+	return err
+}
+
+func stop(name string, cmd *exec.Cmd) error {
+	if cmd == nil || cmd.ProcessState != nil {
+		return nil
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	force := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer force.Stop()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s did not end cleanly: %w", name, err)
+	}
+	return nil
+}
+
+// waitReady polls url until it says 200, the process ends, or half a minute is over.
+func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		var status syscall.WaitStatus
+		if pid, _ := syscall.Wait4(cmd.Process.Pid, &status, syscall.WNOHANG, nil); pid == cmd.Process.Pid {
+			return fmt.Errorf("%s ended before it was ready:\n%s", filepath.Base(cmd.Path), tail(log))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready after 30 s:\n%s", filepath.Base(cmd.Path), tail(log))
+		case <-ticker.C:
+		}
+	}
+}
+
+func tail(path string) string {
+	f, err := os.Open(path) //nolint:gosec // a log of ours
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if info, err := f.Stat(); err == nil && info.Size() > 4096 {
+		_, _ = f.Seek(-4096, io.SeekEnd)
+	}
+	text, _ := io.ReadAll(f)
+	return string(text)
+}
+
+func freePorts(n int) ([]string, error) {
+	ports := make([]string, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:errcheck // only held until all are chosen
+		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
+	}
+	return ports, nil
+}

@@ -1,0 +1,21 @@
+// Command sluiced is the server: it answers Envoy's questions and keeps the counters.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/voicecore-ai/sluice/app"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := app.Command(os.Environ()).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "sluiced:", err)
+		os.Exit(1) //nolint:gocritic // stop only un-registers signals
+	}
+}

@@ -1,0 +1,16 @@
+// Package deploy embeds the Envoy configurations that the demo, the tests and
+// the benchmarks run, so that what is documented is what is proved. Each is a
+// text with ${NAME} placeholders, explained at its top.
+package deploy
+
+import _ "embed" // the configurations
+
+// The configurations.
+var (
+	//go:embed envoy/demo.yaml
+	Demo string // the default wiring: ext_authz and the access log
+	//go:embed envoy/rls.yaml
+	RLS string // the drop-in for descriptors: the ratelimit filter
+	//go:embed envoy/extproc.yaml
+	ExtProc string // ext_proc, request and response headers
+)

@@ -1,0 +1,236 @@
+// Package e2e drives the built server through a real Envoy, as a user's
+// request would come. 'make test' installs Envoy and names it in SLUICE_ENVOY.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/deploy"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+)
+
+// binary is the sluiced that the tests run, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if envoy() == "" {
+		return 1, errors.New("SLUICE_ENVOY names no Envoy; 'make test' installs one and sets it")
+	}
+	dir, err := os.MkdirTemp("", "sluice-e2e-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary = filepath.Join(dir, "sluiced")
+	build := exec.Command("go", "build", "-o", binary, "../cmd/sluiced")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return 1, fmt.Errorf("build sluiced: %w", err)
+	}
+	return m.Run(), nil
+}
+
+func envoy() string { return os.Getenv("SLUICE_ENVOY") }
+
+// world is one running stack and a client of its quota API.
+type world struct {
+	*stack.Stack
+	quota  quotav1.QuotaServiceClient
+	client *http.Client
+}
+
+func start(t *testing.T, o stack.Options) *world {
+	t.Helper()
+	o.Sluiced, o.Envoy, o.Dir = binary, envoy(), t.TempDir()
+	if o.Config == "" {
+		o.Config = deploy.Demo
+	}
+	s, err := stack.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, name := range []string{"sluiced.log", "envoy.log"} {
+				text, _ := os.ReadFile(filepath.Join(o.Dir, name))
+				t.Logf("%s:\n%s", name, text[max(0, len(text)-4000):])
+			}
+		}
+	})
+	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &world{
+		Stack:  s,
+		quota:  quotav1.NewQuotaServiceClient(conn),
+		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}},
+	}
+}
+
+func (w *world) admin(t *testing.T) context.Context {
+	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
+}
+
+// tenant makes a plan and a tenant of that name on it, and returns an API key.
+func (w *world) tenant(t *testing.T, name string, limits ...*quotav1.Limit) string {
+	t.Helper()
+	ctx := w.admin(t)
+	if _, err := w.quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: name, Plan: &quotav1.Plan{Limits: limits}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: name, Tenant: &quotav1.Tenant{Plan: "plans/" + name}}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := w.quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.GetSecret()
+}
+
+const (
+	gcra  = "gcra"
+	hard  = "hard"
+	fixed = "fixed"
+)
+
+func limit(name, algorithm string, n int64, window time.Duration) *quotav1.Limit {
+	return &quotav1.Limit{Name: name, Algorithm: algorithm, Limit: n, Window: durationpb.New(window)}
+}
+
+// shot is one request: when it left, when its answer came, and what that was.
+type shot struct {
+	sent, got time.Time
+	status    int
+	err       error
+}
+
+func (w *world) get(ctx context.Context, key string, edit ...func(*http.Request)) shot {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL+"/v1/calls", nil)
+	if err != nil {
+		return shot{err: err}
+	}
+	request.Header.Set("x-api-key", key)
+	for _, f := range edit {
+		f(request)
+	}
+	s := shot{sent: time.Now()}
+	response, err := w.client.Do(request)
+	s.got = time.Now()
+	if err != nil {
+		s.err = err
+		return s
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	_ = response.Body.Close()
+	s.status = response.StatusCode
+	return s
+}
+
+// offer sends perSecond requests a second, evenly, from start on for the given time.
+func (w *world) offer(t *testing.T, key string, start time.Time, perSecond int, during time.Duration) []shot {
+	t.Helper()
+	n := int(during.Seconds() * float64(perSecond))
+	shots := make([]shot, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		due := start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
+		wait(t, time.Until(due))
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			shots[i] = w.get(t.Context(), key)
+		}()
+	}
+	wg.Wait()
+	return shots
+}
+
+// wait passes real time: Envoy and sluiced are other processes, so no clock can be faked for them.
+func wait(t *testing.T, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// tally counts statuses and fails on a request that got no answer, or one that is neither 200 nor 429.
+func tally(t *testing.T, shots []shot) (admitted []shot) {
+	t.Helper()
+	for _, s := range shots {
+		switch {
+		case s.err != nil:
+			t.Fatalf("a request got no answer: %v", s.err)
+		case s.status == http.StatusOK:
+			admitted = append(admitted, s)
+		case s.status != http.StatusTooManyRequests:
+			t.Fatalf("status %d, want 200 or 429", s.status)
+		}
+	}
+	sort.Slice(admitted, func(i, j int) bool { return admitted[i].sent.Before(admitted[j].sent) })
+	return admitted
+}
+
+// most is the largest number of admissions that certainly fell into one trailing
+// window: their requests left and their answers came within it.
+func most(admitted []shot, window time.Duration) (peak int) {
+	for i, first := range admitted {
+		end, n := first.sent.Add(window), 0
+		for _, s := range admitted[i:] {
+			if s.sent.After(end) {
+				break
+			}
+			if !s.got.After(end) {
+				n++
+			}
+		}
+		peak = max(peak, n)
+	}
+	return peak
+}
+
+// nextSecond is the next whole second of the wall clock at least 300 ms away
+// from which the given time fits into one minute.
+func nextSecond(fit time.Duration) time.Time {
+	at := time.Now().Add(300 * time.Millisecond).Truncate(time.Second).Add(time.Second)
+	if at.Add(fit).Truncate(time.Minute) != at.Truncate(time.Minute) {
+		at = at.Truncate(time.Minute).Add(time.Minute)
+	}
+	return at
+}

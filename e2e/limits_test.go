@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+)
+
+func TestLimitsThroughEnvoy(t *testing.T) {
+	w := start(t, stack.Options{})
+
+	t.Run("hard 100 per 10 s offered 5 times never admits 101 in a trailing window and at least 98 in each", func(t *testing.T) {
+		key := w.tenant(t, "hard-ten", limit("per-ten", hard, 100, 10*time.Second))
+		const windows = 2
+		admitted := tally(t, w.offer(t, key, time.Now(), 50, windows*10*time.Second+500*time.Millisecond))
+		if peak := most(admitted, 10*time.Second); peak > 100 {
+			t.Errorf("%d admitted in a trailing 10 s, want at most 100", peak)
+		}
+		if len(admitted) < windows*98 {
+			t.Errorf("%d admitted in %d windows, want at least 98 in each", len(admitted), windows)
+		}
+		t.Logf("%d admitted in %d windows; most in a trailing 10 s: %d", len(admitted), windows, most(admitted, 10*time.Second))
+	})
+
+	t.Run("a burst of 2000 per s across the edge of a second never gets 101 past hard 100 per s", func(t *testing.T) {
+		key := w.tenant(t, "hard-edge", limit("per-second", hard, 100, time.Second))
+		admitted := tally(t, w.offer(t, key, nextSecond(0).Add(-200*time.Millisecond), 2000, 400*time.Millisecond))
+		if peak := most(admitted, time.Second); peak != 100 {
+			t.Errorf("%d admitted in one second, want exactly 100", peak)
+		}
+	})
+
+	t.Run("fixed 100 per s and 1000 per min together admit 900 of 500 per s for 9 s", func(t *testing.T) {
+		key := w.tenant(t, "fixed-two", limit("per-second", fixed, 100, time.Second), limit("per-minute", fixed, 1000, time.Minute))
+		at := nextSecond(9 * time.Second)
+		wait(t, time.Until(at))
+		if n := len(tally(t, w.offer(t, key, at, 500, 8900*time.Millisecond))); n != 900 {
+			t.Errorf("%d admitted, want 900: a request refused by one limit must cost the other nothing", n)
+		}
+	})
+
+	t.Run("gcra stays within burst + rate·τ and uses it", func(t *testing.T) {
+		key := w.tenant(t, "gcra", limit("per-second", gcra, 50, time.Second))
+		begin := time.Now()
+		admitted := tally(t, w.offer(t, key, begin, 250, 3*time.Second))
+		last := admitted[len(admitted)-1].got.Sub(begin).Seconds()
+		if bound := 50 + 50*last; float64(len(admitted)) > bound {
+			t.Errorf("%d admitted in %.3f s, bound %.1f", len(admitted), last, bound)
+		}
+		if least := (50 + 50*2.98) * 98 / 100; float64(len(admitted)) < least {
+			t.Errorf("%d admitted, want at least %.0f", len(admitted), least)
+		}
+	})
+
+	t.Run("64 connections on one hot tenant admit exactly the limit", func(t *testing.T) {
+		key := w.tenant(t, "hot", limit("per-hour", fixed, 500, time.Hour))
+		shots := make(chan shot, 64*25)
+		for range 64 {
+			go func() {
+				for range 25 {
+					shots <- w.get(t.Context(), key)
+				}
+			}()
+		}
+		var all []shot
+		for range 64 * 25 {
+			all = append(all, <-shots)
+		}
+		if n := len(tally(t, all)); n != 500 {
+			t.Errorf("%d admitted, want exactly 500", n)
+		}
+	})
+
+	t.Run("a tenant at 50 times its limit costs another no refusal", func(t *testing.T) {
+		noisy := w.tenant(t, "noisy", limit("per-second", gcra, 10, time.Second))
+		quiet := w.tenant(t, "quiet", limit("per-second", gcra, 50, time.Second))
+		done := make(chan []shot)
+		go func() { done <- w.offer(t, noisy, time.Now(), 500, 3*time.Second) }()
+		if n := len(tally(t, w.offer(t, quiet, time.Now(), 25, 3*time.Second))); n != 75 {
+			t.Errorf("the quiet tenant got %d of 75 through", n)
+		}
+		tally(t, <-done)
+	})
+
+	t.Run("a limit raised or lowered by API holds for the next request in the middle of a window", func(t *testing.T) {
+		key := w.tenant(t, "changing", limit("per-hour", fixed, 3, time.Hour))
+		statuses := func(n int) (ok int) {
+			for range n {
+				if w.get(t.Context(), key).status == http.StatusOK {
+					ok++
+				}
+			}
+			return ok
+		}
+		set := func(n int64) {
+			t.Helper()
+			_, err := w.quota.UpdatePlan(w.admin(t), &quotav1.UpdatePlanRequest{
+				Plan:       &quotav1.Plan{Name: "plans/changing", Limits: []*quotav1.Limit{limit("per-hour", fixed, n, time.Hour)}},
+				UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"limits"}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := statuses(5); n != 3 {
+			t.Errorf("limit 3: %d admitted", n)
+		}
+		set(5)
+		if n := statuses(5); n != 2 {
+			t.Errorf("raised from 3 to 5 after 3: %d more admitted, want 2", n)
+		}
+		set(4)
+		if n := statuses(3); n != 0 {
+			t.Errorf("lowered below what was used: %d admitted, want 0", n)
+		}
+		set(7)
+		if n := statuses(5); n != 2 {
+			t.Errorf("raised from 5 used to 7: %d admitted, want 2", n)
+		}
+	})
+}
+
+func TestKillNineNeverAdmitsMoreThanTheQuota(t *testing.T) {
+	const quota, kills = 2000, 50
+	w := start(t, stack.Options{})
+	key := w.tenant(t, "durable", limit("per-day", fixed, quota, 24*time.Hour))
+	admitted := 0
+	for range kills {
+		answers := make(chan shot, 64)
+		for range 64 {
+			go func() { answers <- w.get(t.Context(), key) }()
+		}
+		for i := range 64 {
+			if a := <-answers; a.status == http.StatusOK {
+				admitted++
+			}
+			if i == 20 { // in the middle of the load
+				if err := w.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		begin := time.Now()
+		if err := w.StartSluiced(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("restart took %v", took)
+		}
+	}
+	for range quota + 1 {
+		s := w.get(t.Context(), key)
+		if s.status == http.StatusTooManyRequests {
+			break
+		}
+		if s.status == http.StatusOK {
+			admitted++
+		}
+	}
+	const block = quota / 100
+	if admitted > quota {
+		t.Errorf("%d admitted, want at most %d", admitted, quota)
+	}
+	if least := quota - kills*(block+64); admitted < least { // a block, and what was in flight, for each kill
+		t.Errorf("%d admitted, want at least %d: more than a block was lost to a kill", admitted, least)
+	}
+	t.Logf("%d of %d admitted over %d kills", admitted, quota, kills)
+}

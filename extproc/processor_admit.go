@@ -1,0 +1,141 @@
+package extproc
+
+import (
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/voicecore-ai/sluice/authz/answer"
+	"github.com/voicecore-ai/sluice/authz/headers"
+	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/tenant"
+)
+
+// Where Envoy files the attributes that the filter's request_attributes name.
+// source.principal is absent without mTLS.
+const (
+	attributesNamespace = "envoy.filters.http.ext_proc"
+	attributePrincipal  = "source.principal"
+)
+
+const maxPrincipal = 2048 // a SPIFFE id is no longer
+
+// admit asks the gate once, at the request headers.
+func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+	var reader headers.Reader
+	for _, header := range h.GetHeaders().GetHeaders() {
+		value := header.GetRawValue()
+		switch {
+		case len(value) == 0:
+			value = []byte(header.GetValue())
+		case header.GetValue() != "":
+			reader.Malformed = "a header has two values"
+		}
+		reader.Add([]byte(header.GetKey()), value)
+	}
+	if h.GetHeaders() == nil && reader.Malformed == "" {
+		reader.Malformed = "the request has no headers"
+	}
+	s := x.server
+	// The stream is the request, and Envoy does not ask twice on it: no id is needed.
+	request := gate.Request{Peer: x.peer, Malformed: reader.Malformed}
+	request.Credentials.APIKeys = reader.APIKeys()
+	principal := in.GetAttributes()[attributesNamespace].GetFields()[attributePrincipal].GetStringValue()
+	if strings.HasPrefix(principal, "spiffe://") && len(principal) <= maxPrincipal {
+		request.Credentials.SPIFFE = principal
+	}
+	s.o.Gate.Admit(s.o.Now().UnixMicro(), &request, &x.decision)
+	d := &x.decision
+	if d.Allowed() && !answer.Forwardable(d) {
+		x.decision = gate.Decision{ID: d.ID, Detail: "the tenant can't be told to the service"}
+	}
+	if !d.Allowed() {
+		return x.refuse(reader.GRPC), errDone
+	}
+	x.phase = phaseRequest
+	mutation := &extprocv3.HeaderMutation{}
+	set := func(name, value string) {
+		if value != "" {
+			mutation.SetHeaders = append(mutation.SetHeaders, overwrite(name, []byte(value)))
+		}
+	}
+	set(tenant.Header, string(d.Tenant))
+	set(tenant.PrincipalHeader, d.Principal.Name)
+	set(tenant.PlanHeader, d.Plan)
+	set(tenant.DecisionHeader, gate.FormatID(d.ID))
+	mutation.RemoveHeaders = reader.AppendStripped(nil, func(name string) bool {
+		for _, h := range mutation.SetHeaders {
+			if strings.EqualFold(name, h.Header.Key) {
+				return true
+			}
+		}
+		return false
+	})
+	return &extprocv3.ProcessingResponse{
+		Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{
+			Response: &extprocv3.CommonResponse{HeaderMutation: mutation},
+		}},
+		DynamicMetadata: metadata(d),
+	}, nil
+}
+
+// refuse is the last message of a stream.
+func (x *exchange) refuse(grpc bool) *extprocv3.ProcessingResponse {
+	a := &x.answer
+	x.server.o.Answers.Refused(a, &x.decision, grpc)
+	immediate := &extprocv3.ImmediateResponse{
+		Status:  &typev3.HttpStatus{Code: typev3.StatusCode(a.Status)}, //nolint:gosec // a status code of package answer
+		Headers: &extprocv3.HeaderMutation{SetHeaders: overwriteAll(a.Headers)},
+		Body:    a.Body,
+		Details: "sluice_" + x.decision.Reason.String(),
+	}
+	if grpc {
+		immediate.GrpcStatus = &extprocv3.GrpcStatus{Status: a.Code}
+	}
+	return &extprocv3.ProcessingResponse{
+		Response:        &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: immediate},
+		DynamicMetadata: metadata(&x.decision),
+	}
+}
+
+func overwriteAll(from []answer.Header) []*corev3.HeaderValueOption {
+	out := make([]*corev3.HeaderValueOption, len(from))
+	for i, h := range from {
+		out[i] = overwrite(h.Name, h.Value)
+	}
+	return out
+}
+
+// overwrite sets a header whatever was there, said in both the old way (append)
+// and the new. ext_proc reads raw_value only.
+func overwrite(name string, value []byte) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, RawValue: value},
+		Append:       wrapperspb.Bool(false),
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}
+
+// metadata is what the access log finds the decision by. Envoy takes it if the
+// filter's metadata_options.receiving_namespaces.untyped lists tenant.MetadataNamespace.
+func metadata(d *gate.Decision) *structpb.Struct {
+	if d.ID == ([16]byte{}) {
+		return nil
+	}
+	fields := map[string]*structpb.Value{tenant.MetadataDecision: structpb.NewStringValue(gate.FormatID(d.ID))}
+	set := func(key, value string) {
+		if value != "" {
+			fields[key] = structpb.NewStringValue(value)
+		}
+	}
+	set(tenant.MetadataTenant, string(d.Tenant))
+	set(tenant.MetadataPlan, d.Plan)
+	set(tenant.MetadataPrincipal, d.Principal.Name)
+	return &structpb.Struct{Fields: map[string]*structpb.Value{
+		tenant.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: fields}),
+	}}
+}

@@ -1,0 +1,189 @@
+package gate_test
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/memstore"
+)
+
+var pepper = [32]byte{7}
+
+const now = int64(1_800_000_000_000_000)
+
+func snapshot(t testing.TB) *quota.Snapshot {
+	t.Helper()
+	digest := func(key string) string {
+		d := authn.Digest(pepper, key)
+		return hex.EncodeToString(d[:])
+	}
+	s, err := quota.Compile(42, quota.Catalogue{
+		Plans: []quota.Plan{{Name: "gold", Limits: []quota.Limit{
+			{Name: "rps", Algorithm: "gcra", Limit: 1_000_000, Window: time.Second},
+			{Name: "minute", Algorithm: "fixed", Limit: 3, Window: 10 * time.Second},
+			{Name: "ten", Algorithm: "hard", Limit: 1_000_000, Window: 10 * time.Second},
+		}}, {Name: "wide", Limits: []quota.Limit{
+			{Name: "rps", Algorithm: "gcra", Limit: 1_000_000, Window: time.Second},
+			{Name: "ten", Algorithm: "fixed", Limit: 1_000_000_000, Window: 10 * time.Second},
+			{Name: "hour", Algorithm: "gcra", Limit: 1_000_000_000, Window: 30 * time.Second},
+		}}},
+		Tenants: []quota.Tenant{
+			{ID: "acme", Plan: "gold", Principals: []string{"spiffe://mesh/ns/acme/sa/app"}},
+			{ID: "umbrella", Plan: "gold"},
+			{ID: "closed", Plan: "gold", Suspended: true},
+			{ID: "wide", Plan: "wide"},
+		},
+		APIKeys: []quota.APIKey{
+			{ID: "k1", Tenant: "acme", Digest: digest("key-acme")},
+			{ID: "k2", Tenant: "umbrella", Digest: digest("key-umbrella")},
+			{ID: "k3", Tenant: "closed", Digest: digest("key-closed")},
+			{ID: "k4", Tenant: "acme", Digest: digest("key-old"), Expires: time.UnixMicro(now)},
+			{ID: "k5", Tenant: "wide", Digest: digest("key-wide")},
+		},
+	}, [16]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func newGate(t testing.TB, store ratelimit.Store) *gate.Gate {
+	s := snapshot(t)
+	return gate.New(gate.Options{
+		Snapshot:      func() *quota.Snapshot { return s },
+		Authenticator: authn.New(pepper),
+		Store:         store,
+	})
+}
+
+func request(spiffe string, keys ...string) *gate.Request {
+	return &gate.Request{Credentials: authz.Credentials{SPIFFE: spiffe, APIKeys: keys}, Peer: "loopback"}
+}
+
+func TestAdmit(t *testing.T) {
+	const acme = "spiffe://mesh/ns/acme/sa/app"
+	for _, c := range []struct {
+		name    string
+		request *gate.Request
+		want    gate.Reason
+	}{
+		{"nothing to show is unauthenticated", request(""), gate.ReasonUnauthenticated},
+		{"an unknown key is unauthenticated", request("", "key-nobody"), gate.ReasonUnauthenticated},
+		{"an empty key is unauthenticated", request("", ""), gate.ReasonUnauthenticated},
+		{"a key of a megabyte is unauthenticated", request("", string(make([]byte, 1<<20))), gate.ReasonUnauthenticated},
+		{"an expired key is unauthenticated", request("", "key-old"), gate.ReasonUnauthenticated},
+		{"two keys are unauthenticated, even of one tenant", request("", "key-acme", "key-acme"), gate.ReasonUnauthenticated},
+		{"a good key beside a bad one is unauthenticated", request("", "key-acme", "x"), gate.ReasonUnauthenticated},
+		{"a principal and a key of another tenant are unauthenticated", request(acme, "key-umbrella"), gate.ReasonUnauthenticated},
+		{"a principal that nobody listed is unauthenticated", request("spiffe://mesh/ns/x/sa/y"), gate.ReasonUnauthenticated},
+		{"a good principal beside a bad key is unauthenticated", request(acme, "key-nobody"), gate.ReasonUnauthenticated},
+		{"what can't be read one way is malformed", &gate.Request{Malformed: "two hosts", Credentials: authz.Credentials{APIKeys: []string{"key-acme"}}}, gate.ReasonMalformed},
+		{"a suspended tenant is refused", request("", "key-closed"), gate.ReasonSuspended},
+		{"a good key is admitted", request("", "key-acme"), gate.ReasonAdmitted},
+		{"a good principal is admitted", request(acme), gate.ReasonAdmitted},
+		{"a principal and a key of the same tenant are admitted", request(acme, "key-acme"), gate.ReasonAdmitted},
+		{"a gateway's principal lets the key speak", request("spiffe://mesh/ns/istio-system/sa/ingress", "key-acme"), gate.ReasonAdmitted},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
+			var d gate.Decision
+			g.Admit(now, c.request, &d)
+			if d.Reason != c.want || d.Allowed() != (c.want == gate.ReasonAdmitted) {
+				t.Errorf("%v, allowed %v: %s", d.Reason, d.Allowed(), d.Detail)
+			}
+			if d.Allowed() && (d.Tenant != "acme" || d.Revision != 42) {
+				t.Errorf("tenant %q, revision %d", d.Tenant, d.Revision)
+			}
+			if _, ok := g.VerifyID(gate.FormatID(d.ID), c.request.Peer); !ok {
+				t.Error("the decision id does not verify")
+			}
+			if g.Count(c.want) != 1 {
+				t.Errorf("counted %d times", g.Count(c.want))
+			}
+		})
+	}
+}
+
+func TestAdmitChargesAllLimitsOrNone(t *testing.T) {
+	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
+	var d gate.Decision
+	for i := range 5 {
+		g.Admit(now, request("", "key-acme"), &d)
+		want := gate.ReasonAdmitted
+		if i >= 3 {
+			want = gate.ReasonOverLimit
+		}
+		if d.Reason != want {
+			t.Fatalf("request %d: %v", i, d.Reason)
+		}
+	}
+	charges, outcomes := d.Limits()
+	for i, c := range charges {
+		if over := c.Limit.Name == "minute"; outcomes[i].Over != over {
+			t.Errorf("%s: over %v", c.Limit.Name, outcomes[i].Over)
+		}
+		if c.Limit.Name == "ten" && outcomes[i].Remaining != 1_000_000-3 {
+			t.Errorf("the refused requests were charged: %d remain", outcomes[i].Remaining)
+		}
+	}
+}
+
+type broken struct{}
+
+func (broken) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+	return true, errors.New("the disk is gone")
+}
+
+func TestAdmitDeniesWhenTheStoreCannotAnswer(t *testing.T) {
+	var d gate.Decision
+	newGate(t, broken{}).Admit(now, request("", "key-acme"), &d)
+	if d.Allowed() || d.Reason != gate.ReasonUnavailable {
+		t.Errorf("%v, allowed %v", d.Reason, d.Allowed())
+	}
+}
+
+func TestTheZeroDecisionDenies(t *testing.T) {
+	var d gate.Decision
+	if d.Allowed() || d.Reason != gate.ReasonInternal {
+		t.Error("the zero value allows")
+	}
+	// A decision that is used again keeps nothing of the one before.
+	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
+	g.Admit(now, request("", "key-acme"), &d)
+	g.Admit(now, request(""), &d)
+	if charges, _ := d.Limits(); d.Allowed() || d.Tenant != "" || d.Plan != "" || d.Principal.Name != "" || len(charges) != 0 {
+		t.Errorf("left over: %+v", d)
+	}
+}
+
+func TestAdmitAllocatesNothing(t *testing.T) {
+	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
+	r, d := request("", "key-wide"), new(gate.Decision)
+	if n := testing.AllocsPerRun(1000, func() { g.Admit(now, r, d) }); n != 0 {
+		t.Errorf("%v allocations, want 0", n)
+	}
+	if !d.Allowed() {
+		t.Error(d.Detail)
+	}
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	for _, r := range []*gate.Request{request("", "key-wide"), request("spiffe://mesh/ns/acme/sa/app"), request("", "key-nobody")} {
+		b.Run(fmt.Sprintf("%d keys %t spiffe", len(r.Credentials.APIKeys), r.Credentials.SPIFFE != ""), func(b *testing.B) {
+			g := newGate(b, memstore.New(memstore.Options{MaxCells: 1000}))
+			var d gate.Decision
+			b.ReportAllocs()
+			for b.Loop() {
+				g.Admit(now, r, &d)
+			}
+		})
+	}
+}

@@ -1,0 +1,131 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/voicecore-ai/sluice/authz/authn"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/quota/catalog"
+)
+
+// keyPrefix starts every key, so that scanners for leaked secrets know one.
+const keyPrefix = "slk_"
+
+// newKey returns the id of a new key, 40 random bits, and its whole text, with 256 more.
+func newKey() (id, secret string) {
+	var b [5 + 32]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	id = strings.ToLower(base32.StdEncoding.EncodeToString(b[:5]))
+	return id, keyPrefix + id + "_" + base64.RawURLEncoding.EncodeToString(b[5:])
+}
+
+func apiKeyOut(k quota.APIKey, origin quotav1.Origin) *quotav1.ApiKey {
+	return &quotav1.ApiKey{
+		Name:       apiKeyName(k.Tenant, k.ID),
+		ExpireTime: timestamp(k.Expires),
+		Origin:     origin,
+		Etag:       catalog.ETag(k),
+	}
+}
+
+func (s *server) createAPIKey(_ context.Context, r *quotav1.CreateApiKeyRequest) (*quotav1.CreateApiKeyResponse, error) {
+	of, err := parseTenant("parent", r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	var expires time.Time
+	if t := r.GetApiKey().GetExpireTime(); t != nil {
+		if err := t.CheckValid(); err != nil {
+			return nil, invalid("api_key.expire_time", "no time; write one like '2027-01-31T00:00:00Z'")
+		}
+		if expires = t.AsTime(); !expires.After(s.now()) {
+			return nil, invalid("api_key.expire_time", "past; write a time to come, or leave it out")
+		}
+	}
+	var secret string
+	what := &subject{}
+	answer, err := change(s, quotav1.QuotaService_CreateApiKey_FullMethodName, r, what, func(own *quota.Catalogue) (*quotav1.CreateApiKeyResponse, error) {
+		view := s.catalog.View()
+		if _, ok := byID(view.Tenants, string(of), idOfTenant); !ok {
+			return nil, notFound(tenantName(of))
+		}
+		key := quota.APIKey{Tenant: of, Expires: expires}
+		for taken := true; taken; {
+			key.ID, secret = newKey()
+			_, taken = byID(view.APIKeys, key.ID, idOfKey)
+		}
+		digest := authn.Digest(s.pepper, secret)
+		what.path = "api_keys[" + key.ID + "]"
+		key.Digest = hex.EncodeToString(digest[:])
+		own.APIKeys = append(own.APIKeys, key)
+		// Without the secret: this is what is remembered under request_id.
+		return &quotav1.CreateApiKeyResponse{ApiKey: apiKeyOut(key, quotav1.Origin_ORIGIN_API)}, nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case r.GetValidateOnly():
+		answer.ApiKey.Name, answer.ApiKey.Etag = "", "" // the real one will have another id
+	case secret == "":
+		return nil, about(codes.AlreadyExists, "SECRET_SHOWN_BEFORE", answer.GetApiKey().GetName(),
+			"this request_id made it before, and its secret is kept nowhere; if it is lost, delete the key and create another")
+	default:
+		answer.Secret = secret
+	}
+	return answer, nil
+}
+
+func (s *server) listAPIKeys(_ context.Context, r *quotav1.ListApiKeysRequest) (*quotav1.ListApiKeysResponse, error) {
+	of, err := parseTenant("parent", r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	view := s.catalog.View()
+	if _, ok := byID(view.Tenants, string(of), idOfTenant); !ok {
+		return nil, notFound(r.GetParent())
+	}
+	var keys []catalog.APIKeyEntry
+	for _, k := range view.APIKeys {
+		if k.Tenant == of {
+			keys = append(keys, k)
+		}
+	}
+	items, next, err := cut(s.pages, r.GetParent()+apiKeys, keys, idOfKey, r)
+	if err != nil {
+		return nil, err
+	}
+	answer := &quotav1.ListApiKeysResponse{NextPageToken: next}
+	for _, k := range items {
+		answer.ApiKeys = append(answer.ApiKeys, apiKeyOut(k.APIKey, origin(k.Origin)))
+	}
+	return answer, nil
+}
+
+func (s *server) deleteAPIKey(_ context.Context, r *quotav1.DeleteApiKeyRequest) (*emptypb.Empty, error) {
+	of, id, err := parseAPIKey("name", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return change(s, quotav1.QuotaService_DeleteApiKey_FullMethodName, r, &subject{path: "api_keys[" + id + "]"}, func(own *quota.Catalogue) (*emptypb.Empty, error) {
+		i, err := s.apiKey(own, of, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := fresh(r.GetName(), r.GetEtag(), catalog.ETag(own.APIKeys[i])); err != nil {
+			return nil, err
+		}
+		own.APIKeys = slices.Delete(own.APIKeys, i, i+1)
+		return &emptypb.Empty{}, nil
+	})
+}

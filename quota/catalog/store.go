@@ -1,0 +1,268 @@
+package catalog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"reflect"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/voicecore-ai/sluice/quota"
+)
+
+// The file has a bucket for each list of the catalogue, name → JSON, and one
+// for answers to operations, found by key and in the order of time. Each value
+// ends in a checksum over its key and itself, and the head counts and sums the
+// entries' checksums: a page that was lost or is from another time shows.
+const format = 1
+
+var (
+	bucketHead    = []byte("_head") // sorts first: its format decides about the rest
+	bucketPlans   = []byte("plans")
+	bucketTenants = []byte("tenants")
+	bucketKeys    = []byte("api_keys")
+	bucketAnswers = []byte("operations") // key 32 → body hash 32, Unix µs 8, answer
+	bucketByTime  = []byte("operations_by_time")
+
+	headFormat   = []byte("format")
+	headRevision = []byte("revision")
+	headDigest   = []byte("digest") // count 8, sum 8
+
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// Bounds of the answers that are kept.
+const (
+	keepAnswers = 24 * time.Hour
+	maxAnswers  = 100_000
+	maxAnswer   = 64 << 10
+)
+
+// kept is what a file holds.
+type kept struct {
+	catalogue  quota.Catalogue
+	revision   uint64
+	answers    int
+	count, sum uint64 // of entries
+}
+
+// remembered is an operation with its answer.
+type remembered struct {
+	Operation
+	response []byte
+}
+
+// store is an open file. Its owner serialises the calls.
+type store struct {
+	db         *bbolt.DB
+	answers    int
+	maxAnswers int
+	count, sum uint64
+	broken     error // after this, the file is not written any more
+}
+
+func (s *store) close() error { return s.db.Close() }
+
+// guarded runs fn so that a page of the mapped file that can't be read, or is
+// not what bbolt believes, is an error and not the end of the process.
+func (s *store) guarded(fn func() error) (err error) {
+	if s.broken != nil {
+		return s.broken
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			s.broken = fmt.Errorf("catalogue file %s: can't be read or written any more (%v); check the disk and restart", s.db.Path(), p)
+			err = s.broken
+		}
+	}()
+	return fn()
+}
+
+// write is one transaction and one fsync. Counters of s follow it only if it holds.
+func (s *store) write(fn func(*writer) error) error {
+	return s.guarded(func() error {
+		w := &writer{answers: s.answers, count: s.count, sum: s.sum}
+		err := s.db.Update(func(tx *bbolt.Tx) error {
+			w.tx = tx
+			if err := fn(w); err != nil {
+				return err
+			}
+			digest := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, w.count), w.sum)
+			return tx.Bucket(bucketHead).Put(headDigest, seal(headDigest, digest))
+		})
+		if err != nil {
+			return fmt.Errorf("catalogue file %s: %w", s.db.Path(), err)
+		}
+		s.answers, s.count, s.sum = w.answers, w.count, w.sum
+		return nil
+	})
+}
+
+func (s *store) putRevision(revision uint64) error {
+	return s.write(func(w *writer) error { return w.revision(revision) })
+}
+
+// save makes the step from one catalogue to the next durable, with its revision
+// and, if there is one, the operation that made it.
+func (s *store) save(revision uint64, before, after quota.Catalogue, r *remembered) error {
+	if r != nil && len(r.response) > maxAnswer {
+		return fmt.Errorf("the answer to the operation has %d bytes, more than %d", len(r.response), maxAnswer)
+	}
+	return s.write(func(w *writer) error {
+		err := errors.Join(
+			w.revision(revision),
+			step(w, bucketPlans, before.Plans, after.Plans, func(p quota.Plan) string { return p.Name }),
+			step(w, bucketTenants, before.Tenants, after.Tenants, func(t quota.Tenant) string { return string(t.ID) }),
+			step(w, bucketKeys, before.APIKeys, after.APIKeys, func(k quota.APIKey) string { return k.ID }),
+		)
+		if err != nil || r == nil {
+			return err
+		}
+		return w.remember(r, s.maxAnswers)
+	})
+}
+
+// recall finds an answer that is not older than a day.
+func (s *store) recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
+	err = s.guarded(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			sealed := tx.Bucket(bucketAnswers).Get(key[:])
+			if sealed == nil {
+				return nil
+			}
+			v, whole := unseal(key[:], sealed)
+			if !whole || len(v) < 40 {
+				return fmt.Errorf("catalogue file %s: the answer to an operation is damaged", s.db.Path())
+			}
+			if now.Sub(time.UnixMicro(int64(binary.BigEndian.Uint64(v[32:])))) > keepAnswers {
+				return nil
+			}
+			copy(body[:], v)
+			response, ok = bytes.Clone(v[40:]), true
+			return nil
+		})
+	})
+	return body, response, ok, err
+}
+
+// writer is one transaction.
+type writer struct {
+	tx         *bbolt.Tx
+	answers    int
+	count, sum uint64
+}
+
+func (w *writer) revision(revision uint64) error {
+	return w.tx.Bucket(bucketHead).Put(headRevision, seal(headRevision, binary.BigEndian.AppendUint64(nil, revision)))
+}
+
+// step writes what differs between two lists.
+func step[T any](w *writer, bucket []byte, before, after []T, name func(T) string) error {
+	old := make(map[string]int, len(before))
+	for i := range before {
+		old[name(before[i])] = i
+	}
+	b := w.tx.Bucket(bucket)
+	for i := range after {
+		n := name(after[i])
+		j, existed := old[n]
+		delete(old, n)
+		if existed && reflect.DeepEqual(before[j], after[i]) {
+			continue
+		}
+		content, err := json.Marshal(after[i])
+		if err != nil {
+			return err
+		}
+		if err := w.put(b, []byte(n), content); err != nil {
+			return err
+		}
+	}
+	for n := range old {
+		w.forget(b, []byte(n))
+		if err := b.Delete([]byte(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writer) put(b *bbolt.Bucket, k, content []byte) error {
+	w.forget(b, k)
+	v := seal(k, content)
+	w.count++
+	w.sum += uint64(checksum(v))
+	return b.Put(k, v)
+}
+
+// forget takes the entry under k out of the digest, if there is one.
+func (w *writer) forget(b *bbolt.Bucket, k []byte) {
+	if v := b.Get(k); v != nil {
+		w.count--
+		w.sum -= uint64(checksum(v))
+	}
+}
+
+// remember keeps an answer, and drops the oldest beyond the bounds.
+func (w *writer) remember(r *remembered, most int) error {
+	byKey, byTime := w.tx.Bucket(bucketAnswers), w.tx.Bucket(bucketByTime)
+	if sealed := byKey.Get(r.Key[:]); sealed != nil { // expired, or it would have been recalled
+		if v, ok := unseal(r.Key[:], sealed); ok && len(v) >= 40 {
+			if err := byTime.Delete(append(bytes.Clone(v[32:40]), r.Key[:]...)); err != nil {
+				return err
+			}
+		}
+		w.answers--
+	}
+	at := binary.BigEndian.AppendUint64(nil, uint64(r.Now.UnixMicro()))
+	order := append(bytes.Clone(at), r.Key[:]...)
+	content := append(append(append([]byte(nil), r.BodyHash[:]...), at...), r.response...)
+	if err := errors.Join(byKey.Put(r.Key[:], seal(r.Key[:], content)), byTime.Put(order, seal(order, nil))); err != nil {
+		return err
+	}
+	w.answers++
+	oldest := binary.BigEndian.AppendUint64(nil, uint64(r.Now.Add(-keepAnswers).UnixMicro()))
+	// The first key is looked for anew each time: a cursor skips after a deletion.
+	for range 100 { // of each write, so that none takes long
+		k, _ := byTime.Cursor().First()
+		if len(k) != 40 || bytes.Compare(k[:8], oldest) >= 0 && w.answers <= most {
+			break
+		}
+		k = bytes.Clone(k)
+		if err := errors.Join(byTime.Delete(k), byKey.Delete(k[8:])); err != nil {
+			return err
+		}
+		w.answers--
+	}
+	return nil
+}
+
+// seal appends a checksum over key and value.
+func seal(k, v []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v)
+	return binary.BigEndian.AppendUint32(bytes.Clone(v), sum)
+}
+
+// unseal is the value, if the checksum is right.
+func unseal(k, v []byte) ([]byte, bool) {
+	if len(v) < crc32.Size {
+		return nil, false
+	}
+	body := v[: len(v)-crc32.Size : len(v)-crc32.Size]
+	return body, crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, body) == checksum(v)
+}
+
+// checksum is the one that ends a sealed value; 0 for what can't be one.
+func checksum(v []byte) uint32 {
+	if len(v) < crc32.Size {
+		return 0
+	}
+	return binary.BigEndian.Uint32(v[len(v)-crc32.Size:])
+}

@@ -1,0 +1,80 @@
+// Package ratelimit is the arithmetic of limits: what a limit is, how many
+// hits it admits, and the contract of the store that keeps the counters.
+//
+// Every algorithm is a pure step over a [State] with time as an argument, in
+// a file of its own. The package knows no tenant, no protocol and no clock.
+// One step costs a few nanoseconds and allocates nothing.
+package ratelimit
+
+import "time"
+
+// Algorithm says what bound a limit keeps.
+type Algorithm uint8
+
+// The algorithms. The zero value is not one of them.
+const (
+	// GCRA admits at most burst + rate·τ in every interval τ.
+	GCRA Algorithm = iota + 1
+	// Hard admits at most the limit in every trailing window.
+	Hard
+	// Fixed admits at most the limit per window aligned at unix % window, so up
+	// to twice the limit in a trailing window.
+	Fixed
+)
+
+// Unlimited, as Limit.Hits, admits everything.
+const Unlimited = int64(-1)
+
+// Bounds of what a limit may say, so that no step can overflow.
+const (
+	MaxHits   = int64(1) << 32       // hits per window, and burst
+	MaxWindow = 366 * 24 * time.Hour // longest window
+	MinWindow = time.Second          // shortest window
+)
+
+// Limit is one compiled limit. It is immutable.
+type Limit struct {
+	Name      string // as the catalogue names it; shown to callers
+	Algorithm Algorithm
+	Hits      int64         // admitted per Window; 0 denies all; Unlimited
+	Window    time.Duration // whole microseconds, MinWindow to MaxWindow
+	Burst     int64         // GCRA only: hits admitted at once, at least 1
+	Shadow    bool          // evaluate and count, never refuse
+	Durable   bool          // survives a crash: spent only after the journal has it
+}
+
+// Cell names one counter: 128 keyed bits that stand for (tenant, limit) or for a
+// descriptor. Cells with the same Shard are charged together or not at all
+// without meeting another shard's lock.
+type Cell struct {
+	Key   [16]byte
+	Shard uint64
+}
+
+// Charge is what one request asks of one limit.
+type Charge struct {
+	Limit *Limit
+	Cell  Cell
+	Hits  int64 // 0 looks without charging; negative gives back (Fixed only)
+}
+
+// Outcome is what one limit says to one charge. Times are microseconds.
+type Outcome struct {
+	Over       bool  // the limit does not cover the hits
+	Remaining  int64 // hits left after this charge, or now when it was not applied
+	ResetAfter int64 // until the limit is whole again
+	RetryAfter int64 // until the refused hits would fit; 0 when not Over; Never
+}
+
+// Never, as RetryAfter, means that the hits will not ever fit.
+const Never = int64(1) << 62
+
+// Store keeps counters.
+//
+// Charge applies all charges or none: if any limit that is not Shadow is Over,
+// nothing is charged and admitted is false. It fills outcomes[i] for charges[i]
+// either way. now is Unix microseconds. An error means that nothing was
+// charged and nothing is known: the caller decides what its policy says.
+type Store interface {
+	Charge(now int64, charges []Charge, outcomes []Outcome) (admitted bool, err error)
+}

@@ -1,0 +1,7 @@
+//go:build !race
+
+package memstore
+
+import "time"
+
+const restartBudget = time.Second

@@ -1,0 +1,95 @@
+// Package tenant holds the words that every other package shares about a
+// tenant: its id, and the names under which its identity travels in headers
+// and metadata. It is a leaf: it imports nothing of Sluice.
+//
+// It does not know plans, limits or credentials (package quota does).
+package tenant
+
+import "errors"
+
+// Header is the one request header that carries the tenant to an upstream.
+// Sluice removes every spelling of it that a client sent and writes it once.
+const Header = "x-tenant-id"
+
+// PrincipalHeader and PlanHeader tell the upstream who called and on which
+// plan. They are guarded like Header.
+const (
+	PrincipalHeader = "x-sluice-principal"
+	PlanHeader      = "x-sluice-plan"
+	DecisionHeader  = "x-sluice-decision-id"
+)
+
+// MetadataNamespace is where Envoy files the dynamic metadata of an ext_authz
+// answer, whatever the filter is called (measured on Envoy 1.40).
+const MetadataNamespace = "envoy.filters.http.ext_authz"
+
+// Keys within MetadataNamespace.
+const (
+	MetadataDecision  = "sluice_decision_id"
+	MetadataTenant    = "sluice_tenant"
+	MetadataPlan      = "sluice_plan"
+	MetadataPrincipal = "sluice_principal"
+)
+
+// MaxIDLength is the longest tenant id, in bytes.
+const MaxIDLength = 63
+
+// ID is a tenant's name: 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'
+// (a DNS label, RFC 1123). Only ParseID makes one from outside input.
+type ID string
+
+// ErrID says that a string is no tenant id.
+var ErrID = errors.New("a tenant id is 1 to 63 of a-z, 0-9 and '-', and starts and ends with a letter or digit")
+
+// ParseID checks s and returns it as an ID, or ErrID.
+func ParseID(s string) (ID, error) {
+	if s == "" || len(s) > MaxIDLength || s[0] == '-' || s[len(s)-1] == '-' {
+		return "", ErrID
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return "", ErrID
+		}
+	}
+	return ID(s), nil
+}
+
+// folded is as long as the longest name that is looked up whole.
+const folded = len("xtenantname")
+
+// IsReservedHeader reports whether a header name is a spelling of one that
+// only Sluice may write. Case, '-', '_' and '.' do not count, because some
+// upstream (CGI, WSGI, PHP) folds each of them: X_Tenant_Id, x.tenant.id and
+// xTenantID are all one name. It allocates nothing.
+func IsReservedHeader(name string) bool {
+	const ours = "xsluice"
+	var f [folded]byte
+	n, longer := 0, false
+	for i := 0; i < len(name) && !longer; i++ {
+		c := name[i]
+		switch {
+		case c == '-' || c == '_' || c == '.':
+			continue
+		case c >= 'A' && c <= 'Z':
+			c += 'a' - 'A'
+		}
+		if n == len(f) {
+			longer = true
+			break
+		}
+		f[n] = c
+		n++
+	}
+	if n >= len(ours) && string(f[:len(ours)]) == ours {
+		return true
+	}
+	if longer {
+		return false
+	}
+	switch string(f[:n]) {
+	case "xtenantid", "xtenant", "tenantid", "tenant", "xtenantname", "tenantname":
+		return true
+	}
+	return false
+}

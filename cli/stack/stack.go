@@ -231,15 +231,18 @@ func tail(path string) string {
 	return string(text)
 }
 
-func freePorts(n int) ([]string, error) {
-	ports := make([]string, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// freePorts returns n different ports that were free a moment ago.
+func freePorts(n int) (ports []string, err error) {
+	var held []net.Listener
+	for len(held) < n && err == nil {
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			held, ports = append(held, l), append(ports, port)
 		}
-		defer l.Close() //nolint:errcheck // only held until all are chosen
-		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
 	}
-	return ports, nil
+	for _, l := range held {
+		err = errors.Join(err, l.Close())
+	}
+	return ports, err
 }

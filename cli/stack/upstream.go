@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // Upstream is the service behind Envoy: it answers 200 and remembers the
@@ -35,7 +37,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.headers = r.Header.Clone()
 	u.mu.Unlock()
 	w.Header().Set("content-type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte("hello " + r.Header.Get("x-tenant-id") + "\n"))
+	_, _ = w.Write([]byte("hello " + r.Header.Get(tenant.Header) + "\n")) //nolint:gosec // plain text
 }
 
 // Headers are those of the newest request.

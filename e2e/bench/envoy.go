@@ -73,6 +73,12 @@ func benchEnvoy(ctx context.Context, envoy, sluiced, dir string, rounds int) (re
 		p50          []float64
 	}
 	wirings := []*wiring{{name: "default", config: deploy.Demo}, {name: "bare", config: bareWiring}, {name: "three calls", config: threeWiring}}
+	var started []*stack.Stack
+	defer func() {
+		for _, s := range started {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
 	for _, w := range wirings {
 		descriptors := filepath.Join(dir, w.name, "rls")
 		if err := os.MkdirAll(descriptors, 0o700); err != nil {
@@ -87,7 +93,7 @@ func benchEnvoy(ctx context.Context, envoy, sluiced, dir string, rounds int) (re
 		if err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, w.stack.Stop()) }()
+		started = append(started, w.stack)
 		if w.key, err = wideTenant(ctx, w.stack); err != nil {
 			return nil, err
 		}

@@ -186,7 +186,7 @@ func upper95(v []float64) float64 {
 		term /= 2
 	}
 	for k := range n {
-		sum += term // P(Binomial <= k)
+		sum += term // the probability of at most k
 		if sum >= 0.95 {
 			return s[k]
 		}

@@ -97,6 +97,19 @@ func TestARetryDoesNotShowASecretTwice(t *testing.T) {
 	}
 }
 
+func TestTheMethodIsPartOfTheRequest(t *testing.T) {
+	r := &quotav1.DeletePlanRequest{Name: "plans/gold"}
+	one, err := bodyHash("/a/B", r)
+	must(t, err)
+	other, err := bodyHash("/a/C", r)
+	must(t, err)
+	again, err := bodyHash("/a/B", r)
+	must(t, err)
+	if one == other || one != again {
+		t.Errorf("hashes %x, %x and %x", one, other, again)
+	}
+}
+
 func TestConcurrentRetriesMakeOneKey(t *testing.T) {
 	w := newWorld(t, "")
 	w.gold(t)

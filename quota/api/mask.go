@@ -10,7 +10,7 @@ import (
 )
 
 // unwritable are fields that a mask may name, because a caller sends back what
-// it got, but that a change does not touch (AIP-203).
+// it got (AIP-203), but that planIn and tenantIn don't read.
 var unwritable = []protoreflect.Name{"name", "origin", "etag"}
 
 // merge writes the fields of src that mask names into dst, whole (AIP-134): an empty
@@ -44,11 +44,9 @@ func merge(dst, src proto.Message, mask *fieldmaskpb.FieldMask) error {
 		return err
 	}
 	for _, f := range take {
-		switch {
-		case slices.Contains(unwritable, f.Name()):
-		case from.Has(f):
+		if from.Has(f) {
 			to.Set(f, from.Get(f))
-		default:
+		} else {
 			to.Clear(f)
 		}
 	}

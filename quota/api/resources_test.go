@@ -307,7 +307,9 @@ func TestAKeyWorksUntilItIsDeleted(t *testing.T) {
 
 func TestUsageIsFullestFirstAndChargesNothing(t *testing.T) {
 	w := newWorld(t, "")
-	w.gold(t, limit("empty", 10), limit("half", 4), limit("none", 0), &quotav1.Limit{
+	w.gold(t, limit("empty", 10), limit("half", 4), &quotav1.Limit{
+		Name: "none", Algorithm: "fixed", Window: durationpb.New(time.Hour), Enforcement: "shadow", // or it would refuse what a look must not charge
+	}, &quotav1.Limit{
 		Name: "burst", Algorithm: "gcra", Limit: 10, Burst: 8, Window: durationpb.New(time.Hour), Enforcement: "shadow",
 	})
 	account := w.catalog.Snapshot().Account("acme")
@@ -328,7 +330,7 @@ func TestUsageIsFullestFirstAndChargesNothing(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %s %d/%d left %d %.2f %v", l.GetLimitName(), l.GetAlgorithm(), l.GetUsed(), l.GetCapacity(), l.GetRemaining(), l.GetRatio(), l.GetShadow()))
 		}
 		want := []string{
-			"none fixed 0/0 left 0 1.00 false",
+			"none fixed 0/0 left 0 1.00 true",
 			"half fixed 2/4 left 2 0.50 false",
 			"burst gcra 2/8 left 6 0.25 true",
 			"empty fixed 0/10 left 10 0.00 false",

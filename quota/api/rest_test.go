@@ -92,6 +92,18 @@ func TestRESTBodyWithoutLengthIsBounded(t *testing.T) {
 	}
 }
 
+func TestRESTChecksTheTokenFirst(t *testing.T) {
+	w := newWorld(t, "")
+	for _, body := range []string{"{", strings.Repeat(" ", 2*maxBody)} {
+		if code, answer := w.rest(t, "POST", "/v1/nowhere", body, "Authorization", "Bearer wrong"); code != http.StatusUnauthorized {
+			t.Errorf("%d %s", code, answer)
+		}
+	}
+	if code, answer := w.rest(t, "GET", "/v1/plans", "", "Grpc-Metadata-Authorization", "Bearer wrong"); code != http.StatusOK {
+		t.Errorf("a header that is none of ours counts as metadata: %d %s", code, answer)
+	}
+}
+
 func TestRESTAsTheGuideShowsIt(t *testing.T) {
 	w := newWorld(t, "")
 	for _, c := range []struct{ method, path, body, want string }{

@@ -115,10 +115,10 @@ func (c *Catalog) View() View { return c.state.Load().view() }
 // Status says which revision decides requests, what was wrong with the files
 // when they were last looked at (nil if nothing), and when they were last
 // loaded without a problem.
-func (c *Catalog) Status() (revision uint64, lastError error, lastReload time.Time) {
+func (c *Catalog) Status() (revision uint64, lastReload time.Time, lastError error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.revision, c.lastErr, c.loaded
+	return c.revision, c.loaded, c.lastErr
 }
 
 // Close closes the bbolt file. The snapshot stays readable.

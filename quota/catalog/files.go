@@ -90,7 +90,7 @@ func readDir(dir string) (*fileSet, error) {
 	sum := sha256.New()
 	for _, f := range s.files {
 		content := sha256.Sum256(f.data)
-		fmt.Fprintf(sum, "%q %x\n", f.path, content)
+		_, _ = fmt.Fprintf(sum, "%q %x\n", f.path, content)
 	}
 	sum.Sum(s.sum[:0])
 	return s, nil

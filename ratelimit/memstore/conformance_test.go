@@ -32,10 +32,10 @@ func (d durableStore) Charge(now int64, charges []ratelimit.Charge, outcomes []r
 }
 
 func TestConformance(t *testing.T) {
-	t.Run("memory", func(t *testing.T) {
+	t.Run("in memory", func(t *testing.T) {
 		storetest.Run(t, func(*testing.T) ratelimit.Store { return New(Options{}) })
 	})
-	t.Run("journal", func(t *testing.T) {
+	t.Run("with a journal", func(t *testing.T) {
 		storetest.Run(t, func(t *testing.T) ratelimit.Store {
 			return durableStore{New(Options{Journal: openTestJournal(t, filepath.Join(t.TempDir(), "journal"))})}
 		})

@@ -18,14 +18,17 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-const childEnv = "SLUICE_MEMSTORE_TEST_CHILD"
+const (
+	childEnv     = "SLUICE_MEMSTORE_TEST_CHILD"
+	childJournal = "journal" // in the child's working directory, as journalPath has it
+)
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(childEnv) {
 	case "spend":
-		childSpends(os.Getenv("SLUICE_MEMSTORE_TEST_JOURNAL"))
+		childSpends(childJournal)
 	case "full":
-		childFillsDisk(os.Getenv("SLUICE_MEMSTORE_TEST_JOURNAL"))
+		childFillsDisk(childJournal)
 	default:
 		os.Exit(m.Run())
 	}
@@ -33,7 +36,8 @@ func TestMain(m *testing.M) {
 
 func child(t *testing.T, what, path string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childEnv+"="+what, "SLUICE_MEMSTORE_TEST_JOURNAL="+path)
+	cmd.Env = append(os.Environ(), childEnv+"="+what)
+	cmd.Dir = filepath.Dir(path)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

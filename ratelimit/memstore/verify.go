@@ -71,7 +71,7 @@ func verify(r io.ReaderAt, size int64) (contents, error) {
 		}
 		switch {
 		case bytes.Equal(name, bucketCells):
-			return v.bucket(value, func(f uint32, k, val []byte) error { return c.add(f, k, val) })
+			return v.bucket(value, c.add)
 		case bytes.Equal(name, bucketHead):
 			return v.bucket(value, func(_ uint32, k, val []byte) error {
 				body, ok := openHead(k, val)

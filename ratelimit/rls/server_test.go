@@ -146,4 +146,3 @@ func TestACancelledCallLeavesTheDoorWhole(t *testing.T) {
 		t.Errorf("got %v, %v", r, err)
 	}
 }
-

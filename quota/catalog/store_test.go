@@ -1,0 +1,363 @@
+package catalog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/tenant"
+)
+
+var start = time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+
+func addAcme(own *quota.Catalogue) error {
+	durable := false
+	own.Plans = append(own.Plans, quota.Plan{Name: "gold", DisplayName: "Gold", Limits: []quota.Limit{
+		{Name: "rps", Algorithm: "gcra", Limit: 5, Window: time.Second, Burst: 9, Enforcement: "shadow", Durable: &durable},
+	}})
+	own.Tenants = append(own.Tenants, quota.Tenant{ID: "acme", Plan: "gold", Principals: []string{"spiffe://mesh/a"}})
+	own.APIKeys = append(own.APIKeys, quota.APIKey{
+		ID: "k1", Tenant: "acme", Digest: strings.Repeat("0a", 32), Expires: start.In(time.FixedZone("x", 3600)),
+	})
+	return nil
+}
+
+func TestAnUpdateHoldsAtOnceAndAfterARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c, err := Open(Options{DB: path})
+	must(t, err)
+	before := c.Snapshot()
+	must(t, c.Update(addAcme, false))
+	if c.Snapshot().Account("acme") == nil || before.Account("acme") != nil {
+		t.Error("the update is not in the next snapshot, or is in the last one")
+	}
+	view, revision := c.View(), c.Snapshot().Revision
+	must(t, c.Close())
+	if err := c.Update(addAcme, false); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	c = open(t, Options{DB: path})
+	again := c.View()
+	if again.Revision <= revision {
+		t.Errorf("revision %d after %d", again.Revision, revision)
+	}
+	again.Revision = view.Revision
+	if !reflect.DeepEqual(view, again) {
+		t.Errorf("before %+v\nafter  %+v", view, again)
+	}
+	must(t, c.Update(func(own *quota.Catalogue) error { *own = quota.Catalogue{}; return nil }, false))
+	if v := c.View(); len(v.Plans)+len(v.Tenants)+len(v.APIKeys) != 0 {
+		t.Errorf("left over: %+v", v)
+	}
+}
+
+func TestAnUpdateThatIsRefusedChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "f.yaml", "plans:\n  - name: filed\ntenants: [{id: paper, plan: filed}]\napi_keys: [{id: fk, tenant: paper, digest: "+strings.Repeat("ab", 32)+"}]")
+	c := open(t, Options{Dir: dir, DB: filepath.Join(t.TempDir(), "c.db")})
+	must(t, c.Update(addAcme, false))
+	before, view := c.Snapshot(), c.View()
+	mine := errors.New("mine")
+	for _, r := range []struct {
+		name string
+		fn   func(own *quota.Catalogue)
+		err  error
+		want string
+	}{
+		{"by fn itself", nil, mine, "mine"},
+		{"for a problem of a limit", func(own *quota.Catalogue) { own.Plans[0].Limits[0].Limit = -1 }, nil,
+			"plans[gold].limits[rps].limit: -1 is out of range; a whole number from 0 (deny) to 4294967296"},
+		{"for a plan in use", func(own *quota.Catalogue) { own.Plans = nil }, nil,
+			`tenants[acme].plan: there is no plan "gold"; one of the plans "filed"`},
+		{"for a digest of a file's key", func(own *quota.Catalogue) { own.APIKeys[0].Digest = strings.Repeat("ab", 32) }, nil,
+			`api_keys[k1].digest: "` + strings.Repeat("ab", 32) + `" is already at f.yaml:4: api_keys[0].digest; a key belongs to one tenant and is listed once`},
+		{"for names that are none", func(own *quota.Catalogue) { own.Plans = append(own.Plans, quota.Plan{Name: "A]b"}) }, nil,
+			`plans[1].name: "A]b" is no name; 1 to 63 of a-z, 0-9 and '-', first and last a letter or digit`},
+		{"for shadowing a file's plan", func(own *quota.Catalogue) { own.Plans = append(own.Plans, quota.Plan{Name: "filed"}) }, ErrReadOnly,
+			`read-only: plan "filed" is declared in f.yaml:2; change it there`},
+		{"for shadowing a file's tenant", func(own *quota.Catalogue) { own.Tenants[0].ID = "paper" }, ErrReadOnly,
+			`read-only: tenant "paper" is declared in f.yaml:3; change it there`},
+		{"for shadowing a file's key", func(own *quota.Catalogue) { own.APIKeys[0].ID = "fk" }, ErrReadOnly,
+			`read-only: API key "fk" is declared in f.yaml:4; change it there`},
+	} {
+		for _, validateOnly := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, validate only %v", r.name, validateOnly), func(t *testing.T) {
+				err := c.Update(func(own *quota.Catalogue) error {
+					if r.fn == nil {
+						own.Plans = nil
+						return mine
+					}
+					r.fn(own)
+					return nil
+				}, validateOnly)
+				var problems quota.Problems
+				if err == nil || err.Error() != r.want || r.err != nil && !errors.Is(err, r.err) || r.err == nil && !errors.As(err, &problems) {
+					t.Errorf("got  %v\nwant %s", err, r.want)
+				}
+			})
+		}
+	}
+	must(t, c.Update(func(own *quota.Catalogue) error { own.Plans[0].Limits[0].Limit = 77; return nil }, true))
+	if c.Snapshot() != before || !reflect.DeepEqual(c.View(), view) {
+		t.Error("something changed")
+	}
+}
+
+func TestAFileMayNotTakeWhatTheAPIOwns(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Options{Dir: dir, DB: filepath.Join(t.TempDir(), "c.db")})
+	must(t, c.Update(addAcme, false))
+	write(t, dir, "f.yaml", "plans: [{name: gold}]")
+	_, err := c.reload()
+	want := `plans[gold].name: "gold" is already at f.yaml:1: plans[0].name; each plan has its own name: rename or delete one of the two`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	must(t, c.Update(func(own *quota.Catalogue) error { own.Tenants[0].Suspended = true; return nil }, false))
+}
+
+func TestAnOperationHappensOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c, err := Open(Options{DB: path})
+	must(t, err)
+	calls := 0
+	once := func(key, body byte, at time.Time, response string) (string, bool, error) {
+		got, replayed, err := c.Once(Operation{Key: [32]byte{key}, BodyHash: [32]byte{body}, Now: at}, func(own *quota.Catalogue) ([]byte, error) {
+			if response == "" {
+				return nil, errors.New("no")
+			}
+			calls++
+			own.Plans = append(own.Plans, quota.Plan{Name: fmt.Sprintf("p%d", calls)})
+			return []byte(response), nil
+		})
+		return string(got), replayed, err
+	}
+	check := func(response string, replayed bool) func(string, bool, error) {
+		return func(got string, again bool, err error) {
+			t.Helper()
+			if err != nil || got != response || again != replayed {
+				t.Errorf("got %q, %v, %v; want %q, %v", got, again, err, response, replayed)
+			}
+		}
+	}
+	check("one", false)(once(1, 1, start, "one"))
+	check("one", true)(once(1, 1, start.Add(time.Hour), "two"))
+	if _, _, err := once(1, 2, start, "two"); !errors.Is(err, ErrReused) {
+		t.Errorf("another body: %v", err)
+	}
+	if _, _, err := once(2, 1, start, ""); err == nil {
+		t.Error("an error is lost")
+	}
+	if _, _, err := once(2, 1, start, strings.Repeat("x", maxAnswer+1)); err == nil {
+		t.Error("an answer without bound is kept")
+	}
+	calls--
+	check("three", false)(once(2, 1, start, "three"))
+	must(t, c.Close())
+	c = open(t, Options{DB: path})
+	check("one", true)(once(1, 1, start.Add(24*time.Hour), "four"))
+	check("four", false)(once(1, 1, start.Add(24*time.Hour+1000), "four"))
+	if body, response, ok := c.Recall([32]byte{1}, start.Add(25*time.Hour)); !ok || body != [32]byte{1} || string(response) != "four" {
+		t.Errorf("recalled %v %q %v", body, response, ok)
+	}
+	if n := len(c.View().Plans); n != 3 || c.db.answers != 1 {
+		t.Errorf("%d plans and %d answers; want 3, and 1 because the other is older than a day", n, c.db.answers)
+	}
+}
+
+func TestAnswersAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c, err := Open(Options{DB: path})
+	must(t, err)
+	c.db.maxAnswers = 3
+	for i := range byte(9) {
+		_, _, err := c.Once(Operation{Key: [32]byte{i}, Now: start.Add(time.Duration(i))}, func(*quota.Catalogue) ([]byte, error) { return []byte{i}, nil })
+		must(t, err)
+	}
+	must(t, c.Close())
+	c = open(t, Options{DB: path})
+	kept := ""
+	for i := range byte(9) {
+		if _, response, ok := c.Recall([32]byte{i}, start); ok {
+			kept += string(response)
+		}
+	}
+	if c.db.answers != 3 || kept != "[6][7][8]" {
+		t.Errorf("%d answers kept: %s", c.db.answers, kept)
+	}
+}
+
+func TestALockedFileIsAnErrorInASecond(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	open(t, Options{DB: path})
+	begin := time.Now()
+	_, err := Open(Options{DB: path})
+	if !errors.Is(err, errLocked) || !strings.Contains(err.Error(), path) {
+		t.Errorf("second opening: %v", err)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("after %v", d)
+	}
+}
+
+func TestAFileOfANewerVersionIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	c, err := Open(Options{DB: path})
+	must(t, err)
+	must(t, c.db.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, []byte{7: 2}))
+	}))
+	must(t, c.Close())
+	before, err := os.ReadFile(path)
+	must(t, err)
+	if _, err := Open(Options{DB: path}); !errors.Is(err, errNewer) {
+		t.Errorf("opened: %v", err)
+	}
+	after, err := os.ReadFile(path)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("the file changed")
+	}
+}
+
+// sample is a file with a few pages of everything.
+func sample(t testing.TB, path string) []byte {
+	c, err := Open(Options{DB: path})
+	must(t, err)
+	for round := range 4 {
+		_, _, err = c.Once(Operation{Key: [32]byte{byte(round)}, Now: start}, func(own *quota.Catalogue) ([]byte, error) {
+			for i := range 60 {
+				id := fmt.Sprintf("n%d-%d", round, i)
+				own.Plans = append(own.Plans, quota.Plan{Name: id, DisplayName: strings.Repeat("x", 100)})
+				own.Tenants = append(own.Tenants, quota.Tenant{ID: tenant.ID(id), Plan: id})
+			}
+			return []byte("done"), nil
+		})
+		must(t, err)
+	}
+	must(t, c.Close())
+	content, err := os.ReadFile(path)
+	must(t, err)
+	return content
+}
+
+func TestADamagedFileIsSetAside(t *testing.T) {
+	content := sample(t, filepath.Join(t.TempDir(), "c.db"))
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[at] ^= 0x40; return b }
+	}
+	for name, damage := range map[string]func([]byte) []byte{
+		"an empty file":          func([]byte) []byte { return nil },
+		"a file of zeros":        func(b []byte) []byte { clear(b); return b },
+		"a file of text":         func([]byte) []byte { return []byte(strings.Repeat("hello\n", 10_000)) },
+		"a cut file":             func(b []byte) []byte { return b[:len(b)/2] },
+		"a file without its end": func(b []byte) []byte { return b[:3*pageSize] },
+		"both meta pages":        func(b []byte) []byte { return flip(pageSize + 20)(flip(20)(b)) },
+		"a value": func(b []byte) []byte {
+			i := bytes.LastIndex(b, []byte("n3-59"))
+			return flip(i + 30)(b)
+		},
+	} {
+		t.Run("with "+name, func(t *testing.T) {
+			dir, path := t.TempDir(), filepath.Join(t.TempDir(), "c.db")
+			write(t, dir, "f.yaml", plan(1))
+			damaged := damage(bytes.Clone(content))
+			must(t, os.WriteFile(path, damaged, 0o600))
+			log := &syncBuffer{}
+			c := open(t, Options{Dir: dir, DB: path, Log: slog.New(slog.NewTextHandler(log, nil))})
+			if c.Snapshot().Account("acme") == nil || len(c.View().Plans) != 1 {
+				t.Error("the entries of the folder don't hold, or others do")
+			}
+			must(t, c.Update(func(own *quota.Catalogue) error { own.Plans = []quota.Plan{{Name: "new"}}; return nil }, false))
+			aside, err := filepath.Glob(path + ".damaged-*")
+			must(t, err)
+			if len(aside) != 1 {
+				t.Fatalf("set aside: %q", aside)
+			}
+			kept, err := os.ReadFile(aside[0])
+			must(t, err)
+			if !bytes.Equal(kept, damaged) {
+				t.Error("the damaged file changed")
+			}
+			if text := log.String(); !strings.Contains(text, "put a backup in the place") || !strings.Contains(text, aside[0]) {
+				t.Errorf("the log says no remedy: %s", text)
+			}
+		})
+	}
+}
+
+func TestADamagedFileReplacesNoOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	for i := range 3 {
+		must(t, os.WriteFile(path, []byte{byte(i)}, 0o600))
+		_, err := setAside(path, start)
+		must(t, err)
+	}
+	for i, name := range []string{"", "-1", "-2"} {
+		content, err := os.ReadFile(path + ".damaged-20261124T000000Z" + name)
+		must(t, err)
+		if !bytes.Equal(content, []byte{byte(i)}) {
+			t.Errorf("%q holds %v", name, content)
+		}
+	}
+}
+
+// However a page is changed, the file opens whole or is found damaged; nothing
+// panics, and nothing is half there.
+func FuzzDamage(f *testing.F) {
+	content := sample(f, filepath.Join(f.TempDir(), "c.db"))
+	for at := 0; at < len(content); at += 4099 {
+		f.Add(uint32(at), byte(0xff), uint32(at*7), byte(1))
+	}
+	f.Fuzz(func(t *testing.T, at uint32, mask byte, at2 uint32, mask2 byte) {
+		b := bytes.Clone(content)
+		b[int(at)%len(b)] ^= mask
+		b[int(at2)%len(b)] ^= mask2
+		path := filepath.Join(t.TempDir(), "c.db")
+		must(t, os.WriteFile(path, b, 0o600))
+		s, k, damage, err := tryStore(path)
+		must(t, err)
+		if damage != nil {
+			return
+		}
+		n := len(k.catalogue.Plans)
+		if n%60 != 0 || n < 180 || len(k.catalogue.Tenants) != n { // one meta page may be lost, and with it the last transaction
+			t.Errorf("%d plans, %d tenants", n, len(k.catalogue.Tenants))
+		}
+		before := k.catalogue
+		after := clone(before)
+		after.Plans = after.Plans[:len(after.Plans)/2]
+		must(t, s.save(99, before, after, &remembered{Operation: Operation{Key: [32]byte{9}, Now: start}}))
+		must(t, s.close())
+		s, k, damage, err = tryStore(path)
+		if must(t, errors.Join(damage, err)); len(k.catalogue.Plans) != n/2 || k.revision != 99 {
+			t.Errorf("after a write: %d plans, revision %d", len(k.catalogue.Plans), k.revision)
+		}
+		must(t, s.close())
+	})
+}
+
+func BenchmarkUpdateAmong100kTenants(b *testing.B) {
+	c := open(b, Options{DB: filepath.Join(b.TempDir(), "c.db")})
+	must(b, c.Update(func(own *quota.Catalogue) error {
+		own.Plans = []quota.Plan{{Name: "gold", Limits: []quota.Limit{{Name: "rps", Limit: 5, Window: time.Second}}}}
+		for i := range 100_000 {
+			own.Tenants = append(own.Tenants, quota.Tenant{ID: tenant.ID(fmt.Sprintf("t%d", i)), Plan: "gold"})
+			own.APIKeys = append(own.APIKeys, quota.APIKey{ID: fmt.Sprintf("k%d", i), Tenant: own.Tenants[i].ID, Digest: fmt.Sprintf("%064x", i)})
+		}
+		return nil
+	}, false))
+	for b.Loop() {
+		must(b, c.Update(func(own *quota.Catalogue) error { own.Plans[0].Limits[0].Limit++; return nil }, false))
+	}
+}

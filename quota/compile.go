@@ -29,7 +29,7 @@ func (s *Snapshot) SPIFFE(id string) *Account { return s.spiffe[id] }
 
 // Compile checks c and makes a snapshot of it. cellKey keys the cells: the same
 // key, tenant and name of a limit give the same cell, so a counter outlives
-// every change of its limit. The error is Problems: all of them.
+// every change of its limit. The error is Problems: all of them, up to 10 000.
 func Compile(revision uint64, c Catalogue, cellKey [16]byte) (*Snapshot, error) {
 	return CompileAt(revision, c, cellKey, Place.String)
 }
@@ -89,12 +89,21 @@ type compiler struct {
 	sum [sha256.Size]byte
 }
 
+// maxProblems bounds the memory that a catalogue of aliases to aliases can ask for.
+const maxProblems = 10_000
+
 func (k *compiler) problem(at Place, wrong, right string) {
+	if len(k.problems) >= maxProblems {
+		return
+	}
 	k.problems = append(k.problems, Problem{Path: k.name(at), Wrong: wrong, Right: right})
 }
 
 // again reports that a value which must be unique is taken.
 func (k *compiler) again(at Place, value string, first Place, right string) {
+	if len(k.problems) >= maxProblems {
+		return
+	}
 	k.problem(at, quote(value)+" is already at "+k.name(first), right)
 }
 

@@ -1,11 +1,8 @@
 package authn
 
 import (
-	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
-	"hash"
-	"sync"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/quota"
@@ -32,31 +29,31 @@ func (a *Authenticator) apiKey(now int64, s *quota.Snapshot, key string) (quota.
 	return credential, nil
 }
 
-// hasher computes digests with keyed states that it keeps, since making
-// one costs more than the digest.
-type hasher struct{ pool sync.Pool }
-
-type keyedState struct {
-	mac hash.Hash
-	buf [maxKey]byte
-	sum [sha256.Size]byte
-}
+// hasher computes HMAC-SHA-256 (RFC 2104) under one key without allocation:
+// crypto/hmac makes two hashes for each digest, and a pool of them is emptied
+// by every garbage collection.
+type hasher struct{ inner, outer [sha256.BlockSize]byte }
 
 func newHasher(pepper [32]byte) *hasher {
-	return &hasher{pool: sync.Pool{New: func() any {
-		return &keyedState{mac: hmac.New(sha256.New, pepper[:])}
-	}}}
+	h := new(hasher)
+	for i := range h.inner {
+		var k byte
+		if i < len(pepper) {
+			k = pepper[i]
+		}
+		h.inner[i], h.outer[i] = k^0x36, k^0x5c
+	}
+	return h
 }
 
-// digest equals Digest(pepper, key), without allocation. len(key) <= maxKey.
+// digest equals Digest(pepper, key). len(key) <= maxKey.
 func (h *hasher) digest(key string) [sha256.Size]byte {
-	s := h.pool.Get().(*keyedState) //nolint:errcheck // the pool holds nothing else
-	n := copy(s.buf[:], key)
-	s.mac.Reset()
-	s.mac.Write(s.buf[:n])
-	s.mac.Sum(s.sum[:0])
-	sum := s.sum
-	clear(s.buf[:n])
-	h.pool.Put(s)
-	return sum
+	var in [sha256.BlockSize + maxKey]byte
+	n := copy(in[:], h.inner[:])
+	n += copy(in[n:], key)
+	sum := sha256.Sum256(in[:n])
+	var out [sha256.BlockSize + sha256.Size]byte
+	copy(out[:], h.outer[:])
+	copy(out[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(out[:])
 }

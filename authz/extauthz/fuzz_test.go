@@ -114,6 +114,10 @@ func genRequest(t *rapid.T) *authv3.CheckRequest {
 	}
 	http := &authv3.AttributeContext_HttpRequest{Id: rapid.String().Draw(t, "id"), Path: rapid.String().Draw(t, "path")}
 	r.Attributes.Request = &authv3.AttributeContext_Request{Http: http}
+	if rapid.Bool().Draw(t, "ordinary") {
+		http.Headers = map[string]string{"x-api-key": answertest.Key, "accept": "*/*"}
+		return r
+	}
 	form := rapid.IntRange(0, 5).Draw(t, "form")
 	if form != 1 {
 		http.Headers = rapid.MapOfN(names, values, 0, 6).Draw(t, "headers")

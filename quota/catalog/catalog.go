@@ -7,8 +7,8 @@
 // are read-only here. Neither secrets nor counters are kept.
 //
 // Reading the snapshot costs one atomic load. A change costs a copy and a
-// compilation of the whole catalogue, and one fsync: about a second for 100 000
-// tenants, microseconds for ten.
+// compilation of the whole catalogue, and one fsync: about half a second for
+// 100 000 tenants with a key each, a few milliseconds for ten.
 package catalog
 
 import (
@@ -136,6 +136,9 @@ func (c *Catalog) Close() error {
 
 // build compiles files and own into the next state.
 func (c *Catalog) build(files *fileSet, own quota.Catalogue) (*state, error) {
+	if files.problems.broken {
+		return nil, files.problems.list
+	}
 	m := merge(files, own)
 	m.revision = c.revision + 1
 	snapshot, err := quota.CompileAt(m.revision, m.all, c.o.CellKey, m.name)

@@ -196,7 +196,7 @@ func (d *decoder) limit(n *yaml.Node, at quota.Place) (l quota.Limit) {
 			l.Window = d.duration(n, at)
 		case "burst":
 			if l.Burst = d.number(n, at, 1); l.Burst == 0 && follow(n).Value == "0" {
-				d.wrong(n, at, "0 is out of range", numberFrom(1))
+				d.wrong(n, at, "0 is out of range", fromLeast[1])
 			}
 		case "enforcement":
 			l.Enforcement = d.text(n, at)
@@ -205,7 +205,7 @@ func (d *decoder) limit(n *yaml.Node, at quota.Place) (l quota.Limit) {
 		}
 	})
 	if at.Field = "limit"; !said && follow(n).Kind == yaml.MappingNode { // else it would deny everything
-		d.wrong(n, at, "is missing", numberFrom(0))
+		d.wrong(n, at, "is missing", fromLeast[0])
 	}
 	return l
 }
@@ -272,12 +272,12 @@ func (d *decoder) text(n *yaml.Node, at quota.Place) string {
 var decimal = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*(_[0-9]+)*)$`)
 
 func (d *decoder) number(n *yaml.Node, at quota.Place, least int64) int64 {
-	n, ok := d.scalar(n, at, numberFrom(least))
+	n, ok := d.scalar(n, at, fromLeast[least])
 	if !ok {
 		return 0
 	}
 	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 || !decimal.MatchString(n.Value) {
-		d.wrong(n, at, clip(n.Value)+" is not a whole number", numberFrom(least)+", in digits without quotes")
+		d.wrong(n, at, clip(n.Value)+" is not a whole number", fromLeast[least]+", in digits without quotes")
 		return 0
 	}
 	v, err := strconv.ParseInt(strings.ReplaceAll(n.Value, "_", ""), 10, 64)
@@ -286,18 +286,16 @@ func (d *decoder) number(n *yaml.Node, at quota.Place, least int64) int64 {
 		if len(shown) > 40 {
 			shown = shown[:40] + "…"
 		}
-		d.wrong(n, at, shown+" is out of range", numberFrom(least))
+		d.wrong(n, at, shown+" is out of range", fromLeast[least])
 		return 0
 	}
 	return v
 }
 
-func numberFrom(least int64) string {
-	deny := ""
-	if least == 0 {
-		deny = " (deny)"
-	}
-	return "a whole number from " + strconv.FormatInt(least, 10) + deny + " to " + strconv.FormatInt(ratelimit.MaxHits, 10)
+// fromLeast says which numbers are right, by the least of them.
+var fromLeast = [...]string{
+	0: "a whole number from 0 (deny) to " + strconv.FormatInt(ratelimit.MaxHits, 10),
+	1: "a whole number from 1 to " + strconv.FormatInt(ratelimit.MaxHits, 10),
 }
 
 func (d *decoder) boolean(n *yaml.Node, at quota.Place) *bool {

@@ -34,6 +34,7 @@ type file struct {
 
 	parsed sync.Once // line numbers are wanted only when something is wrong
 	root   *yaml.Node
+	lists  map[string]*yaml.Node
 }
 
 // fileSet is a folder as it was read.
@@ -62,7 +63,7 @@ func (f found) and(err error) error {
 	}
 	all := f.list
 	var compiled quota.Problems
-	if errors.As(err, &compiled) && !f.broken {
+	if errors.As(err, &compiled) {
 		known := make(map[string]bool, len(all))
 		for _, p := range all {
 			known[p.Path] = true
@@ -231,7 +232,14 @@ func (f *file) at(line int) string {
 // line finds the line of a place of this file; the nearest value that is there
 // stands for one that is missing.
 func (f *file) line(p quota.Place) int {
-	f.parsed.Do(func() { f.root, _ = parse(f.data) })
+	f.parsed.Do(func() {
+		f.lists = map[string]*yaml.Node{}
+		if f.root, _ = parse(f.data); f.root != nil {
+			for _, name := range catalogueFields {
+				f.lists[name] = child(f.root, name)
+			}
+		}
+	})
 	n := f.root
 	if n == nil {
 		return 0
@@ -243,7 +251,7 @@ func (f *file) line(p quota.Place) int {
 		n = next
 		return true
 	}
-	if step(child(n, p.List)) && step(item(n, p.Index)) {
+	if step(f.lists[p.List]) && step(item(n, p.Index)) {
 		if p.Limit < 0 || step(child(n, "limits")) && step(item(n, p.Limit)) {
 			if p.Field != "" && step(child(n, p.Field)) && p.Item >= 0 {
 				step(item(n, p.Item))

@@ -181,7 +181,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	must(t, err)
 	c.db.maxAnswers = 3
 	for i := range byte(9) {
-		_, _, err := c.Once(Operation{Key: [32]byte{i}, Now: start.Add(time.Duration(i))}, func(*quota.Catalogue) ([]byte, error) { return []byte{i}, nil })
+		_, _, err := c.Once(Operation{Key: [32]byte{i}, Now: start.Add(time.Duration(i))}, func(*quota.Catalogue) ([]byte, error) { return fmt.Appendf(nil, "[%d]", i), nil })
 		must(t, err)
 	}
 	must(t, c.Close())

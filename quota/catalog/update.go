@@ -24,7 +24,8 @@ var errClosed = errors.New("the catalogue is closed")
 // swapped in: it holds for the next request. Updates run one at a time.
 //
 // The error is quota.Problems for an invalid catalogue, and wraps ErrReadOnly
-// if a file owns what fn added. With validateOnly everything is checked and
+// if a file owns what fn added. After an error of the disk the change does not
+// hold, but may after a restart: nobody knows what the disk kept. With validateOnly everything is checked and
 // nothing changes.
 func (c *Catalog) Update(fn func(own *quota.Catalogue) error, validateOnly bool) error {
 	c.mu.Lock()

@@ -9,9 +9,10 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-// TestRestartIsQuick: ready in a second with 100,000 durable cells.
+// TestRestartIsQuick: ready in a second with 100,000 durable cells. Building
+// them is what takes its time.
 func TestRestartIsQuick(t *testing.T) {
-	const cells = 100_000
+	const cells = restartCells
 	path := journalPath(t)
 	j := openTestJournal(t, path)
 	var records []record

@@ -4,4 +4,10 @@ package memstore
 
 import "time"
 
-const restartBudget = time.Second
+// What the race detector is too slow for.
+const (
+	restartCells  = 100_000
+	restartBudget = time.Second
+	mutations     = 10_000
+	mutatedOpens  = 400
+)

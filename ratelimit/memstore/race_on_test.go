@@ -5,4 +5,9 @@ package memstore
 import "time"
 
 // The race detector makes everything several times slower.
-const restartBudget = 10 * time.Second
+const (
+	restartCells  = 10_000
+	restartBudget = 10 * time.Second
+	mutations     = 2_000
+	mutatedOpens  = 100
+)

@@ -73,8 +73,9 @@ func verify(r io.ReaderAt, size int64) (contents, error) {
 		case bytes.Equal(name, bucketCells):
 			return v.bucket(value, c.add)
 		case bytes.Equal(name, bucketHead):
-			return v.bucket(value, func(_ uint32, k, val []byte) error {
+			return v.bucket(value, func(f uint32, k, val []byte) error {
 				body, ok := openHead(k, val)
+				ok = ok && f == 0
 				switch {
 				case ok && bytes.Equal(k, headDigest) && len(body) == 16:
 					digest = bytes.Clone(body)
@@ -227,7 +228,7 @@ func (v *verifier) page(id uint64, depth int, o *order, fn visit) error {
 			return fmt.Errorf("page %d has a key out of order or out of the page", id)
 		}
 		last = k
-		first := firstKey{order: o, want: k}
+		first := firstKey{want: k}
 		if err := v.page(binary.NativeEndian.Uint64(e[8:]), depth-1, o, first.check(fn)); err != nil {
 			return err
 		}
@@ -235,17 +236,18 @@ func (v *verifier) page(id uint64, depth int, o *order, fn visit) error {
 	return nil
 }
 
-// firstKey checks that a branch's key is not above what is below it.
+// firstKey checks that a branch's key is the first key below it. A lower one
+// would find everything, but bbolt replaces entries by that key and would
+// leave the old one there.
 type firstKey struct {
-	order *order
-	want  []byte
-	done  bool
+	want []byte
+	done bool
 }
 
 func (f *firstKey) check(fn visit) visit {
 	return func(flags uint32, k, v []byte) error {
-		if !f.done && bytes.Compare(f.want, k) > 0 {
-			return errors.New("a branch's key is above its leaves")
+		if !f.done && !bytes.Equal(f.want, k) {
+			return errors.New("a branch's key is not the first of its leaves")
 		}
 		f.done = true
 		return fn(flags, k, v)

@@ -12,7 +12,9 @@
 // error, so that no client can choose what Envoy does when the service fails;
 // a limit that is full refuses a look (hits_addend 0) as well.
 //
-// A decision with two limits costs less than a microsecond and allocates nothing.
+// A decision with two limits costs about a microsecond and allocates nothing;
+// the rest of a call is the transport, which is a quarter cheaper with as many
+// stream workers (grpc.NumStreamWorkers) as calls in flight.
 package rls
 
 import (

@@ -3,4 +3,4 @@
 package rls
 
 // slow is how much longer things may take under the race detector.
-const slow = 20
+const slow = 50

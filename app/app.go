@@ -44,6 +44,7 @@ type App struct {
 	config Config
 	log    *slog.Logger
 
+	journal *memstore.Journal
 	store   *memstore.Store
 	catalog *catalog.Catalog
 	gate    *gate.Gate
@@ -64,7 +65,7 @@ type App struct {
 // New builds a server and opens its files and listeners; Start serves. An error
 // names the setting at fault.
 func New(config Config, log *slog.Logger) (*App, error) {
-	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, failed: make(chan error, 3)}
+	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, failed: make(chan error, 8)}
 	if err := a.build(); err != nil {
 		return nil, errors.Join(err, a.clean(context.Background()))
 	}
@@ -106,14 +107,15 @@ func (a *App) openStores(keys keys) error {
 	if a.config.JournalOnDamage == "forget" {
 		onDamage = memstore.Forget
 	}
-	journal, err := memstore.OpenJournal(filepath.Join(a.config.Data, journalFile), memstore.JournalOptions{
+	var err error
+	a.journal, err = memstore.OpenJournal(filepath.Join(a.config.Data, journalFile), memstore.JournalOptions{
 		OnDamage: onDamage, Log: a.log,
 	})
 	if err != nil {
 		return err
 	}
-	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: journal})
-	a.cleanup = append(a.cleanup, func(context.Context) error { return journal.Close() })
+	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
+	a.cleanup = append(a.cleanup, func(context.Context) error { return a.journal.Close() })
 	a.catalog, err = catalog.Open(catalog.Options{
 		Dir: a.config.Catalog, DB: filepath.Join(a.config.Data, catalogFile), CellKey: keys.cells, Log: a.log,
 	})
@@ -184,6 +186,8 @@ func (a *App) buildHTTP(service *api.Service) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		telemetry.Decisions(a.gate),
 		telemetry.AccessLog(a.accesslog, a.recorder),
+		telemetry.RLS(a.rls),
+		telemetry.Store(a.store, a.journal),
 	)
 	rest, err := service.Handler()
 	if err != nil {
@@ -266,6 +270,9 @@ func (a *App) Start() error {
 	go a.recorder.Run(watching)
 	if a.config.Catalog != "" {
 		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
+	}
+	if a.config.RLSConfig != "" {
+		go a.run("rls-config", func() error { return a.watchDescriptors(watching) })
 	}
 	for name, l := range a.listeners {
 		if name == "http-listen" {

@@ -15,7 +15,8 @@ type Algorithm uint8
 const (
 	// GCRA admits at most burst + rate·τ in every interval τ.
 	GCRA Algorithm = iota + 1
-	// Hard admits at most the limit in every trailing window.
+	// Hard admits at most the limit in every trailing window. A limit above
+	// 2^32-1 counts as that.
 	Hard
 	// Fixed admits at most the limit per window aligned at unix % window, so up
 	// to twice the limit in a trailing window.
@@ -39,7 +40,7 @@ type Limit struct {
 	Hits      int64         // admitted per Window; 0 denies all; Unlimited
 	Window    time.Duration // whole microseconds, MinWindow to MaxWindow
 	Burst     int64         // GCRA only: hits admitted at once, at least 1
-	Shadow    bool          // evaluate and count, never refuse
+	Shadow    bool          // evaluate and count up to the limit, never refuse
 	Durable   bool          // survives a crash: spent only after the journal has it
 }
 

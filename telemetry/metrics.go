@@ -11,6 +11,8 @@ import (
 
 	"github.com/voicecore-ai/sluice/accesslog"
 	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/ratelimit/memstore"
+	"github.com/voicecore-ai/sluice/ratelimit/rls"
 )
 
 // Decisions exports how many admissions ended for which reason.
@@ -55,4 +57,58 @@ func (e entries) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(entriesDesc, prometheus.CounterValue, float64(e.server.Count(r)), r.String())
 	}
 	c <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(e.logger.Dropped()))
+}
+
+// RLS exports how rate limit calls were answered.
+func RLS(d *rls.Door) prometheus.Collector { return calls{d} }
+
+var callsDesc = prometheus.NewDesc("sluice_rls_calls_total",
+	"Calls of the rate limit service, by what was answered or why.", []string{"result"}, nil)
+
+type calls struct{ door *rls.Door }
+
+// Describe implements prometheus.Collector.
+func (d calls) Describe(c chan<- *prometheus.Desc) { c <- callsDesc }
+
+// Collect implements prometheus.Collector.
+func (d calls) Collect(c chan<- prometheus.Metric) {
+	for _, r := range rls.Results() {
+		c <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue, float64(d.door.Count(r)), r.String())
+	}
+}
+
+// Store exports how full the store is and how its journal does.
+func Store(s *memstore.Store, j *memstore.Journal) prometheus.Collector { return counters{s, j} }
+
+var (
+	cellsDesc   = prometheus.NewDesc("sluice_store_cells", "Counters kept in memory.", nil, nil)
+	fsyncsDesc  = prometheus.NewDesc("sluice_journal_fsyncs_total", "Commits of the journal, each one or two fsyncs.", nil, nil)
+	errorsDesc  = prometheus.NewDesc("sluice_journal_errors_total", "Commits of the journal that failed.", nil, nil)
+	failingDesc = prometheus.NewDesc("sluice_journal_failing", "1 while the journal can't be written: durable limits spend only what is recorded.", nil, nil)
+)
+
+type counters struct {
+	store   *memstore.Store
+	journal *memstore.Journal
+}
+
+// Describe implements prometheus.Collector.
+func (s counters) Describe(c chan<- *prometheus.Desc) {
+	c <- cellsDesc
+	c <- fsyncsDesc
+	c <- errorsDesc
+	c <- failingDesc
+}
+
+// Collect implements prometheus.Collector.
+func (s counters) Collect(c chan<- prometheus.Metric) {
+	stats := s.journal.Stats()
+	failing := 0.0
+	if stats.Failing {
+		failing = 1
+	}
+	c <- prometheus.MustNewConstMetric(cellsDesc, prometheus.GaugeValue, float64(s.store.Len()))
+	c <- prometheus.MustNewConstMetric(fsyncsDesc, prometheus.CounterValue, float64(stats.Fsyncs))
+	c <- prometheus.MustNewConstMetric(errorsDesc, prometheus.CounterValue, float64(stats.Errors))
+	c <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, failing)
 }

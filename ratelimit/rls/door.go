@@ -33,6 +33,15 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
+// Results lists every result, for metrics.
+func Results() []Result {
+	all := make([]Result, resultCount)
+	for i := range all {
+		all[i] = Result(i)
+	}
+	return all
+}
+
 // Policy says what to answer when there is nothing to count by.
 type Policy uint8
 

@@ -36,12 +36,11 @@ type hasher struct{ inner, outer [sha256.BlockSize]byte }
 
 func newHasher(pepper [32]byte) *hasher {
 	h := new(hasher)
+	copy(h.inner[:], pepper[:])
+	h.outer = h.inner
 	for i := range h.inner {
-		var k byte
-		if i < len(pepper) {
-			k = pepper[i]
-		}
-		h.inner[i], h.outer[i] = k^0x36, k^0x5c
+		h.inner[i] ^= 0x36
+		h.outer[i] ^= 0x5c
 	}
 	return h
 }

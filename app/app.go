@@ -268,6 +268,7 @@ func (a *App) Start() error {
 	watching, stop := context.WithCancel(context.Background())
 	a.cleanup = append(a.cleanup, func(context.Context) error { stop(); return nil })
 	go a.recorder.Run(watching)
+	go a.sweep(watching)
 	if a.config.Catalog != "" {
 		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
 	}
@@ -286,6 +287,20 @@ func (a *App) Start() error {
 	a.log.Info("serving", "version", Version, "grpc", a.config.GRPCListen, "uds", a.config.UDS,
 		"http", a.config.HTTPListen, "revision", a.catalog.Snapshot().Revision)
 	return nil
+}
+
+// sweep lets go of counters that are whole again, so that a new tenant finds room.
+func (a *App) sweep(ctx context.Context) {
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			a.store.Sweep(now.UnixMicro())
+		}
+	}
 }
 
 // run reports what a part ends with, unless it ended because it was told to.

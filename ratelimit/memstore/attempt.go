@@ -6,7 +6,8 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-// slot is one charge on its way. It lives in a shard's scratch space.
+// slot is one charge on its way. It lives on the stack, or in a
+// shard's scratch space if a request has many.
 type slot struct {
 	sh      *shard
 	key     key
@@ -35,10 +36,14 @@ func (s *Store) attempt(now int64, set *shardSet, charges []ratelimit.Charge, ou
 	if rec != nil {
 		rec.commit()
 	}
-	if cap(first.scratch) < len(charges) {
-		first.scratch = make([]slot, len(charges))
+	var few [4]slot // the stack is in the cache, the shard's scratch space is not
+	slots := few[:min(len(charges), len(few))]
+	if len(charges) > len(few) {
+		if cap(first.scratch) < len(charges) {
+			first.scratch = make([]slot, len(charges))
+		}
+		slots = first.scratch[:len(charges)]
 	}
-	slots := first.scratch[:len(charges)]
 	touched := uint64(0)
 	for i := range charges {
 		touched += s.reserve(&charges[i], len(charges))

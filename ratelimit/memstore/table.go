@@ -58,9 +58,12 @@ func (t *table[V]) find(k key) *V {
 	}
 }
 
-// touch reads the slot that k would have. The table must not be empty.
+// touch reads the slot that k would have, and the one behind it: a slot can
+// lie in two cache lines. The table must not be empty.
 func (t *table[V]) touch(k key) uint64 {
-	return t.slots[k.hash()&uint64(len(t.slots)-1)].key.lo
+	mask := uint64(len(t.slots) - 1)
+	i := k.hash() & mask
+	return t.slots[i].key.hi + t.slots[(i+1)&mask].key.hi
 }
 
 // reserve makes room, so that the next n inserts move nothing.

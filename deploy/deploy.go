@@ -9,6 +9,8 @@ import _ "embed" // the configurations
 var (
 	//go:embed envoy/demo.yaml
 	Demo string // the default wiring: ext_authz and the access log
+	//go:embed envoy/sidecar.yaml
+	Sidecar string // the default wiring inside a mesh, where Envoy strips nothing itself
 	//go:embed envoy/rls.yaml
 	RLS string // the drop-in for descriptors: the ratelimit filter
 	//go:embed envoy/extproc.yaml

@@ -3,21 +3,32 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/textproto"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
 
 func TestIdentityThroughEnvoy(t *testing.T) {
-	w := start(t, stack.Options{})
+	for wiring, config := range map[string]string{
+		"at the gateway": deploy.Demo, "in a sidecar": deploy.Sidecar, "by ext_proc": deploy.ExtProc,
+	} {
+		t.Run(wiring, func(t *testing.T) { testIdentity(t, config) })
+	}
+}
+
+func testIdentity(t *testing.T, config string) {
+	w := start(t, stack.Options{Config: config})
 	key := w.tenant(t, "acme", limit("per-minute", fixed, 1_000_000, time.Minute))
 	other := w.tenant(t, "umbrella", limit("per-minute", fixed, 1_000_000, time.Minute))
 
@@ -162,7 +173,9 @@ func TestIdentityThroughEnvoy(t *testing.T) {
 	})
 }
 
-// rawStatus sends header bytes as they are and returns the status of the answer.
+// rawStatus sends header bytes as they are and returns the status of the
+// answer. Envoy closes a connection whose headers it does not accept, which may
+// overtake its 4xx, and with ext_proc comes without one: that counts as 400.
 func rawStatus(t *testing.T, url, headers string) int {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), 5*time.Second)
@@ -171,10 +184,14 @@ func rawStatus(t *testing.T, url, headers string) int {
 	}
 	defer conn.Close() //nolint:errcheck // read to the end
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := fmt.Fprintf(conn, "GET /v1/calls HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n%s\r\n\r\n", headers); err != nil {
-		t.Fatal(err)
+	_, err = fmt.Fprintf(conn, "GET /v1/calls HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n%s\r\n\r\n", headers)
+	var response *http.Response
+	if err == nil {
+		response, err = http.ReadResponse(bufio.NewReader(conn), nil)
 	}
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return http.StatusBadRequest
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

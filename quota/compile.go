@@ -193,19 +193,22 @@ const (
 	labelShard = 2
 )
 
-// charges gives each limit its cell. The cell depends on names only.
+// charges gives each limit its cell. The cell depends on names only; the first
+// half of its key is the tenant's, so that a tenant's cells are neighbours.
 func (k *compiler) charges(id tenant.ID, limits []*ratelimit.Limit) []ratelimit.Charge {
 	if len(limits) == 0 {
 		return nil
 	}
 	k.hash(labelShard, string(id), "")
 	shard := binary.BigEndian.Uint64(k.sum[:8])
+	home := [8]byte(k.sum[8:16])
 	charges := make([]ratelimit.Charge, len(limits))
 	for i, l := range limits {
 		k.hash(labelCell, string(id), l.Name)
 		charges[i] = ratelimit.Charge{Limit: l, Hits: 1}
 		charges[i].Cell.Shard = shard
-		copy(charges[i].Cell.Key[:], k.sum[:])
+		copy(charges[i].Cell.Key[:8], home[:])
+		copy(charges[i].Cell.Key[8:], k.sum[:8])
 	}
 	return charges
 }

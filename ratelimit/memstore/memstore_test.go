@@ -174,10 +174,18 @@ func fill(t testing.TB, s *Store, tenants uint64) []*ratelimit.Limit {
 }
 
 // refill names another tenant in the charges.
+// tenantCell is the cell of a tenant's i-th limit, named as the catalogue
+// names it: the first half of the key is the tenant's.
+func tenantCell(tenant, i uint64) ratelimit.Cell {
+	c := ratelimit.Cell{Shard: tenant * 0x2545f4914f6cdd1d}
+	binary.BigEndian.PutUint64(c.Key[:], tenant*0x9e3779b97f4a7c15)
+	binary.BigEndian.PutUint64(c.Key[8:], (tenant*3+i+1)*0xda942042e4dd58b5)
+	return c
+}
+
 func refill(charges []ratelimit.Charge, tenant uint64) []ratelimit.Charge {
 	for i := range charges {
-		charges[i].Cell = testCell(tenant*3 + uint64(i))
-		charges[i].Cell.Shard = tenant * 0x2545f4914f6cdd1d
+		charges[i].Cell = tenantCell(tenant, uint64(i))
 	}
 	return charges
 }
@@ -185,8 +193,7 @@ func refill(charges []ratelimit.Charge, tenant uint64) []ratelimit.Charge {
 func threeOf(limits []*ratelimit.Limit, tenant uint64) []ratelimit.Charge {
 	charges := make([]ratelimit.Charge, len(limits))
 	for i, l := range limits {
-		charges[i] = ratelimit.Charge{Limit: l, Hits: 1, Cell: testCell(tenant*3 + uint64(i))}
-		charges[i].Cell.Shard = tenant * 0x2545f4914f6cdd1d
+		charges[i] = ratelimit.Charge{Limit: l, Hits: 1, Cell: tenantCell(tenant, uint64(i))}
 	}
 	return charges
 }

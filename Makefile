@@ -71,7 +71,7 @@ bench: build envoy ## Benchmarks of the packages, then through Envoy; results in
 	@echo "==> package benchmarks"
 	@$(UNIT_PACKAGES) go test -run '^$$' -bench . -benchmem $$packages | tee artifacts/bench.txt
 	@echo "==> through Envoy"
-	@go run ./e2e/bench -envoy $(ENVOY) -json artifacts/bench.json
+	@go run ./e2e/bench -envoy $(ENVOY) -packages artifacts/bench.txt -json artifacts/bench.json
 
 .PHONY: generate
 generate: buf-plugins ## Write gen/ from proto/

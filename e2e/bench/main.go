@@ -26,17 +26,18 @@ type result struct {
 	Name   string  `json:"name"`
 	Unit   string  `json:"unit"`
 	Ours   float64 `json:"ours"`
-	Theirs float64 `json:"reference"`
-	Ratio  float64 `json:"ratio"`   // median of the rounds' ratios
-	Upper  float64 `json:"upper95"` // upper 95 % bound of that median
+	Theirs float64 `json:"reference,omitempty"`
+	Ratio  float64 `json:"ratio,omitempty"`   // median of the rounds' ratios
+	Upper  float64 `json:"upper95,omitempty"` // upper 95 % bound of that median
 	Target float64 `json:"target,omitempty"`
-	Rounds int     `json:"rounds"`
+	Rounds int     `json:"rounds,omitempty"`
 }
 
 func main() {
 	envoy := flag.String("envoy", ".tools/bin/envoy", "path of Envoy")
 	sluiced := flag.String("sluiced", "bin/sluiced", "path of sluiced")
 	out := flag.String("json", "", "file for the results as JSON")
+	packages := flag.String("packages", "", "file with the output of 'go test -bench' to put beside them")
 	rounds := flag.Int("rounds", 10, "rounds of each measurement, in the order A B B A")
 	asReference := flag.Bool("reference", false, "serve the reference (used by bench itself)")
 	flag.Parse()
@@ -46,7 +47,7 @@ func main() {
 		if *asReference {
 			return serveReference()
 		}
-		return bench(ctx, *envoy, *sluiced, *out, *rounds)
+		return bench(ctx, options{*envoy, *sluiced, *packages, *out, *rounds})
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -54,32 +55,44 @@ func main() {
 	}
 }
 
-func bench(ctx context.Context, envoy, sluiced, out string, rounds int) (err error) {
+// options are the flags that say what to measure.
+type options struct {
+	envoy, sluiced, packages, out string
+	rounds                        int
+}
+
+func bench(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	results, err := benchCalls(ctx, sluiced, filepath.Join(dir, "calls"), rounds)
+	var results []result
+	if o.packages != "" {
+		if results, err = benchPackages(o.packages); err != nil {
+			return err
+		}
+	}
+	calls, err := benchCalls(ctx, o.sluiced, filepath.Join(dir, "calls"), o.rounds)
 	if err != nil {
 		return err
 	}
-	wirings, err := benchEnvoy(ctx, envoy, sluiced, filepath.Join(dir, "envoy"), rounds)
+	wirings, err := benchEnvoy(ctx, o.envoy, o.sluiced, filepath.Join(dir, "envoy"), o.rounds)
 	if err != nil {
 		return err
 	}
-	results = append(results, wirings...)
-	if out == "" {
+	results = append(append(results, calls...), wirings...)
+	if o.out == "" {
 		return nil
 	}
 	text, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(out), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o750); err != nil {
 		return err
 	}
-	return os.WriteFile(out, append(text, '\n'), 0o600)
+	return os.WriteFile(o.out, append(text, '\n'), 0o600)
 }
 
 // benchCalls compares CPU per call on the same recorded bytes.

@@ -173,7 +173,6 @@ func fill(t testing.TB, s *Store, tenants uint64) []*ratelimit.Limit {
 	return limits
 }
 
-// refill names another tenant in the charges.
 // tenantCell is the cell of a tenant's i-th limit, named as the catalogue
 // names it: the first half of the key is the tenant's.
 func tenantCell(tenant, i uint64) ratelimit.Cell {
@@ -183,6 +182,7 @@ func tenantCell(tenant, i uint64) ratelimit.Cell {
 	return c
 }
 
+// refill names another tenant in the charges.
 func refill(charges []ratelimit.Charge, tenant uint64) []ratelimit.Charge {
 	for i := range charges {
 		charges[i].Cell = tenantCell(tenant, uint64(i))
@@ -246,13 +246,18 @@ func TestChargeAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkCharge3Limits1MKeys(b *testing.B) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
 	s := New(Options{})
 	const tenants = million / 3
 	limits := fill(b, s, tenants)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	bytesPerKey := float64(after.HeapAlloc-before.HeapAlloc) / float64(s.Len())
 	var worker atomic.Uint64
 	b.Run("one core", func(b *testing.B) {
 		b.ReportAllocs()
-		b.ReportMetric(float64(s.Len()), "live_keys")
 		charges, outcomes := threeOf(limits, 0), make([]ratelimit.Outcome, 3)
 		n := uint64(0)
 		for b.Loop() {
@@ -261,6 +266,8 @@ func BenchmarkCharge3Limits1MKeys(b *testing.B) {
 				b.Fatal(ok, err)
 			}
 		}
+		b.ReportMetric(float64(s.Len()), "live_keys")
+		b.ReportMetric(bytesPerKey, "bytes/key")
 	})
 	b.Run("all cores", func(b *testing.B) {
 		b.ReportAllocs()

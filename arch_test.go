@@ -38,6 +38,7 @@ var (
 	grpcModule  = []string{"google.golang.org/grpc"}
 	otelModules = []string{"go.opentelemetry.io"}
 	yamlModules = []string{"gopkg.in/yaml.v2", "gopkg.in/yaml.v3", "go.yaml.in/yaml", "sigs.k8s.io/yaml", "github.com/goccy/go-yaml"}
+	bolt        = []string{"go.etcd.io/bbolt"}
 	redis       = []string{"github.com/redis/go-redis", "github.com/redis/rueidis", "github.com/valkey-io"}
 )
 
@@ -51,9 +52,14 @@ type rule struct {
 // rules is all of them.
 var rules = []rule{
 	{
-		says:  "tenant is a leaf",
-		why:   "everything shares its words, so it can stand on nothing of ours",
-		check: imports(code, in("tenant"), ours()),
+		says:  "tenant and boltfile are leaves",
+		why:   "everything shares the words of the one, and two stores the other, so they can stand on nothing of ours",
+		check: imports(code, in("tenant", "boltfile"), ours()),
+	},
+	{
+		says:  "only boltfile and what keeps a file import bbolt",
+		why:   "bbolt panics on a damaged file, so each must be verified and opened in the one way that boltfile knows",
+		check: imports(code, not(in("boltfile", "ratelimit/memstore", "quota/catalog")), external(bolt)),
 	},
 	{
 		says:  "a domain package knows no transport, telemetry, file format or store",
@@ -125,9 +131,19 @@ func TestEveryRuleCatchesItsBreach(t *testing.T) {
 		tolerate map[string]string
 	}{
 		{
-			"tenant is a leaf",
+			"tenant and boltfile are leaves",
 			map[string]string{"tenant/a.go": imp(module + "/quota")}, "tenant/a.go",
 			map[string]string{"tenant/a.go": imp("strings"), "tenant/a_test.go": imp(module + "/quota")},
+		},
+		{
+			"tenant and boltfile are leaves",
+			map[string]string{"boltfile/a.go": imp(module + "/tenant")}, "boltfile/a.go",
+			map[string]string{"boltfile/a.go": imp("go.etcd.io/bbolt")},
+		},
+		{
+			"only boltfile and what keeps a file import bbolt",
+			map[string]string{"quota/api/a.go": imp("go.etcd.io/bbolt")}, "quota/api/a.go",
+			map[string]string{"quota/catalog/a.go": imp("go.etcd.io/bbolt", module+"/boltfile"), "ratelimit/memstore/a.go": imp("go.etcd.io/bbolt")},
 		},
 		{
 			"a domain package knows no transport, telemetry, file format or store",

@@ -9,24 +9,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"syscall"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
-const (
-	lockTimeout = time.Second
-	lockPause   = 20 * time.Millisecond
-)
-
-var (
-	errLocked = errors.New("another process has the file open; stop it, or give each its own data folder")
-	errNewer  = errors.New("the file was written by a newer version; start that version, or restore the backup from before it")
-)
+var errNewer = errors.New("the file was written by a newer version; start that version, or restore the backup from before it")
 
 // openStore opens the file at path, and makes one if there is none. A damaged
 // one is renamed to path.damaged-<UTC time>, and an empty one takes its place.
@@ -56,7 +48,7 @@ func tryStore(path string) (s *store, k kept, damage, err error) {
 			return nil, k, nil, err
 		}
 	}
-	h, err := lockFile(path)
+	h, err := boltfile.Lock(path)
 	if err != nil {
 		return nil, k, nil, err
 	}
@@ -66,13 +58,12 @@ func tryStore(path string) (s *store, k kept, damage, err error) {
 	}
 	k, err = load(h, info.Size())
 	if err != nil {
-		var io *fs.PathError // the disk, not the content
-		if errors.As(err, &io) || errors.Is(err, errNewer) {
+		if boltfile.Unreadable(err) || errors.Is(err, errNewer) {
 			return nil, k, nil, errors.Join(err, h.Close())
 		}
 		return nil, kept{}, err, h.Close()
 	}
-	db, err := openBolt(path, h)
+	db, err := boltfile.Open(path, h)
 	if err != nil {
 		return nil, k, nil, err
 	}
@@ -84,8 +75,11 @@ func load(h *os.File, size int64) (k kept, err error) {
 	var format uint64
 	var digest []byte
 	buckets, order := 0, 0
-	err = readBolt(h, size, func(bucket, key, value []byte) error {
+	err = boltfile.Verify(h, size, func(bucket, key, value []byte) error {
 		if key == nil {
+			if !slices.ContainsFunc(allBuckets, func(b []byte) bool { return bytes.Equal(b, bucket) }) {
+				return fmt.Errorf("there is an unknown part %q", bucket)
+			}
 			buckets++
 			return nil
 		}
@@ -144,8 +138,6 @@ func (k *kept) entry(bucket, key, body []byte) error {
 		var a quota.APIKey
 		err = json.Unmarshal(body, &a)
 		c.APIKeys = append(c.APIKeys, a)
-	default:
-		return fmt.Errorf("there is an unknown part %q", bucket)
 	}
 	if err != nil {
 		return fmt.Errorf("the entry %q of %s: %w", key, bucket, err)
@@ -155,104 +147,25 @@ func (k *kept) entry(bucket, key, body []byte) error {
 
 var allBuckets = [][]byte{bucketHead, bucketPlans, bucketTenants, bucketKeys, bucketAnswers, bucketByTime}
 
-// openBolt gives bbolt the file that is locked and checked already; bbolt
-// closes it, whether it fails or not.
-func openBolt(path string, h *os.File) (db *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("bbolt: %v", p)
-		}
-	}()
-	return bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: lockTimeout, PageSize: pageSize, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
-		OpenFile: func(string, int, os.FileMode) (*os.File, error) { return h, nil },
-	})
-}
-
-// lockFile opens path and locks it as bbolt does, so that nobody changes it
-// between the check and the use.
-func lockFile(path string) (*os.File, error) {
-	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockPause) {
-		h, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			return nil, err
-		}
-		err = syscall.Flock(int(h.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil && samePath(h, path) {
-			return h, nil
-		}
-		_ = h.Close()
-		switch {
-		case err != nil && !errors.Is(err, syscall.EWOULDBLOCK):
-			return nil, err
-		case time.Now().After(deadline):
-			return nil, errLocked
-		}
-	}
-}
-
-// samePath reports whether path still names the open file.
-func samePath(h *os.File, path string) bool {
-	a, errA := h.Stat()
-	b, errB := os.Stat(path)
-	return errA == nil && errB == nil && os.SameFile(a, b)
-}
-
-// createStore makes an empty file under another name and links it to path when
-// it is whole: a crash never leaves half of one there, and a file that is there
-// by then stays.
 func createStore(path string) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-")
-	if err != nil {
-		return err
-	}
-	name := tmp.Name()
-	defer func() { _ = os.Remove(name) }()
-	db, err := openBolt(name, tmp)
-	if err != nil {
-		return err
-	}
-	s := &store{db: db}
-	err = s.write(func(w *writer) error {
-		for _, b := range allBuckets {
-			if _, err := w.tx.CreateBucket(b); err != nil {
-				return err
+	return boltfile.Create(path, false, func(db *bbolt.DB) error {
+		s := &store{db: db}
+		return s.write(func(w *writer) error {
+			for _, b := range allBuckets {
+				if _, err := w.tx.CreateBucket(b); err != nil {
+					return err
+				}
 			}
-		}
-		version := binary.BigEndian.AppendUint64(nil, format)
-		return errors.Join(w.revision(0), w.tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, version)))
+			version := binary.BigEndian.AppendUint64(nil, format)
+			return errors.Join(w.revision(0), w.tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, version)))
+		})
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(name, path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(path)
 }
 
 // setAside renames a damaged file to a name that nothing has yet.
 func setAside(path string, now time.Time) (aside string, err error) {
-	base := path + ".damaged-" + now.UTC().Format("20060102T150405Z")
-	aside = base
-	for i := 1; ; i++ {
-		// A link, unlike a renaming, never replaces a file that is there.
-		err := os.Link(path, aside)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return "", err
-		}
-		aside = fmt.Sprintf("%s-%d", base, i)
+	if aside, err = boltfile.Aside(path, now); err != nil {
+		return "", err
 	}
-	return aside, errors.Join(os.Remove(path), syncDir(path))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return aside, os.Remove(path)
 }

@@ -14,6 +14,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -202,7 +203,7 @@ func TestALockedFileIsAnErrorInASecond(t *testing.T) {
 	open(t, Options{DB: path})
 	begin := time.Now()
 	_, err := Open(Options{DB: path})
-	if !errors.Is(err, errLocked) || !strings.Contains(err.Error(), path) {
+	if !errors.Is(err, boltfile.ErrLocked) || !strings.Contains(err.Error(), path) {
 		t.Errorf("second opening: %v", err)
 	}
 	if d := time.Since(begin); d > 3*time.Second {
@@ -261,8 +262,11 @@ func TestADamagedFileIsSetAside(t *testing.T) {
 		"a file of zeros":        func(b []byte) []byte { clear(b); return b },
 		"a file of text":         func([]byte) []byte { return []byte(strings.Repeat("hello\n", 10_000)) },
 		"a cut file":             func(b []byte) []byte { return b[:len(b)/2] },
-		"a file without its end": func(b []byte) []byte { return b[:3*pageSize] },
-		"both meta pages":        func(b []byte) []byte { return flip(pageSize + 20)(flip(20)(b)) },
+		"a file without its end": func(b []byte) []byte { return b[:3*boltfile.PageSize] },
+		"the name of an empty part": func(b []byte) []byte {
+			return bytes.ReplaceAll(b, []byte("api_keys"), []byte("api_keyz"))
+		},
+		"both meta pages": func(b []byte) []byte { return flip(boltfile.PageSize + 20)(flip(20)(b)) },
 		"a value": func(b []byte) []byte {
 			i := bytes.LastIndex(b, []byte("n3-59"))
 			return flip(i + 30)(b)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
@@ -64,7 +65,7 @@ func TestLockedJournalIsNotDamage(t *testing.T) {
 	openTestJournal(t, path)
 	start := time.Now()
 	_, err := OpenJournal(path, JournalOptions{})
-	if !errors.Is(err, errLocked) || time.Since(start) > 3*time.Second {
+	if !errors.Is(err, boltfile.ErrLocked) || time.Since(start) > 3*time.Second {
 		t.Fatalf("after %v: %v", time.Since(start), err)
 	}
 	if aside, _ := filepath.Glob(path + ".damaged*"); len(aside) != 0 {
@@ -313,6 +314,24 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
+func TestABucketOfAnotherNameIsDamage(t *testing.T) {
+	path := journalPath(t)
+	if err := createJournal(path, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verify(bytes.NewReader(image), int64(len(image))); err != nil {
+		t.Fatal(err)
+	}
+	image = bytes.ReplaceAll(image, bucketCells, []byte("cellt")) // empty, so no record gives it away
+	if _, err := verify(bytes.NewReader(image), int64(len(image))); err == nil {
+		t.Error("passes for a journal")
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "journal")
 	if err := createJournal(path, base, false); err != nil {
@@ -322,6 +341,6 @@ func FuzzVerify(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(image[:5*pageSize])
+	f.Add(image[:5*boltfile.PageSize])
 	f.Fuzz(func(_ *testing.T, image []byte) { _, _ = verify(bytes.NewReader(image), int64(len(image))) })
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/extauthz"
 	"github.com/voicecore-ai/sluice/extproc"
 	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/api"
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit/memstore"
@@ -73,9 +75,6 @@ func New(config Config, log *slog.Logger) (*App, error) {
 }
 
 func (a *App) build() error {
-	if err := a.config.requireData(); err != nil {
-		return err
-	}
 	keys, err := loadKeys(a.config.Data)
 	if err != nil {
 		return err
@@ -112,15 +111,24 @@ func (a *App) openStores(keys keys) error {
 		OnDamage: onDamage, Log: a.log,
 	})
 	if err != nil {
-		return err
+		return dataProblem(a.config.Data, err)
 	}
 	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
 	a.cleanup = append(a.cleanup, func(context.Context) error { return a.journal.Close() })
+	if a.config.Catalog != "" {
+		if _, err := os.ReadDir(a.config.Catalog); err != nil {
+			return fmt.Errorf("catalog: %w; name a folder that this user can read, or leave the setting out", err)
+		}
+	}
 	a.catalog, err = catalog.Open(catalog.Options{
 		Dir: a.config.Catalog, DB: filepath.Join(a.config.Data, catalogFile), CellKey: keys.cells, Log: a.log,
 	})
+	var invalid quota.Problems
+	if errors.As(err, &invalid) {
+		return fmt.Errorf("catalog: %w", invalid)
+	}
 	if err != nil {
-		return err
+		return dataProblem(a.config.Data, err)
 	}
 	a.cleanup = append(a.cleanup, func(context.Context) error { return a.catalog.Close() })
 	return nil
@@ -170,7 +178,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	rlsConfig := &rls.Config{}
 	if a.config.RLSConfig != "" {
 		if rlsConfig, err = rls.Load(a.config.RLSConfig); err != nil {
-			return err
+			return fmt.Errorf("rls-config: %w", err)
 		}
 	}
 	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log})
@@ -222,45 +230,6 @@ func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"ready": ready, "version": Version, "revision": a.catalog.Snapshot().Revision,
 	})
-}
-
-func (a *App) listen() error {
-	for _, setting := range []struct {
-		name, address string
-		open          func(string) (net.Listener, error)
-	}{
-		{"grpc-listen", a.config.GRPCListen, listenTCP},
-		{"uds", a.config.UDS, listenUnix},
-		{"http-listen", a.config.HTTPListen, listenTCP},
-	} {
-		if setting.address == "" {
-			continue
-		}
-		l, err := setting.open(setting.address)
-		if err != nil {
-			return fmt.Errorf("%s: %w", setting.name, err)
-		}
-		a.listeners[setting.name] = l
-		a.cleanup = append(a.cleanup, func(context.Context) error {
-			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			return nil
-		})
-	}
-	return nil
-}
-
-func listenTCP(address string) (net.Listener, error) {
-	return (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
-}
-
-// Addr is where a setting's listener listens ("grpc-listen", "uds", "http-listen"); nil if it doesn't.
-func (a *App) Addr(setting string) net.Addr {
-	if l := a.listeners[setting]; l != nil {
-		return l.Addr()
-	}
-	return nil
 }
 
 // Start serves until Stop and returns at once.

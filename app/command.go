@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Version is stamped by the build.
@@ -20,26 +22,62 @@ func Command(environ []string) *cobra.Command {
 		Use:   "sluiced",
 		Short: "Decide, for every request that Envoy carries: who, may they, how much is left",
 		Long: `sluiced answers Envoy over gRPC (ext_authz, ext_proc, RLS, access log) and keeps
-plans, tenants, API keys and counters behind a quota API (gRPC and REST).
-
-Settings come, weakest first, from defaults, the YAML file of --config, SLUICE_*
-variables (--grpc-listen is SLUICE_GRPC_LISTEN) and flags.`,
-		Version:       Version,
+plans, tenants, API keys and counters behind a quota API (gRPC and REST).`,
+		Example: `  sluiced init --data ./data                       # once: the secret and the admin token
+  sluiced serve --data ./data                      # then, until SIGTERM
+  sluiced serve --help                             # every setting
+  source <(sluiced completion bash)                # also zsh, fish, powershell`,
+		Version:       VersionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(environ), initCommand(environ))
+	root.SetFlagErrorFunc(flagProblem)
+	root.AddCommand(serveCommand(environ), initCommand(environ), VersionCommand())
 	return root
+}
+
+// VersionText says what was built and with what.
+func VersionText() string {
+	return fmt.Sprintf("%s (%s, %s/%s)", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// VersionCommand prints what --version prints.
+func VersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version and what it was built with",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s version %s\n", c.Root().Name(), c.Root().Version)
+			return err
+		},
+	}
+}
+
+// flagProblem says of a flag what LoadConfig would say of the same mistake elsewhere.
+func flagProblem(c *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return errKind(invalid.GetFlag(), invalid.GetValue())
+	}
+	return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 }
 
 func serveCommand(environ []string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve until SIGTERM",
-		Example: `  sluiced init --data ./data && sluiced serve --data ./data --catalog ./catalog
+		Long: `Serves until SIGTERM, then drains and ends with status 0.
+
+Every setting is a flag, a variable and a key of the file that --config names:
+--grpc-listen is SLUICE_GRPC_LISTEN and grpc-listen. Flags win over variables,
+variables over the file. What is wrong is reported before anything is opened,
+all of it at once.`,
+		Example: `  sluiced serve --data ./data --catalog ./catalog
   sluiced serve --data ./data --rls-config ./descriptors --uds /run/sluice/doors.sock
   sluiced serve --data ./data --grpc-listen :9090 --tls-cert tls.crt --tls-key tls.key \
-      --tls-client-ca ca.crt --peers spiffe://cluster.local/ns/istio-system/sa/ingress`,
+      --tls-client-ca ca.crt --peers spiffe://cluster.local/ns/istio-system/sa/ingress
+  SLUICE_LOG_FORMAT=json sluiced serve --config /etc/sluice.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := LoadConfig(c.Flags(), environ)
@@ -50,6 +88,7 @@ func serveCommand(environ []string) *cobra.Command {
 		},
 	}
 	Flags(c.Flags())
+	complete(c)
 	return c
 }
 
@@ -57,6 +96,8 @@ func initCommand(environ []string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make the data folder: the secret and the admin token, which is shown once",
+		Long: `Makes the data folder: the secret on which every API key hangs, and the admin
+token of the quota API, which is shown once. It never replaces a secret.`,
 		Example: `  sluiced init --data ./data
   curl -H "authorization: Bearer $(cat ./data/admin.token)" http://127.0.0.1:9091/v1/tenants`,
 		Args: cobra.NoArgs,
@@ -79,8 +120,27 @@ Next: sluiced serve --data %s
 			return err
 		},
 	}
+	// All of them, so that init and serve can share a file of settings; shown are those that matter here.
 	Flags(c.Flags())
+	c.Flags().VisitAll(func(f *pflag.Flag) { f.Hidden = f.Name != "config" && f.Name != "data" })
+	complete(c)
 	return c
+}
+
+// complete teaches the shell what the values of flags may be.
+func complete(c *cobra.Command) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		var words cobra.CompletionFunc
+		switch name, _ := pflag.UnquoteUsage(f); name {
+		case "file", "path":
+			words = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
+		case "folder":
+			words = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)
+		default:
+			words = cobra.FixedCompletions(choices[f.Name], cobra.ShellCompDirectiveNoFileComp)
+		}
+		_ = c.RegisterFlagCompletionFunc(f.Name, words) // fails only for a flag that is not there
+	})
 }
 
 // serve runs the server until ctx ends, then drains it.

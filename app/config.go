@@ -3,9 +3,10 @@ package app
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"os"
-	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,28 +42,38 @@ type Config struct {
 	LogFormat       string        `koanf:"log-format"`
 }
 
-// Flags declares every setting with its default and its one line of help.
+// choices are the settings that take one of a few words.
+var choices = map[string][]string{
+	"journal-on-damage": {"deny", "forget"},
+	"ratelimit-format":  {"off", "legacy", "draft-06", "draft-10"},
+	"log-level":         {"debug", "info", "warn", "error"},
+	"log-format":        {"text", "json"},
+}
+
+// Flags declares every setting with its default and its one line of help, in
+// the order in which a reader wants them.
 func Flags(f *pflag.FlagSet) {
-	f.String("config", "", "YAML file with any of these settings under the same names")
-	f.String("data", "sluice-data", "folder of the secret, the journal and what the API created; made by 'sluiced init'")
-	f.String("catalog", "", "folder of YAML files with plans, tenants and API keys; reloaded when it changes")
-	f.String("rls-config", "", "folder of envoyproxy/ratelimit descriptor files for the RLS door; reloaded when it changes")
-	f.String("grpc-listen", "127.0.0.1:9090", "TCP address of the doors and the gRPC quota API; anything but loopback needs --tls-cert; \"\" for none")
-	f.String("uds", "", "path of a Unix socket for the doors; who may open it is a peer")
-	f.String("http-listen", "127.0.0.1:9091", "address of the REST quota API, /metrics, /healthz and /readyz")
+	f.SortFlags = false
+	f.String("config", "", "YAML `file` with any of these settings under the same names")
+	f.String("data", "sluice-data", "`folder` of the secret, the journal and what the API created; made by 'sluiced init'")
+	f.String("catalog", "", "`folder` of YAML files with plans, tenants and API keys; reloaded when it changes")
+	f.String("rls-config", "", "`folder` of envoyproxy/ratelimit descriptor files for the RLS door; reloaded when it changes")
+	f.String("grpc-listen", "127.0.0.1:9090", "TCP `address` of the doors and the gRPC quota API; anything but loopback needs --tls-cert; \"\" for none")
+	f.String("uds", "", "`path` of a Unix socket for the doors; who may open it is a peer")
+	f.String("http-listen", "127.0.0.1:9091", "TCP `address` of the REST quota API, /metrics, /healthz and /readyz; \"\" for none")
 	f.Bool("http-remote", false, "let --http-listen be other than loopback; it carries the admin token in the clear, so put TLS before it")
-	f.String("tls-cert", "", "PEM certificate chain of the gRPC server; makes it demand a client certificate")
-	f.String("tls-key", "", "PEM private key for --tls-cert")
-	f.String("tls-client-ca", "", "PEM bundle that client certificates must chain to")
-	f.StringSlice("peers", nil, "SPIFFE ids that may use the doors over mTLS")
-	f.String("journal-on-damage", "deny", "after a damaged journal was set aside: 'deny' counts durable limits as used up for their current window, 'forget' starts them at zero")
-	f.String("ratelimit-format", "draft-10", "RateLimit headers on answers: off, legacy, draft-06, draft-10")
-	f.Int("max-cells", 2_000_000, "most counters kept in memory; beyond it, requests that need a new one are refused")
-	f.Duration("drain-delay", 0, "after SIGTERM, time to keep serving while readiness already says no; set it to what endpoints take to propagate")
-	f.Duration("drain-timeout", 20*time.Second, "after --drain-delay, time for calls in flight before they are cut")
-	f.String("otlp-endpoint", "", "host:port of an OpenTelemetry collector (gRPC) for spans; \"\" for none")
-	f.String("log-level", "info", "debug, info, warn or error")
-	f.String("log-format", "text", "text or json")
+	f.String("tls-cert", "", "PEM `file` with the certificate chain of the gRPC server; makes it demand a client certificate")
+	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
+	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
+	f.StringSlice("peers", nil, "SPIFFE `ids`, with commas between, that may use the doors over mTLS")
+	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
+	f.String("ratelimit-format", "draft-10", "`word` for the RateLimit headers on answers: off, legacy, draft-06, draft-10")
+	f.Int("max-cells", 2_000_000, "most counters kept in memory, as a `number`; beyond it, requests that need a new one are refused")
+	f.Duration("drain-delay", 0, "after SIGTERM, `time` to keep serving while readiness already says no; set it to what endpoints take to propagate")
+	f.Duration("drain-timeout", 20*time.Second, "after --drain-delay, `time` for calls in flight before they are cut")
+	f.String("otlp-endpoint", "", "`host:port` of an OpenTelemetry collector (gRPC, plain text) for spans; \"\" for none")
+	f.String("log-level", "info", "`word` for the least that is logged: debug, info, warn, error")
+	f.String("log-format", "text", "`word` text or json")
 }
 
 // LoadConfig merges, weakest first: defaults, the file named by --config or
@@ -81,37 +92,89 @@ func LoadConfig(f *pflag.FlagSet, environ []string) (Config, error) {
 		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
 			return Config{}, fmt.Errorf("config %s: %w", path, err)
 		}
-		for _, key := range k.Keys() {
-			if f.Lookup(key) == nil || key == "config" {
-				problems = append(problems, fmt.Errorf("config %s: %q is no setting; 'sluiced serve --help' lists them", path, key))
-			}
-		}
+		problems = append(problems, checkTypes(f, k, func(string) string { return "config " + path })...)
 	}
-	err := k.Load(env.Provider("\x00", env.Opt{
-		Prefix:      "SLUICE_",
-		EnvironFunc: func() []string { return environ },
-		TransformFunc: func(key, value string) (string, any) {
-			name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(key, "SLUICE_"), "_", "-"))
-			if f.Lookup(name) == nil {
-				return "", nil
-			}
-			if name == "peers" {
-				return name, strings.Split(value, ",")
-			}
-			return name, value
-		},
+	variables := koanf.New("\x00")
+	err := variables.Load(env.Provider("\x00", env.Opt{
+		Prefix:        "SLUICE_",
+		EnvironFunc:   func() []string { return environ },
+		TransformFunc: func(key, value string) (string, any) { return fromVariable(f, key, value) },
 	}), nil)
 	if err != nil {
 		return Config{}, fmt.Errorf("environment: %w", err)
 	}
-	if err := k.Load(posflag.Provider(f, "\x00", k), nil); err != nil {
-		return Config{}, fmt.Errorf("flags: %w", err)
+	problems = append(problems, checkTypes(f, variables, variableOf)...)
+	if err := errors.Join(k.Merge(variables), k.Load(posflag.Provider(f, "\x00", k), nil)); err != nil {
+		return Config{}, fmt.Errorf("settings: %w", err)
 	}
 	var c Config
 	if err := k.Unmarshal("", &c); err != nil {
-		return Config{}, errors.Join(append(problems, fmt.Errorf("settings: %w", err))...)
+		return Config{}, fmt.Errorf("settings: %w", err)
 	}
 	return c, errors.Join(append(problems, c.check()...)...)
+}
+
+// fromVariable is the setting that an environment variable means, or "".
+func fromVariable(f *pflag.FlagSet, key, value string) (string, any) {
+	name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(key, "SLUICE_"), "_", "-"))
+	flag := f.Lookup(name)
+	switch {
+	case flag == nil || name == "config":
+		return "", nil
+	case flag.Value.Type() == "stringSlice":
+		return name, strings.Split(value, ",")
+	}
+	return name, value
+}
+
+func variableOf(setting string) string {
+	return "SLUICE_" + strings.ToUpper(strings.ReplaceAll(setting, "-", "_"))
+}
+
+// checkTypes names each key that is no setting and each value that is not of
+// its setting's kind, and takes both out. The decoder would turn 'drain-delay: 3'
+// into three nanoseconds.
+func checkTypes(f *pflag.FlagSet, k *koanf.Koanf, source func(string) string) (problems []error) {
+	values := k.All()
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		flag := f.Lookup(key)
+		if flag == nil || key == "config" {
+			problems = append(problems, fmt.Errorf("%s: %q is no setting; 'sluiced serve --help' lists them", source(key), strings.ReplaceAll(key, "\x00", ".")))
+			k.Delete(key)
+			continue
+		}
+		kind, text := flag.Value.Type(), fmt.Sprint(values[key])
+		_, isList := values[key].([]any)
+		if values[key] == nil || isList && kind != "stringSlice" || !isKind(kind, text) {
+			problems = append(problems, fmt.Errorf("%s: %w", source(key), errKind(flag, text)))
+			k.Delete(key)
+		}
+	}
+	return problems
+}
+
+func isKind(kind, text string) bool {
+	var err error
+	switch kind {
+	case "duration":
+		_, err = time.ParseDuration(text)
+	case "int":
+		_, err = strconv.Atoi(text)
+	case "bool":
+		_, err = strconv.ParseBool(text)
+	}
+	return err == nil
+}
+
+func errKind(flag *pflag.Flag, text string) error {
+	want := map[string]string{
+		"duration":    "a time with its unit, like 3s or 1m30s",
+		"int":         "a whole number",
+		"bool":        "true or false",
+		"string":      "one text",
+		"stringSlice": "a list of texts",
+	}[flag.Value.Type()]
+	return fmt.Errorf("%s %q: want %s; the default is %q", flag.Name, text, want, flag.DefValue)
 }
 
 func (c Config) check() (problems []error) {
@@ -119,55 +182,75 @@ func (c Config) check() (problems []error) {
 	if c.GRPCListen == "" && c.UDS == "" {
 		wrong("grpc-listen, uds: both empty, so no door could be reached; set one")
 	}
-	switch {
-	case c.TLSCert != "":
+	c.checkAddresses(wrong)
+	if c.TLSCert != "" {
 		if c.TLSKey == "" || c.TLSClientCA == "" {
 			wrong("tls-cert: needs tls-key and tls-client-ca beside it")
 		}
 		if len(c.Peers) == 0 {
 			wrong("peers: empty, so nobody could call over mTLS; list the SPIFFE ids of the proxies")
 		}
-	case c.GRPCListen != "" && !isLoopback(c.GRPCListen):
-		wrong("grpc-listen %s: whoever reaches a door can claim any principal; use 127.0.0.1, or set tls-cert, tls-key, tls-client-ca and peers", c.GRPCListen)
+	} else if c.TLSKey != "" || c.TLSClientCA != "" || len(c.Peers) > 0 {
+		wrong("tls-cert: empty, so tls-key, tls-client-ca and peers would do nothing; set it, or leave them out")
 	}
-	if c.HTTPListen != "" && !c.HTTPRemote && !isLoopback(c.HTTPListen) {
-		wrong("http-listen %s: not loopback; use 127.0.0.1, or say http-remote and put TLS before it", c.HTTPListen)
+	for _, p := range c.Peers {
+		if !strings.HasPrefix(p, "spiffe://") {
+			wrong("peers %q: a SPIFFE id begins with spiffe://, like spiffe://cluster.local/ns/istio-system/sa/ingress", p)
+		}
 	}
-	oneOf(wrong, "journal-on-damage", c.JournalOnDamage, "deny", "forget")
-	oneOf(wrong, "ratelimit-format", c.RateLimitFormat, "off", "legacy", "draft-06", "draft-10")
-	oneOf(wrong, "log-level", c.LogLevel, "debug", "info", "warn", "error")
-	oneOf(wrong, "log-format", c.LogFormat, "text", "json")
+	for _, name := range slices.Sorted(maps.Keys(choices)) {
+		got := map[string]string{
+			"journal-on-damage": c.JournalOnDamage, "ratelimit-format": c.RateLimitFormat, "log-level": c.LogLevel, "log-format": c.LogFormat,
+		}[name]
+		if !slices.Contains(choices[name], got) {
+			wrong("%s %q: one of %s", name, got, strings.Join(choices[name], ", "))
+		}
+	}
 	if c.MaxCells < 1000 {
 		wrong("max-cells %d: at least 1000", c.MaxCells)
 	}
-	if c.DrainDelay < 0 || c.DrainTimeout <= 0 {
-		wrong("drain-delay, drain-timeout: no negative times, and a timeout above 0")
+	if c.DrainDelay < 0 {
+		wrong("drain-delay %v: 0s or more", c.DrainDelay)
+	}
+	if c.DrainTimeout <= 0 {
+		wrong("drain-timeout %v: more than 0s, or calls in flight would be cut at once", c.DrainTimeout)
 	}
 	return problems
 }
 
-func oneOf(wrong func(string, ...any), name, got string, allowed ...string) {
-	for _, a := range allowed {
-		if got == a {
-			return
+// longestSocket is what the kernel takes as the path of a Unix socket (unix(7), sun_path).
+const longestSocket = 107
+
+func (c Config) checkAddresses(wrong func(string, ...any)) {
+	for _, a := range []struct{ setting, address string }{
+		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"otlp-endpoint", c.OTLPEndpoint},
+	} {
+		if a.address == "" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(a.address)
+		if _, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil {
+			wrong("%s %s: want host:port with a port from 0 to 65535 and no scheme, like 127.0.0.1:9090", a.setting, a.address)
 		}
 	}
-	wrong("%s %q: one of %s", name, got, strings.Join(allowed, ", "))
+	if c.TLSCert == "" && !loopback(c.GRPCListen) {
+		wrong("grpc-listen %s: whoever reaches a door can claim any principal; use 127.0.0.1, or set tls-cert, tls-key, tls-client-ca and peers", c.GRPCListen)
+	}
+	if !c.HTTPRemote && !loopback(c.HTTPListen) {
+		wrong("http-listen %s: not loopback; use 127.0.0.1, or say http-remote and put TLS before it", c.HTTPListen)
+	}
+	if len(c.UDS) > longestSocket {
+		wrong("uds %s: the path of a socket has at most %d bytes, and this has %d", c.UDS, longestSocket, len(c.UDS))
+	}
 }
 
-func isLoopback(address string) bool {
+// loopback reports whether nobody outside this machine reaches address. One that
+// is none is another problem's.
+func loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return false
+		return true
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// requireData checks that 'sluiced init' has been here.
-func (c Config) requireData() error {
-	if _, err := os.Stat(filepath.Join(c.Data, secretFile)); err != nil {
-		return fmt.Errorf("data folder %q has no secret: run 'sluiced init --data %s' once (%w)", c.Data, c.Data, err)
-	}
-	return nil
 }

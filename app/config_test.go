@@ -3,6 +3,7 @@ package app
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,90 @@ func TestEveryWrongSettingIsNamedAtOnce(t *testing.T) {
 			t.Errorf("does not say %q:\n%v", want, err)
 		}
 	}
+}
+
+func TestAValueOfTheWrongKindIsNamedWithItsSource(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sluiced.yaml")
+	text := "drain-delay: 3\nmax-cells: many\nhttp-remote: maybe\nuds: [a, b]\ndata:\nlog-level: loud\ntls: {cert: x}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := load(t, []string{"SLUICE_DRAIN_TIMEOUT=5", "SLUICE_GRPC_LISTEN=127.0.0.1"}, []string{"--config", path, "--http-listen", "http://x:1", "--peers", "me", "--uds", strings.Repeat("x", 108)})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		"config " + path + `: drain-delay "3": want a time with its unit, like 3s or 1m30s; the default is "0s"`,
+		`: max-cells "many": want a whole number; the default is "2000000"`,
+		`: http-remote "maybe": want true or false`, `: uds "[a b]": want one text`, `: data "<nil>": want one text`,
+		`log-level "loud": one of debug, info, warn, error`, `"tls.cert" is no setting`,
+		`SLUICE_DRAIN_TIMEOUT: drain-timeout "5": want a time`,
+		"grpc-listen 127.0.0.1: want host:port", "http-listen http://x:1: want host:port",
+		`peers "me": a SPIFFE id begins with spiffe://`, "tls-cert: empty, so", "at most 107 bytes, and this has 108",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("does not say %q:\n%v", want, err)
+		}
+	}
+}
+
+// TestEverySettingHasAFlagAVariableAndAKey walks Config and the flags, so that
+// none of the three is forgotten when a setting is added.
+func TestEverySettingHasAFlagAVariableAndAKey(t *testing.T) {
+	values := map[reflect.Kind]struct {
+		text string
+		want any
+	}{
+		reflect.String: {"127.0.0.1:77", "127.0.0.1:77"},
+		reflect.Bool:   {"true", true},
+		reflect.Int:    {"7777", 7777},
+		reflect.Int64:  {"77s", 77 * time.Second},
+		reflect.Slice:  {"spiffe://a/b", []string{"spiffe://a/b"}},
+	}
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	Flags(f)
+	settings := map[string]bool{"config": true}
+	for i := range reflect.TypeFor[Config]().NumField() {
+		field := reflect.TypeFor[Config]().Field(i)
+		name := field.Tag.Get("koanf")
+		settings[name] = true
+		if f.Lookup(name) == nil {
+			t.Errorf("Config.%s has no flag %q", field.Name, name)
+			continue
+		}
+		v, ok := values[field.Type.Kind()]
+		if words := choices[name]; len(words) > 0 {
+			v.text, v.want = words[len(words)-1], words[len(words)-1]
+		}
+		path := filepath.Join(t.TempDir(), "sluiced.yaml")
+		if err := os.WriteFile(path, []byte(name+": "+v.text+"\n"), 0o600); err != nil || !ok {
+			t.Fatalf("%s: kind %v, %v", name, field.Type.Kind(), err)
+		}
+		for source, c := range map[string]Config{
+			"the flag":     only(t, nil, []string{"--" + name + "=" + v.text}),
+			"the variable": only(t, []string{"SLUICE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "=" + v.text}, nil),
+			"the file":     only(t, nil, []string{"--config", path}),
+		} {
+			if got := reflect.ValueOf(c).Field(i).Interface(); !reflect.DeepEqual(got, v.want) {
+				t.Errorf("%s %s gave %v, want %v", name, source, got, v.want)
+			}
+		}
+	}
+	f.VisitAll(func(flag *pflag.Flag) {
+		if !settings[flag.Name] {
+			t.Errorf("--%s is in no field of Config", flag.Name)
+		}
+		if kind, usage := pflag.UnquoteUsage(flag); usage == "" || kind == "string" {
+			t.Errorf("--%s: the help does not say what it is: %q, %q", flag.Name, kind, usage)
+		}
+	})
+}
+
+// only is what one setting alone comes to, whether it makes sense alone or not.
+func only(t *testing.T, environ, args []string) Config {
+	t.Helper()
+	c, _ := load(t, environ, args)
+	return c
 }
 
 func TestMutualTLSNeedsPeers(t *testing.T) {

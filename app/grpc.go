@@ -1,12 +1,10 @@
 package app
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"time"
@@ -84,28 +82,4 @@ func checkPeer(s tls.ConnectionState, peers []string) error {
 		return errPeer
 	}
 	return nil
-}
-
-// listenUnix listens on a socket that only its owner and group can open. A
-// socket that a crash left is replaced; anything else at the path is not.
-func listenUnix(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("uds: %s exists and is no socket", path)
-		}
-		if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path); err == nil {
-			return nil, errors.Join(fmt.Errorf("uds: another server listens on %s", path), conn.Close())
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("uds: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("uds: %w", err)
-	}
-	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // Envoy may run as another user of the group
-		return nil, errors.Join(fmt.Errorf("uds: %w", err), l.Close())
-	}
-	return l, nil
 }

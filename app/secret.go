@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Files in the data folder.
@@ -37,7 +38,7 @@ type keys struct {
 // and every recorded usage hangs on it.
 func Init(data string) (token string, err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
-		return "", fmt.Errorf("data folder: %w", err)
+		return "", dataProblem(data, err)
 	}
 	if err := writeNew(filepath.Join(data, secretFile), random()); err != nil {
 		return "", err
@@ -62,7 +63,7 @@ func writeNew(path, content string) error {
 		return fmt.Errorf("%s exists: this folder is initialised already; choose another --data, or remove the folder and with it every API key and all usage", path)
 	}
 	if err != nil {
-		return fmt.Errorf("data folder: %w", err)
+		return dataProblem(filepath.Dir(path), err)
 	}
 	_, err = f.WriteString(content + "\n")
 	return errors.Join(err, f.Sync(), f.Close())
@@ -70,8 +71,11 @@ func writeNew(path, content string) error {
 
 func loadKeys(data string) (keys, error) {
 	raw, err := os.ReadFile(filepath.Join(data, secretFile)) //nolint:gosec // the operator names the folder
+	if errors.Is(err, fs.ErrNotExist) {
+		return keys{}, fmt.Errorf("data folder %q has no secret: run 'sluiced init --data %s' once", data, data)
+	}
 	if err != nil {
-		return keys{}, fmt.Errorf("secret: %w", err)
+		return keys{}, dataProblem(data, err)
 	}
 	secret, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(string(raw)))
 	if err != nil || len(secret) != 32 {
@@ -97,11 +101,30 @@ func loadKeys(data string) (keys, error) {
 
 func loadAdminDigest(data string) (digest [32]byte, err error) {
 	raw, err := os.ReadFile(filepath.Join(data, adminHashFile)) //nolint:gosec // the operator names the folder
+	if errors.Is(err, fs.ErrNotExist) {
+		return digest, fmt.Errorf("data folder %q has a secret and no %s: 'init' was interrupted, or the file is lost; remove a folder that was never used and run 'sluiced init' again, or restore the file from a backup", data, adminHashFile)
+	}
 	if err != nil {
-		return digest, fmt.Errorf("admin token: %w", err)
+		return digest, dataProblem(data, err)
 	}
 	if n, err := hex.Decode(digest[:], []byte(strings.TrimSpace(string(raw)))); err != nil || n != len(digest) {
-		return digest, fmt.Errorf("admin token: %s is not a SHA-256 in hex", filepath.Join(data, adminHashFile))
+		return digest, fmt.Errorf("admin token: %s is not a SHA-256 in hex; restore it from a backup", filepath.Join(data, adminHashFile))
 	}
 	return digest, nil
+}
+
+// dataProblem adds to an error of the data folder what would mend it.
+func dataProblem(data string, err error) error {
+	remedy := ""
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		remedy = fmt.Sprintf("; the folder and all in it must belong to the user that runs sluiced, now uid %d: chown -R %d %s", os.Geteuid(), os.Geteuid(), data)
+	case errors.Is(err, syscall.EROFS):
+		remedy = "; the folder must be on a file system that can be written"
+	case errors.Is(err, syscall.ENOSPC):
+		remedy = "; free some space"
+	case errors.Is(err, syscall.ENOTDIR):
+		remedy = "; a file is where a folder is meant, choose another --data"
+	}
+	return fmt.Errorf("data folder %q: %w%s", data, err, remedy)
 }

@@ -2,6 +2,8 @@
 package cli
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/voicecore-ai/sluice/app"
@@ -10,12 +12,19 @@ import (
 // Command returns the root command.
 func Command() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "sluice",
-		Short:         "Operate Sluice: try it, see what it decides",
-		Version:       app.Version,
+		Use:   "sluice",
+		Short: "Operate Sluice: try it, see what it decides",
+		Long: `sluice is the operator's command line. The server is sluiced; its quota API
+(gRPC and REST) is where plans, tenants and API keys are made.`,
+		Example: `  sluice demo --envoy .tools/bin/envoy             # two tenants through a real Envoy
+  source <(sluice completion bash)                 # also zsh, fish, powershell`,
+		Version:       app.VersionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(demoCommand())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
+	})
+	root.AddCommand(demoCommand(), app.VersionCommand())
 	return root
 }

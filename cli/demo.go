@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -43,8 +44,8 @@ plans say. The exit status is 0 only if the two agree.`,
 		},
 	}
 	self, _ := os.Executable()
-	c.Flags().StringVar(&d.envoy, "envoy", "envoy", "path of the Envoy binary")
-	c.Flags().StringVar(&d.sluiced, "sluiced", filepath.Join(filepath.Dir(self), "sluiced"), "path of the sluiced binary")
+	c.Flags().StringVar(&d.envoy, "envoy", "envoy", "`path` of the Envoy binary")
+	c.Flags().StringVar(&d.sluiced, "sluiced", filepath.Join(filepath.Dir(self), "sluiced"), "`path` of the sluiced binary; beside sluice unless told")
 	c.Flags().BoolVar(&d.keep, "keep", false, "leave everything running until Ctrl-C")
 	return c
 }
@@ -85,6 +86,14 @@ func customers() []*customer {
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
+	for _, b := range []struct{ flag, path, remedy string }{
+		{"--envoy", d.envoy, "'make envoy' puts one at .tools/bin/envoy"},
+		{"--sluiced", d.sluiced, "'make build' puts it beside sluice"},
+	} {
+		if _, err := exec.LookPath(b.path); err != nil {
+			return fmt.Errorf("%s %s: no such program; name its path (%s)", b.flag, b.path, b.remedy)
+		}
+	}
 	dir, err := os.MkdirTemp("", "sluice-demo-")
 	if err != nil {
 		return err

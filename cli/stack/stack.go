@@ -177,7 +177,10 @@ func stop(name string, cmd *exec.Cmd) error {
 	if cmd == nil || cmd.ProcessState != nil {
 		return nil
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	switch err := cmd.Process.Signal(syscall.SIGTERM); {
+	case errors.Is(err, os.ErrProcessDone): // waitReady saw its end and said so
+		return nil
+	case err != nil:
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
 	force := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })

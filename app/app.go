@@ -60,14 +60,15 @@ type App struct {
 
 	listeners map[string]net.Listener // by setting
 	ready     atomic.Bool
-	failed    chan error // a listener that ended by itself
+	draining  chan struct{} // closed when calls that never end by themselves must
+	failed    chan error    // a listener that ended by itself
 	cleanup   []func(context.Context) error
 }
 
 // New builds a server and opens its files and listeners; Start serves. An error
 // names the setting at fault.
 func New(config Config, log *slog.Logger) (*App, error) {
-	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, failed: make(chan error, 8)}
+	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, draining: make(chan struct{}), failed: make(chan error, 8)}
 	if err := a.build(); err != nil {
 		return nil, errors.Join(err, a.clean(context.Background()))
 	}
@@ -163,7 +164,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	}
 	a.grpc = grpc.NewServer(options...)
 	a.health = health.NewServer()
-	healthpb.RegisterHealthServer(a.grpc, a.health)
+	healthpb.RegisterHealthServer(a.grpc, watchedHealth{a.health, a.draining})
 	service.Register(a.grpc)
 	format, err := answer.ParseFormat(a.config.RateLimitFormat)
 	if err != nil {
@@ -293,6 +294,7 @@ func (a *App) Stop(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() { a.grpc.GracefulStop(); close(drained) }()
 	a.accesslog.Drain()
+	close(a.draining)
 	ctx, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
 	defer cancel()
 	select {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -58,22 +59,43 @@ func run(m *testing.M) (code int, err error) {
 
 func envoy() string { return os.Getenv("SLUICE_ENVOY") }
 
-// world is one running stack and a client of its quota API.
+// world is one running stack and a client of its doors and its quota API.
 type world struct {
 	*stack.Stack
+	conn   *grpc.ClientConn
 	quota  quotav1.QuotaServiceClient
 	client *http.Client
+	logs   string // folder
 }
 
-func start(t *testing.T, o stack.Options) *world {
+// way is how the test itself reaches sluiced, if not in plain text over TCP.
+type way struct {
+	target string
+	creds  credentials.TransportCredentials
+}
+
+// start runs sluiced behind Envoy, with the demo's configuration unless told.
+func start(t *testing.T, o stack.Options, by ...way) *world {
 	t.Helper()
-	o.Sluiced, o.Envoy, o.Dir = binary, envoy(), t.TempDir()
+	o.Envoy = envoy()
 	if o.Config == "" {
 		o.Config = deploy.Demo
 	}
+	return alone(t, o, by...)
+}
+
+// alone runs sluiced without an Envoy, unless the options name one.
+func alone(t *testing.T, o stack.Options, by ...way) *world {
+	t.Helper()
+	o.Sluiced, o.Dir = binary, t.TempDir()
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	w := &world{
+		Stack:  s,
+		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}},
+		logs:   o.Dir,
 	}
 	t.Cleanup(func() {
 		if err := s.Stop(); err != nil {
@@ -86,15 +108,62 @@ func start(t *testing.T, o stack.Options) *world {
 			}
 		}
 	})
-	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	w.conn = w.dial(t, by...)
+	w.quota = quotav1.NewQuotaServiceClient(w.conn)
+	return w
+}
+
+// dial opens one more connection to the gRPC port.
+func (w *world) dial(t *testing.T, by ...way) *grpc.ClientConn {
+	t.Helper()
+	to := way{w.GRPC, insecure.NewCredentials()}
+	if len(by) > 0 && by[0].target != "" {
+		to.target = by[0].target
+	}
+	if len(by) > 0 && by[0].creds != nil {
+		to.creds = by[0].creds
+	}
+	conn, err := grpc.NewClient(to.target, grpc.WithTransportCredentials(to.creds))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &world{
-		Stack:  s,
-		quota:  quotav1.NewQuotaServiceClient(conn),
-		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}},
+	return conn
+}
+
+// log is what sluiced has logged so far.
+func (w *world) log(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(w.logs, "sluiced.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// metrics is the page that Prometheus would read.
+func (w *world) metrics(t *testing.T) string {
+	t.Helper()
+	response, err := http.Get(w.HTTP + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(response.Body)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// eventually polls until true, and fails the test after ten seconds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10 s: %s", what)
+		}
+		wait(t, 20*time.Millisecond)
 	}
 }
 

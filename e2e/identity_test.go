@@ -153,23 +153,10 @@ func testIdentity(t *testing.T, config string) {
 	})
 
 	t.Run("every outcome came back over the access log under its decision id", func(t *testing.T) {
-		deadline := time.Now().Add(10 * time.Second)
-		for {
-			response, err := http.Get(w.HTTP + "/metrics")
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, _ := io.ReadAll(response.Body)
-			_ = response.Body.Close()
-			if strings.Contains(string(text), `sluice_access_log_entries_total{result="settled"}`) &&
-				!strings.Contains(string(text), `sluice_access_log_entries_total{result="settled"} 0`) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("no access log entry was recorded:\n%s", text)
-			}
-			wait(t, 100*time.Millisecond)
-		}
+		eventually(t, "an access log entry is settled", func() bool {
+			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"}`) &&
+				!strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 0`)
+		})
 	})
 }
 

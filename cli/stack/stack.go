@@ -29,6 +29,7 @@ type Options struct {
 	Envoy   string   // path of Envoy; "" starts none
 	Config  string   // Envoy's configuration, with the placeholders of deploy/envoy/demo.yaml
 	Dir     string   // working folder for data, configuration and logs
+	Data    string   // data folder that 'sluiced init' made; "" makes one in Dir
 	Args    []string // more arguments of 'sluiced serve'
 	Catalog string   // folder of catalogue files; "" for none
 	RLS     string   // folder of descriptor files; "" for none
@@ -41,6 +42,7 @@ type Stack struct {
 	EnvoyAdmin string // base URL of Envoy's admin interface
 	GRPC       string // host:port of sluiced's doors and gRPC quota API
 	HTTP       string // base URL of sluiced's REST API, metrics and health
+	Data       string // sluiced's data folder
 	AdminToken string
 	Upstream   *Upstream
 
@@ -67,7 +69,7 @@ func (s *Stack) start(ctx context.Context) error {
 	}
 	s.GRPC = "127.0.0.1:" + ports[0]
 	s.HTTP = "http://127.0.0.1:" + ports[1]
-	if s.AdminToken, err = app.Init(s.data()); err != nil {
+	if err := s.openData(); err != nil {
 		return err
 	}
 	if err := s.StartSluiced(ctx); err != nil {
@@ -84,11 +86,20 @@ func (s *Stack) start(ctx context.Context) error {
 	return s.startEnvoy(ctx, ports[2], ports[3])
 }
 
-func (s *Stack) data() string { return filepath.Join(s.options.Dir, "data") }
+func (s *Stack) openData() (err error) {
+	if s.Data = s.options.Data; s.Data == "" {
+		s.Data = filepath.Join(s.options.Dir, "data")
+		s.AdminToken, err = app.Init(s.Data)
+		return err
+	}
+	token, err := os.ReadFile(filepath.Join(s.Data, "admin.token"))
+	s.AdminToken = strings.TrimSpace(string(token))
+	return err
+}
 
 // StartSluiced starts the server on the data that it had. Kill or StopSluiced came before.
 func (s *Stack) StartSluiced(ctx context.Context) error {
-	args := []string{"serve", "--data", s.data(), "--grpc-listen", s.GRPC, "--http-listen", strings.TrimPrefix(s.HTTP, "http://")}
+	args := []string{"serve", "--data", s.Data, "--grpc-listen", s.GRPC, "--http-listen", strings.TrimPrefix(s.HTTP, "http://")}
 	if s.options.Catalog != "" {
 		args = append(args, "--catalog", s.options.Catalog)
 	}
@@ -109,6 +120,19 @@ func (s *Stack) Kill() error {
 	_ = s.sluiced.Wait() // reports the kill
 	s.sluiced = nil
 	return err
+}
+
+// Terminate tells sluiced to drain and end, as an orchestrator does, and returns
+// at once. The channel gets how it ended.
+func (s *Stack) Terminate() (<-chan error, error) {
+	cmd := s.sluiced
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return nil, fmt.Errorf("stop sluiced: %w", err)
+	}
+	s.sluiced = nil
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return ended, nil
 }
 
 // Sluiced is the server's process, for a look at what it uses.

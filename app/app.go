@@ -156,7 +156,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		a.cleanup = append(a.cleanup, stop)
 	}
 	if a.config.TLSCert != "" {
-		creds, err := transport(a.config)
+		creds, err := transport(a.config, a.log)
 		if err != nil {
 			return err
 		}

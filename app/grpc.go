@@ -1,16 +1,9 @@
 package app
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"os"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -46,40 +39,4 @@ func grpcOptions() []grpc.ServerOption {
 			PermitWithoutStream: true,
 		}),
 	}
-}
-
-// transport is mTLS with peers on a list, checked once a connection, in the handshake.
-func transport(c Config) (credentials.TransportCredentials, error) {
-	certificate, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-	if err != nil {
-		return nil, fmt.Errorf("tls-cert, tls-key: %w", err)
-	}
-	pem, err := os.ReadFile(c.TLSClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("tls-client-ca: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", c.TLSClientCA)
-	}
-	return credentials.NewTLS(&tls.Config{
-		MinVersion:       tls.VersionTLS12,
-		Certificates:     []tls.Certificate{certificate},
-		ClientAuth:       tls.RequireAndVerifyClientCert,
-		ClientCAs:        roots,
-		VerifyConnection: func(s tls.ConnectionState) error { return checkPeer(s, c.Peers) },
-	}), nil
-}
-
-var errPeer = errors.New("the client's certificate names no SPIFFE id on the list of peers")
-
-// checkPeer wants exactly one SPIFFE id, and that one listed (SPIFFE X.509-SVID §5.2).
-func checkPeer(s tls.ConnectionState, peers []string) error {
-	if len(s.PeerCertificates) == 0 || len(s.PeerCertificates[0].URIs) != 1 {
-		return errPeer
-	}
-	if !slices.Contains(peers, s.PeerCertificates[0].URIs[0].String()) {
-		return errPeer
-	}
-	return nil
 }

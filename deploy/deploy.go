@@ -15,4 +15,6 @@ var (
 	RLS string // the drop-in for descriptors: the ratelimit filter
 	//go:embed envoy/extproc.yaml
 	ExtProc string // ext_proc, request and response headers
+	//go:embed envoy/mtls.yaml
+	MTLS string // not a whole configuration: what the cluster of sluiced gets for mTLS
 )

@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/deploy"
+)
+
+const (
+	serverID   = "spiffe://demo/ns/sluice/sa/sluiced"
+	envoyID    = "spiffe://demo/ns/edge/sa/gateway"
+	operatorID = "spiffe://demo/ns/ops/sa/operator"
+)
+
+// mutual is the demo's configuration with deploy/envoy/mtls.yaml in the cluster of sluiced.
+func mutual(ca *authority, envoy leaf) string {
+	block := strings.NewReplacer(
+		"${TLS_CERT}", envoy.certFile, "${TLS_KEY}", envoy.keyFile, "${TLS_CA}", ca.file, "${SLUICE_ID}", serverID,
+	).Replace(deploy.MTLS)
+	const before = "      # The default of 1024 requests in flight"
+	return strings.Replace(deploy.Demo, before, "      "+strings.ReplaceAll(block, "\n", "\n      ")+"\n"+before, 1)
+}
+
+func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
+	ca, other := newAuthority(t), newAuthority(t)
+	later := time.Now().Add(time.Hour)
+	server := ca.issue(t, "server", later, serverID)
+	gateway := ca.issue(t, "gateway", later, envoyID)
+	operator := ca.issue(t, "operator", later, operatorID)
+	config := &tls.Config{ // Go checks names, and a SPIFFE certificate has none
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, ca.pool()) },
+		NextProtos:         []string{"h2"},
+		Certificates:       []tls.Certificate{operator.Certificate},
+	}
+	w := start(t, stack.Options{
+		Config: mutual(ca, gateway),
+		Args:   []string{"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", ca.file, "--peers", envoyID + "," + operatorID},
+	}, way{"", credentials.NewTLS(config.Clone())})
+	key := w.tenant(t, "acme", limit("per-hour", fixed, 3, time.Hour))
+
+	t.Run("Envoy's requests are decided, and each costs one hit", func(t *testing.T) {
+		if s := w.get(t.Context(), "slk_00000000_none"); s.status != http.StatusUnauthorized {
+			t.Errorf("a wrong key: %d, %v", s.status, s.err)
+		}
+		for i, want := range []int{200, 200, 200, 429} {
+			if s := w.get(t.Context(), key); s.status != want {
+				t.Errorf("request %d: %d, %v, want %d", i+1, s.status, s.err, want)
+			}
+		}
+		eventually(t, "what the same peer reports is settled", func() bool {
+			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 5`)
+		})
+	})
+
+	none := leaf{}
+	for _, c := range []struct {
+		name string
+		leaf leaf
+		edit func(*tls.Config)
+	}{
+		{"an id that is not listed", ca.issue(t, "unlisted", later, "spiffe://demo/ns/edge/sa/other"), nil},
+		{"an id that a listed one begins with", ca.issue(t, "prefix", later, strings.TrimSuffix(envoyID, "way")), nil},
+		{"a listed id in other letters", ca.issue(t, "case", later, strings.Replace(envoyID, "gateway", "Gateway", 1)), nil},
+		{"two ids, one of them listed", ca.issue(t, "two", later, envoyID, "spiffe://demo/ns/edge/sa/other"), nil},
+		{"no id", ca.issue(t, "noid", later), nil},
+		{"an expired certificate", ca.issue(t, "expired", time.Now().Add(-time.Minute), envoyID), nil},
+		{"another authority's certificate", other.issue(t, "foreign", later, envoyID), nil},
+		{"no certificate", none, nil},
+		{"TLS 1.1", gateway, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }},
+		{"another protocol than HTTP/2", gateway, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
+	} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(fmt.Sprintf("%s is refused in the handshake of a client that speaks up to %s", c.name, tls.VersionName(version)), func(t *testing.T) {
+				mine := config.Clone()
+				mine.MaxVersion, mine.Certificates = version, nil
+				if c.leaf.PrivateKey != nil {
+					mine.Certificates = []tls.Certificate{c.leaf.Certificate}
+				}
+				if c.edit != nil {
+					c.edit(mine)
+				}
+				refused(t, w, func(conn net.Conn) net.Conn { return tls.Client(conn, mine) })
+			})
+		}
+	}
+	t.Run("plain text is refused", func(t *testing.T) {
+		refused(t, w, func(conn net.Conn) net.Conn { return conn })
+	})
+	t.Run("a listed client is served after all of that, and the log says who was not", func(t *testing.T) {
+		if s := w.get(t.Context(), key); s.status != http.StatusTooManyRequests {
+			t.Errorf("%d, %v", s.status, s.err)
+		}
+		if log := w.log(t); !strings.Contains(log, "spiffe://demo/ns/edge/sa/other") || !strings.Contains(log, "peers") {
+			t.Errorf("no line names the peer that is not listed:\n%s", log)
+		}
+	})
+}
+
+// isServer is what Envoy's validation context checks.
+func isServer(s tls.ConnectionState, roots *x509.CertPool) error {
+	cert := s.PeerCertificates[0]
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots}); err != nil {
+		return err
+	}
+	if len(cert.URIs) != 1 || cert.URIs[0].String() != serverID {
+		return errors.New("not sluiced")
+	}
+	return nil
+}
+
+// refused wants a connection to end before the server has said a word of HTTP/2.
+// In TLS 1.3 a client learns of its refusal with the first byte that it reads.
+func refused(t *testing.T, w *world, wrap func(net.Conn) net.Conn) {
+	t.Helper()
+	plain, err := net.Dial("tcp", w.GRPC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	conn := wrap(plain)
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err = conn.Write([]byte(http2.ClientPreface)); err == nil {
+		err = http2.NewFramer(conn, conn).WriteSettings()
+	}
+	if err == nil {
+		var frame http2.Frame
+		if frame, err = http2.NewFramer(nil, conn).ReadFrame(); err == nil {
+			t.Fatalf("the server answered with %v", frame)
+		}
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		t.Errorf("neither served nor refused: %v", err)
+	}
+	t.Log(err)
+}

@@ -148,7 +148,7 @@ func (a *App) quotaAPI(keys keys) (*api.Service, error) {
 func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	options := append(grpcOptions(), grpc.ForceServerCodecV2(rls.Codec()))
 	if a.config.OTLPEndpoint != "" {
-		tracing, stop, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version)
+		tracing, stop, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version, a.log)
 		if err != nil {
 			return err
 		}

@@ -15,8 +15,8 @@ type Algorithm uint8
 const (
 	// GCRA admits at most burst + rate·τ in every interval τ.
 	GCRA Algorithm = iota + 1
-	// Hard admits at most the limit in every trailing window. A limit above
-	// 2^32-1 counts as that.
+	// Hard admits at most the limit in every trailing window, and at any moment
+	// less than a 120th below that. A limit above 2^32-1 counts as that.
 	Hard
 	// Fixed admits at most the limit per window aligned at unix % window, so up
 	// to twice the limit in a trailing window.

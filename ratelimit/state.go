@@ -15,16 +15,6 @@ type State struct {
 	Ring    *Ring // Hard only; a store that applies Hard charges must supply it
 }
 
-// ringSize is 60 sub-windows that cover the window, and the current one.
-const ringSize = 61
-
-// Ring counts the hits of a Hard limit by sub-window.
-type Ring struct {
-	Width int64            // µs of a sub-window; 0 in a ring never used
-	Sub   int64            // the newest sub-window: its start / Width
-	Count [ringSize]uint32 // hits of sub-window i at i % 61
-}
-
 // Evaluate says what l says to hits at now, without charging them. Remaining
 // and ResetAfter are those after the charge, or those of now if it is Over.
 //
@@ -86,15 +76,15 @@ func Covers(recorded, s *State, l *Limit, hits, now int64) bool {
 
 // Reserve makes recorded the state that s becomes when hits are applied at
 // now, rounded so that it Covers every way to spend them one by one: over
-// time for GCRA, within the window for Fixed, within the sub-window for Hard.
-// For Hard both need a Ring, and not the same one.
+// time for GCRA, within the window for Fixed, within a 60th of the window for
+// Hard. For Hard both need a Ring, and not the same one, and s is brought to
+// now and into the form that l wants; that gives nothing away.
 func Reserve(recorded, s *State, l *Limit, hits, now int64) {
-	ring := recorded.Ring
-	*recorded = *s
-	if s.Ring != nil && ring != nil {
-		*ring = *s.Ring
-		recorded.Ring = ring
+	if l.Algorithm == Hard {
+		hardReserve(recorded, s, l, hits, now)
+		return
 	}
+	*recorded = *s
 	Apply(recorded, l, hits, now)
 	switch l.Algorithm {
 	case GCRA:

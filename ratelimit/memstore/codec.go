@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"math"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -12,11 +13,13 @@ import (
 //
 //	key    hi 8, lo 8
 //	value  version 1, algorithm 1, shard 8, expires 8, at 8, level 8,
-//	       Hard only: width 8, sub 8, 61 counts as uvarints;
+//	       Hard only: tick 8, last 8, size 4, fill 4, segments 1,
+//	       and the stamp of each segment 2, the oldest first;
 //	       CRC-32C of key and all of this 4
 const (
-	recordVersion = 1
+	recordVersion = 2 // 1 counted Hard by sub-windows
 	recordHead    = 2 + 8 + 3*8
+	ringHead      = 2*8 + 2*4 + 1
 	crcSize       = 4
 )
 
@@ -44,13 +47,21 @@ func appendRecord(b []byte, r *record) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(v))
 	}
 	if ring := r.state.Ring; ring != nil {
-		b = binary.BigEndian.AppendUint64(b, uint64(ring.Width))
-		b = binary.BigEndian.AppendUint64(b, uint64(ring.Sub))
-		for _, n := range ring.Count {
-			b = binary.AppendUvarint(b, uint64(n))
-		}
+		b = appendRing(b, ring)
 	}
 	return binary.BigEndian.AppendUint32(b, recordSum(r.key, b[start:]))
+}
+
+func appendRing(b []byte, r *ratelimit.Ring) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Tick))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Last))
+	b = binary.BigEndian.AppendUint32(b, r.Size)
+	b = binary.BigEndian.AppendUint32(b, r.Fill)
+	b = append(b, r.Len)
+	for i := range int(r.Len) {
+		b = binary.BigEndian.AppendUint16(b, r.Stamp[(int(r.First)+i)%len(r.Stamp)])
+	}
+	return b
 }
 
 func recordSum(k key, body []byte) uint32 {
@@ -87,19 +98,30 @@ func parseRecord(kb, v []byte) (r record, err error) {
 	return r, nil
 }
 
+// parseRing reads a ring of that many hits. Its hits are counted anew from
+// here on, which matters to nobody: what is read becomes state and record both.
 func parseRing(b []byte, level int64) (*ratelimit.Ring, []byte, bool) {
-	if len(b) < 16 {
+	if len(b) < ringHead {
 		return nil, nil, false
 	}
-	ring := &ratelimit.Ring{Width: int64(binary.BigEndian.Uint64(b)), Sub: int64(binary.BigEndian.Uint64(b[8:]))}
-	b = b[16:]
-	for i := range ring.Count {
-		v, n := binary.Uvarint(b)
-		if n <= 0 || v > 1<<32-1 {
+	r := &ratelimit.Ring{
+		Tick: int64(binary.BigEndian.Uint64(b)), Last: int64(binary.BigEndian.Uint64(b[8:])),
+		Size: binary.BigEndian.Uint32(b[16:]), Fill: binary.BigEndian.Uint32(b[20:]), Len: b[24],
+	}
+	b = b[ringHead:]
+	n := int(r.Len)
+	if n == 0 || n > len(r.Stamp) || len(b) < 2*n || r.Tick <= 0 || r.Fill == 0 || r.Fill > r.Size ||
+		r.Last > math.MaxInt64/r.Tick || r.Last < math.MinInt64/r.Tick || level != int64(r.Size)*int64(n-1)+int64(r.Fill) {
+		return nil, nil, false
+	}
+	age := uint16(math.MaxUint16) // of a segment, in ticks before the newest; it falls
+	for i := range n {
+		r.Stamp[i] = binary.BigEndian.Uint16(b[2*i:])
+		next := uint16(r.Last) - r.Stamp[i]
+		if next > age {
 			return nil, nil, false
 		}
-		ring.Count[i], b = uint32(v), b[n:]
-		level -= int64(v)
+		age = next
 	}
-	return ring, b, level == 0 && ring.Width > 0
+	return r, b[2*n:], age == 0
 }

@@ -276,13 +276,23 @@ func TestRecordCodec(t *testing.T) {
 		if a == ratelimit.Hard {
 			s.Ring = new(ratelimit.Ring)
 		}
-		l := testLimit(a, 10, time.Minute)
-		ratelimit.Apply(&s, l, 3, base)
+		l, now := testLimit(a, 10, time.Minute), base
+		for i := range int64(500) { // the ring turns several times
+			if now = base + i*second; !ratelimit.Evaluate(&s, l, 1, now).Over {
+				ratelimit.Apply(&s, l, 1, now)
+			}
+		}
 		in := record{key: key{1, 2}, shard: 3, alg: a, state: s}
 		kb, v := in.key.append(nil), appendRecord(nil, &in)
 		out, err := parseRecord(kb, v)
-		if err != nil || ratelimit.Evaluate(&out.state, l, 0, base).Remaining != 7 || out.shard != 3 || out.alg != a {
+		if err != nil || out.shard != 3 || out.alg != a {
 			t.Fatalf("algorithm %d: %+v, %v", a, out, err)
+		}
+		for later := range int64(62) {
+			at := now + later*second
+			if got, want := ratelimit.Evaluate(&out.state, l, 2, at), ratelimit.Evaluate(&s, l, 2, at); got != want {
+				t.Fatalf("algorithm %d, %d s later: %+v, want %+v", a, later, got, want)
+			}
 		}
 		for i := range v {
 			bad := slices.Clone(v)

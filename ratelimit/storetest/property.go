@@ -27,13 +27,13 @@ func testProperties(t *testing.T, open func(t *testing.T) ratelimit.Store) {
 		s := open(t)
 		now := base // one clock for all runs: a store's never goes back
 		t.Run(p.name, rapid.MakeCheck(func(t *rapid.T) {
-			l := newLimit(p.alg, rapid.Int64Range(1, 50).Draw(t, "limit"), time.Duration(rapid.Int64Range(1, 5).Draw(t, "seconds"))*time.Second)
+			l := newLimit(p.alg, rapid.OneOf(rapid.Int64Range(1, 50), rapid.Int64Range(1, 1000)).Draw(t, "limit"), time.Duration(rapid.Int64Range(1, 5).Draw(t, "seconds"))*time.Second)
 			l.Burst = rapid.Int64Range(1, 20).Draw(t, "burst")
 			c := ratelimit.Charge{Limit: l, Cell: newCell(1)}
 			var log []event
 			for range rapid.IntRange(1, 60).Draw(t, "charges") {
 				now += rapid.OneOf(rapid.Int64Range(0, 50_000), rapid.Int64Range(0, 2*second)).Draw(t, "pause")
-				c.Hits = rapid.Int64Range(1, 5).Draw(t, "hits")
+				c.Hits = rapid.Int64Range(1, max(5, l.Hits/20)).Draw(t, "hits")
 				ok, o := charge(t, s, now, c)
 				if err := p.judge(l, log, now, c.Hits, ok); err != nil {
 					t.Fatalf("%v; outcome %+v, log %v", err, o[0], log)
@@ -88,14 +88,14 @@ func judgeGCRA(l *ratelimit.Limit, log []event, now, hits int64, admitted bool) 
 }
 
 // judgeHard: no trailing window holds more than the limit, and nothing is
-// refused that fits into a window and a sixtieth.
+// refused that fits into a window and a 60,000th, less a 120th of the limit.
 func judgeHard(l *ratelimit.Limit, log []event, now, hits int64, admitted bool) error {
 	window := l.Window.Microseconds()
-	sub := (window + 59) / 60
+	tick, lost := (window+59_999)/60_000, (l.Hits+119)/120-1
 	if admitted && since(log, now-window+1)+hits > l.Hits {
 		return fmt.Errorf("%d hits at %d break %d per %v", hits, now, l.Hits, l.Window)
 	}
-	if !admitted && since(log, now-61*sub)+hits <= l.Hits {
+	if !admitted && since(log, now-window-tick+2)+lost+hits <= l.Hits {
 		return fmt.Errorf("%d hits at %d were refused and fit", hits, now)
 	}
 	return nil

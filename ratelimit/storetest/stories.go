@@ -52,25 +52,51 @@ var stories = []story{
 		{limit: gcra(10, time.Second, 10), hits: 1, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 600_000, RetryAfter: 600_000}},
 	}},
 	{"hard admits the limit and frees it a window later", hard(60, time.Minute), []step{
-		{hits: 1, n: 70, admitted: 60, want: &outcome{Over: true, ResetAfter: 61 * second, RetryAfter: 61 * second}},
-		{at: 60 * second, hits: 1, n: 1, admitted: 0},
-		{at: 61 * second, hits: 1, n: 70, admitted: 60},
+		{hits: 1, n: 70, admitted: 60, want: &outcome{Over: true, ResetAfter: 60 * second, RetryAfter: 60 * second}},
+		{at: 60*second - 1, hits: 1, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 1, RetryAfter: 1}},
+		{at: 60 * second, hits: 1, n: 70, admitted: 60},
 	}},
 	{"hard frees what was first first", hard(10, time.Minute), []step{
 		{hits: 1, n: 5, admitted: 5},
 		{at: 30 * second, hits: 1, n: 9, admitted: 5},
-		{at: 30 * second, hits: 6, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 61 * second, RetryAfter: 61 * second}},
-		{at: 30 * second, hits: 5, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 61 * second, RetryAfter: 31 * second}},
-		{at: 61 * second, hits: 5, n: 1, admitted: 1},
+		{at: 30 * second, hits: 6, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 60 * second, RetryAfter: 60 * second}},
+		{at: 30 * second, hits: 5, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 60 * second, RetryAfter: 30 * second}},
+		{at: 60 * second, hits: 5, n: 1, admitted: 1},
+	}},
+	{"hard frees hits by 120ths of the limit", hard(240, time.Minute), []step{
+		{hits: 1, n: 1, admitted: 1},
+		{at: second, hits: 1, n: 2, admitted: 2},
+		{at: 2 * second, hits: 1, n: 300, admitted: 237, want: &outcome{Over: true, ResetAfter: 60 * second, RetryAfter: 59 * second}},
+		{at: 60 * second, hits: 1, n: 1, admitted: 0},
+		{at: 61 * second, hits: 1, n: 9, admitted: 2, want: &outcome{Over: true, ResetAfter: 60 * second, RetryAfter: second}},
+		{at: 62 * second, hits: 238, n: 1, admitted: 1},
+	}},
+	{"hard rounds against the caller", hard(1, time.Minute), []step{ // a tick is a millisecond
+		{at: 1, hits: 1, n: 1, admitted: 1, want: &outcome{ResetAfter: 60*second + 999}},
+		{at: 60 * second, hits: 1, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 1000, RetryAfter: 1000}},
+		{at: 60*second + 1000, hits: 1, n: 1, admitted: 1},
 	}},
 	{"hard raised and lowered keeps what was used", hard(10, time.Minute), []step{
 		{hits: 1, n: 20, admitted: 10},
 		{limit: hard(15, time.Minute), at: 10, hits: 1, n: 20, admitted: 5},
 		{limit: hard(5, time.Minute), at: 20, hits: 1, n: 20, admitted: 0},
 	}},
+	{"hard raised counts what was used in larger parts", hard(120, time.Minute), []step{
+		{hits: 1, n: 1, admitted: 1},
+		{at: second, hits: 1, n: 200, admitted: 119},
+		{limit: hard(240, time.Minute), at: 2 * second, hits: 1, n: 200, admitted: 120},
+		{limit: hard(240, time.Minute), at: 60 * second, hits: 1, n: 1, admitted: 0},
+		{limit: hard(240, time.Minute), at: 61 * second, hits: 1, n: 200, admitted: 120},
+	}},
+	{"hard lowered and raised again forgets nothing", hard(1200, time.Minute), []step{
+		{hits: 1, n: 1200, admitted: 1200},
+		{limit: hard(12, time.Minute), at: second, hits: 1, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 59 * second, RetryAfter: 59 * second}},
+		{limit: hard(1210, time.Minute), at: 2 * second, hits: 1, n: 20, admitted: 10},
+		{limit: hard(12, time.Minute), at: 60 * second, hits: 1, n: 20, admitted: 1}, // one of the 1200 is counted with the 10
+	}},
 	{"hard with another window keeps what was used", hard(10, time.Minute), []step{
 		{hits: 1, n: 20, admitted: 10},
-		{limit: hard(10, 2*time.Minute), at: 50 * second, hits: 1, n: 1, admitted: 0},
+		{limit: hard(10, 2*time.Minute), at: 50 * second, hits: 1, n: 1, admitted: 0, want: &outcome{Over: true, ResetAfter: 10 * second, RetryAfter: 10 * second}},
 		{limit: hard(10, 10*time.Second), at: 50 * second, hits: 1, n: 1, admitted: 1},
 	}},
 	{"fixed counts from edge to edge", fixed(10, time.Minute), []step{

@@ -198,11 +198,12 @@ func limit(name, algorithm string, n int64, window time.Duration) *quotav1.Limit
 	return &quotav1.Limit{Name: name, Algorithm: algorithm, Limit: n, Window: durationpb.New(window)}
 }
 
-// shot is one request: when it left, when its answer came, and what that was.
+// shot is one request: when it should leave, if offer sent it, when it left,
+// when its answer came, and what that was.
 type shot struct {
-	sent, got time.Time
-	status    int
-	err       error
+	due, sent, got time.Time
+	status         int
+	err            error
 }
 
 func (w *world) get(ctx context.Context, key string, edit ...func(*http.Request)) shot {
@@ -240,6 +241,7 @@ func (w *world) offer(t *testing.T, key string, start time.Time, perSecond int, 
 		go func() {
 			defer wg.Done()
 			shots[i] = w.get(t.Context(), key)
+			shots[i].due = due
 		}()
 	}
 	wg.Wait()
@@ -292,6 +294,39 @@ func most(admitted []shot, window time.Duration) (peak int) {
 		peak = max(peak, n)
 	}
 	return peak
+}
+
+// least is the smallest number of admissions that certainly fell into one
+// trailing window, of all that begin after the first request left and end
+// before the given time. It is smallest just after a request left, or just
+// before an answer came.
+func least(admitted []shot, window time.Duration, end time.Time) int {
+	n := len(admitted)
+	for _, edge := range admitted {
+		for _, from := range []time.Time{edge.sent.Add(1), edge.got.Add(-window - 1)} {
+			to := from.Add(window)
+			if from.Before(admitted[0].sent) || to.After(end) {
+				continue
+			}
+			in := 0
+			for _, s := range admitted {
+				if !s.sent.Before(from) && !s.got.After(to) {
+					in++
+				}
+			}
+			n = min(n, in)
+		}
+	}
+	return n
+}
+
+// late is the longest time from when a request was due to its answer: by so
+// much it is unknown when the server met any of them.
+func late(shots []shot) (longest time.Duration) {
+	for _, s := range shots {
+		longest = max(longest, s.got.Sub(s.due))
+	}
+	return longest
 }
 
 // nextSecond is the next whole second of the wall clock at least 300 ms away

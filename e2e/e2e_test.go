@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"sync"
 	"testing"
@@ -68,6 +69,11 @@ type world struct {
 	logs   string // folder
 }
 
+// patient finds the second that the configurations give sluiced for an answer. A
+// machine that builds something beside the tests can take longer to wake three
+// processes, and the 503 that follows says nothing of what is tested.
+var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
+
 // way is how the test itself reaches sluiced, if not in plain text over TCP.
 type way struct {
 	target string
@@ -88,6 +94,7 @@ func start(t *testing.T, o stack.Options, by ...way) *world {
 func alone(t *testing.T, o stack.Options, by ...way) *world {
 	t.Helper()
 	o.Sluiced, o.Dir = binary, t.TempDir()
+	o.Config = patient.ReplaceAllString(o.Config, "${1}5s")
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -49,8 +49,13 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 		key := w.tenant(t, "fixed-two", limit("per-second", fixed, 100, time.Second), limit("per-minute", fixed, 1000, time.Minute))
 		at := nextSecond(9 * time.Second)
 		wait(t, time.Until(at))
-		if n := len(tally(t, w.offer(t, key, at, 500, 8900*time.Millisecond))); n != 900 {
-			t.Errorf("%d admitted, want 900: a request refused by one limit must cost the other nothing", n)
+		shots := w.offer(t, key, at, 500, 8900*time.Millisecond)
+		want, admitted := 900, len(tally(t, shots))
+		if late(shots) > 100*time.Millisecond { // the last ones may have met a tenth second
+			want = 1000
+		}
+		if admitted < 900 || admitted > want {
+			t.Errorf("%d admitted, want 900 to %d: a request refused by one limit must cost the other nothing", admitted, want)
 		}
 	})
 

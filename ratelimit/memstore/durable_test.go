@@ -36,7 +36,7 @@ func TestRestartIsQuick(t *testing.T) {
 	if got := admittedOf(t, s, base, one(durableLimit(algorithms[0], 1000, 24*time.Hour), 4711, 1), 1); got != 0 || s.Len() != cells {
 		t.Errorf("%d cells, admitted %d", s.Len(), got)
 	}
-	if took > restartBudget {
+	if restartBudget > 0 && took > restartBudget {
 		t.Errorf("ready after %v, want at most %v", took, restartBudget)
 	}
 }

@@ -63,10 +63,8 @@ func TestBlocksAreRecordedAhead(t *testing.T) {
 func TestLockedJournalIsNotDamage(t *testing.T) {
 	path := journalPath(t)
 	openTestJournal(t, path)
-	start := time.Now()
-	_, err := OpenJournal(path, JournalOptions{})
-	if !errors.Is(err, boltfile.ErrLocked) || time.Since(start) > 3*time.Second {
-		t.Fatalf("after %v: %v", time.Since(start), err)
+	if _, err := OpenJournal(path, JournalOptions{}); !errors.Is(err, boltfile.ErrLocked) {
+		t.Fatal(err)
 	}
 	if aside, _ := filepath.Glob(path + ".damaged*"); len(aside) != 0 {
 		t.Errorf("put aside: %v", aside)

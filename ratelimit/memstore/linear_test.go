@@ -12,25 +12,40 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-// linearCells are as many limits as a history knows, one of each algorithm.
+// linearCells are as many limits as a tenant has, one of each algorithm.
 const linearCells = 3
 
-var linearLimits = [linearCells]int64{60, 90, 120}
+var linearLimits = [linearCells]int64{600, 900, 1200}
 
 type (
-	linearInput  [linearCells]int64 // hits per cell; -1: not in the request
+	linearInput struct {
+		tenant int
+		hits   [linearCells]int64 // per cell; -1: not in the request
+	}
 	linearOutput struct {
 		admitted  bool
 		remaining [linearCells]int64
 	}
 )
 
-// linearModel is the store at one instant: counters that are charged together
-// or not at all.
+// linearModel is the store at one instant: counters of a tenant that are
+// charged together or not at all. Tenants know nothing of each other.
 var linearModel = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		tenants := map[int][]porcupine.Operation{}
+		for _, op := range history {
+			tenant := op.Input.(linearInput).tenant
+			tenants[tenant] = append(tenants[tenant], op)
+		}
+		var parts [][]porcupine.Operation
+		for _, part := range tenants {
+			parts = append(parts, part)
+		}
+		return parts
+	},
 	Init: func() any { return [linearCells]int64{} },
 	Step: func(state, input, output any) (bool, any) {
-		used, hits, out := state.([linearCells]int64), input.(linearInput), output.(linearOutput)
+		used, hits, out := state.([linearCells]int64), input.(linearInput).hits, output.(linearOutput)
 		next, admitted := used, true
 		for i, h := range hits {
 			if h > 0 {
@@ -50,9 +65,10 @@ var linearModel = porcupine.Model{
 	},
 }
 
-// linearHistory charges random sets of the cells from several goroutines.
-func linearHistory(t *testing.T, s *Store, seed uint64, durable bool, each int) []porcupine.Operation {
+// linearHistory charges random sets of tenants' cells from several goroutines.
+func linearHistory(s *Store, seed uint64, durable bool, operations int) ([]porcupine.Operation, error) {
 	const clients = 4
+	tenants := 1 + int(seed%4)
 	limits := [linearCells]*ratelimit.Limit{}
 	for i := range limits {
 		limits[i] = testLimit(algorithms[i], linearLimits[i], 24*time.Hour)
@@ -60,17 +76,19 @@ func linearHistory(t *testing.T, s *Store, seed uint64, durable bool, each int) 
 	}
 	var clock atomic.Int64
 	var wg sync.WaitGroup
-	histories := make([][]porcupine.Operation, clients)
+	histories, failures := make([][]porcupine.Operation, clients), make([]error, clients)
 	for client := range clients {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(seed, uint64(client)))
-			for range each {
-				input := linearInput{-1, -1, -1}
+			history := make([]porcupine.Operation, 0, operations/clients)
+			for range operations / clients {
+				input := linearInput{tenant: rnd.IntN(tenants), hits: [linearCells]int64{-1, -1, -1}}
 				var charges []ratelimit.Charge
 				var which []int
 				for _, i := range rnd.Perm(linearCells)[:1+rnd.IntN(linearCells)] {
-					input[i] = rnd.Int64N(3)
-					charges = append(charges, one(limits[i], seed*linearCells+uint64(i), input[i])...)
+					input.hits[i] = rnd.Int64N(3)
+					cell := (seed*4+uint64(input.tenant))*linearCells + uint64(i)
+					charges = append(charges, one(limits[i], cell, input.hits[i])...)
 					which = append(which, i)
 				}
 				outcomes := make([]ratelimit.Outcome, len(charges))
@@ -78,45 +96,78 @@ func linearHistory(t *testing.T, s *Store, seed uint64, durable bool, each int) 
 				admitted, err := s.Charge(base, charges, outcomes)
 				returned := clock.Add(1)
 				if err != nil {
-					t.Error(err)
+					failures[client] = err
 					return
 				}
 				out := linearOutput{admitted: admitted}
 				for k, i := range which {
 					out.remaining[i] = outcomes[k].Remaining
 				}
-				histories[client] = append(histories[client], porcupine.Operation{
+				history = append(history, porcupine.Operation{
 					ClientId: client, Input: input, Call: called, Output: out, Return: returned,
 				})
 			}
+			histories[client] = history
 		})
 	}
 	wg.Wait()
 	var all []porcupine.Operation
-	for _, h := range histories {
+	for client, h := range histories {
+		if failures[client] != nil {
+			return nil, failures[client]
+		}
 		all = append(all, h...)
 	}
-	return all
+	return all, nil
 }
 
+// TestF23Linearizable checks histories of the store, each by itself, several
+// at a time so that they share its locks and its commits.
 func TestF23Linearizable(t *testing.T) {
+	const operations = 10_000
 	for _, durable := range []bool{false, true} {
-		name, histories, each := "memory", 40, 250
+		name, together := "counters in memory are linearizable", 8
 		if durable {
-			name, histories, each = "journal", 15, 100
+			name, together = "counters in a journal are linearizable", 32
 		}
 		t.Run(name, func(t *testing.T) {
-			o := Options{}
+			var o Options
 			if durable {
 				o.Journal = openTestJournal(t, journalPath(t))
 			}
 			s := New(o)
-			for seed := range histories {
-				history := linearHistory(t, s, uint64(seed), durable, each)
-				if got := porcupine.CheckOperationsTimeout(linearModel, history, 10*time.Second); got != porcupine.Ok {
-					t.Fatalf("history %d of %d operations: %v", seed, len(history), got)
+			var linearizable, charges atomic.Int64
+			inParallel(together, linearHistories, func(seed int) {
+				history, err := linearHistory(s, uint64(seed), durable, operations)
+				if err != nil {
+					t.Error(err)
+					return
 				}
+				charges.Add(int64(len(history)))
+				if got := porcupine.CheckOperationsTimeout(linearModel, history, time.Minute); got != porcupine.Ok {
+					t.Errorf("history %d of %d operations: %v", seed, len(history), got)
+					return
+				}
+				linearizable.Add(1)
+			})
+			t.Logf("%d of %d histories linearizable, %d operations", linearizable.Load(), linearHistories, charges.Load())
+			if durable {
+				t.Logf("%+v", s.journal.Stats())
 			}
 		})
 	}
+}
+
+// inParallel calls f with every number below n, from that many goroutines.
+func inParallel(goroutines, n int, f func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range goroutines {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }

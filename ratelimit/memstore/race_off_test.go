@@ -4,10 +4,13 @@ package memstore
 
 import "time"
 
-// What the race detector is too slow for.
+// The volumes of the fault tests. 'make test-faults' runs them.
 const (
-	restartCells  = 100_000
-	restartBudget = time.Second
-	mutations     = 10_000
-	mutatedOpens  = 400
+	kills           = 1000
+	tornImages      = 200
+	mutations       = 10_000
+	mutatedOpens    = 400
+	linearHistories = 100
+	restartCells    = 100_000
+	restartBudget   = time.Second
 )

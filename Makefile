@@ -38,12 +38,17 @@ demo: build envoy ## Two tenants through a real Envoy, on this machine (KEEP=1 l
 	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: test-unit test-e2e ## All tests: unit and conformance with the race detector, then end to end
+test: test-unit test-faults test-e2e ## All tests: unit and conformance with the race detector, faults, then end to end
 
 .PHONY: test-unit
 test-unit: need-go need-cc gotestsum ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
 	@echo "==> unit and conformance tests, with the race detector"
 	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
+
+.PHONY: test-faults
+test-faults: need-go gotestsum ## The fault tests at full volume: kills, lost writes, damage, linearizability (test-unit runs fewer)
+	@echo "==> fault tests, without the race detector"
+	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 15m -run '^Test(F[0-9]+|Restart)' ./ratelimit/memstore
 
 .PHONY: test-e2e
 test-e2e: need-go gotestsum envoy ## The built server behind a real Envoy

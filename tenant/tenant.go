@@ -19,6 +19,10 @@ const (
 	DecisionHeader  = "x-sluice-decision-id"
 )
 
+// TokenHeader carries the signed tenant token from one hop of a request to the
+// next. It is guarded like Header.
+const TokenHeader = "x-sluice-tenant-token" //nolint:gosec // a name, no secret
+
 // MetadataNamespace is where Envoy files the dynamic metadata of an ext_authz
 // answer, whatever the filter is called (measured on Envoy 1.40).
 const MetadataNamespace = "envoy.filters.http.ext_authz"

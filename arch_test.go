@@ -28,7 +28,7 @@ var (
 	doors  = []string{"authz/extauthz", "accesslog", "extproc", "ratelimit/rls", "ratelimit/rlqs"}
 	stores = []string{"ratelimit/memstore", "ratelimit/redisstore"}
 	// domain packages hold what Sluice means, whatever protocol asks and wherever counters are kept.
-	domain = []string{"tenant", "ratelimit", "quota", "gate", "authz", "authz/authn", "authz/answer", "authz/headers"}
+	domain = []string{"tenant", "ratelimit", "quota", "gate", "authz", "authz/authn", "authz/answer", "authz/headers", "authz/token", "authz/audit"}
 )
 
 // Modules that only some packages may touch; an import matches its prefix, by whole elements.
@@ -60,6 +60,11 @@ var rules = []rule{
 		says:  "only boltfile and what keeps a file import bbolt",
 		why:   "bbolt panics on a damaged file, so each must be verified and opened in the one way that boltfile knows",
 		check: imports(code, not(in("boltfile", "ratelimit/memstore", "quota/catalog")), external(bolt)),
+	},
+	{
+		says:  "outbound is a leaf",
+		why:   "the guard of addresses that others choose must be readable whole, and usable by anyone",
+		check: imports(code, in("outbound"), ours()),
 	},
 	{
 		says:  "a domain package knows no transport, telemetry, file format or store",
@@ -144,6 +149,11 @@ func TestEveryRuleCatchesItsBreach(t *testing.T) {
 			"only boltfile and what keeps a file import bbolt",
 			map[string]string{"quota/api/a.go": imp("go.etcd.io/bbolt")}, "quota/api/a.go",
 			map[string]string{"quota/catalog/a.go": imp("go.etcd.io/bbolt", module+"/boltfile"), "ratelimit/memstore/a.go": imp("go.etcd.io/bbolt")},
+		},
+		{
+			"outbound is a leaf",
+			map[string]string{"outbound/a.go": imp(module + "/tenant")}, "outbound/a.go",
+			map[string]string{"outbound/a.go": imp("net/http"), "app/a.go": imp(module + "/outbound")},
 		},
 		{
 			"a domain package knows no transport, telemetry, file format or store",

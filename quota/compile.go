@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"reflect"
 	"strconv"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -31,12 +33,14 @@ func (s *Snapshot) SPIFFE(id string) *Account { return s.spiffe[id] }
 // key, tenant and name of a limit give the same cell, so a counter outlives
 // every change of its limit. The error is Problems: all of them, up to 10 000.
 func Compile(revision uint64, c Catalogue, cellKey [16]byte) (*Snapshot, error) {
-	return CompileAt(revision, c, cellKey, Place.String)
+	return CompileAfter(nil, revision, c, cellKey, Place.String)
 }
 
-// CompileAt is Compile for a caller who knows better names for places, such as
-// a file and a line. It costs about a microsecond for each limit of each tenant.
-func CompileAt(revision uint64, c Catalogue, cellKey [16]byte, name func(Place) string) (*Snapshot, error) {
+// CompileAfter is Compile for a caller who knows better names for places, such as
+// a file and a line, and who has the snapshot before (nil if not): rules and issuers that are
+// as they were are taken from it, because conditions take long to compile.
+// It costs about a microsecond for each limit of each tenant.
+func CompileAfter(last *Snapshot, revision uint64, c Catalogue, cellKey [16]byte, name func(Place) string) (*Snapshot, error) {
 	k := newCompiler(c, cellKey)
 	k.name, k.out.Revision = name, revision
 	for i := range c.Plans {
@@ -48,6 +52,8 @@ func CompileAt(revision uint64, c Catalogue, cellKey [16]byte, name func(Place) 
 	for i := range c.APIKeys {
 		k.key(i, &c.APIKeys[i])
 	}
+	k.rules(last, c.Rules)
+	k.issuers(last, c.Issuers)
 	if len(k.problems) > 0 {
 		return nil, k.problems
 	}
@@ -59,8 +65,10 @@ func newCompiler(c Catalogue, cellKey [16]byte) *compiler {
 		out: &Snapshot{
 			tenants: make(map[tenant.ID]*Account, len(c.Tenants)),
 			keys:    make(map[[32]byte]Credential, len(c.APIKeys)),
+			digests: make(map[string][32]byte, len(c.APIKeys)),
 			spiffe:  make(map[string]*Account),
 		},
+		inner:      make(map[*ratelimit.Limit]bool),
 		plans:      make(map[string][]*ratelimit.Limit, len(c.Plans)),
 		planAt:     make(map[string]int, len(c.Plans)),
 		tenantAt:   make(map[tenant.ID]int, len(c.Tenants)),
@@ -71,12 +79,13 @@ func newCompiler(c Catalogue, cellKey [16]byte) *compiler {
 	}
 }
 
-// compiler is one run of CompileAt.
+// compiler is one run of CompileAfter.
 type compiler struct {
 	name     func(Place) string
 	out      *Snapshot
 	problems Problems
 
+	inner      map[*ratelimit.Limit]bool // those that charge at each service
 	plans      map[string][]*ratelimit.Limit
 	planAt     map[string]int
 	tenantAt   map[tenant.ID]int
@@ -134,7 +143,8 @@ func (k *compiler) tenant(i int, t *Tenant) {
 	} else {
 		k.tenantAt[t.ID] = i
 	}
-	a := &Account{Tenant: t.ID, Plan: t.Plan, Suspended: t.Suspended}
+	a := &Account{Tenant: t.ID, Plan: t.Plan, Suspended: t.Suspended, Shadow: t.Authorization == "shadow"}
+	k.authorization(at, t.Authorization)
 	base, ok := k.plans[t.Plan]
 	switch {
 	case t.Plan == "":
@@ -147,10 +157,11 @@ func (k *compiler) tenant(i int, t *Tenant) {
 		k.problem(at.field("limits"), "with its plan's, the tenant has "+strconv.Itoa(len(limits))+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
 	}
 	a.Charges = k.charges(t.ID, limits)
+	a.Inner = k.innerOf(a.Charges)
 	for j, p := range t.Principals {
 		here := at.field("principals")
 		here.Item = j
-		if wrong := wrongSPIFFE(p); wrong != "" {
+		if wrong := authz.CheckSPIFFE(p); wrong != "" {
 			k.problem(here, quote(p)+" "+wrong, "a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app")
 			continue
 		}
@@ -213,6 +224,19 @@ func (k *compiler) charges(id tenant.ID, limits []*ratelimit.Limit) []ratelimit.
 	return charges
 }
 
+// innerOf is those of the charges that an inner hop makes.
+func (k *compiler) innerOf(charges []ratelimit.Charge) (inner []ratelimit.Charge) {
+	if len(k.inner) == 0 {
+		return nil
+	}
+	for _, c := range charges {
+		if k.inner[c.Limit] {
+			inner = append(inner, c)
+		}
+	}
+	return inner
+}
+
 // hash leaves the keyed hash of a and b, each behind its length, in k.sum.
 func (k *compiler) hash(label byte, a, b string) {
 	k.buf = append(k.buf[:0], label)
@@ -241,6 +265,7 @@ func (k *compiler) key(i int, key *APIKey) {
 	if y := key.Expires.UTC().Year(); !key.Expires.IsZero() && (y < 1970 || y > 9999) {
 		k.problem(at.field("expires"), "the year "+strconv.Itoa(y)+" is out of range", "a time from 1970 to 9999; leave it out for never")
 	}
+	k.scopes(at.field("scopes"), key.Scopes)
 	digest, wrong := parseDigest(key.Digest)
 	if wrong != "" {
 		k.problem(at.field("digest"), wrong, "64 hexadecimal digits, as 'sluice' prints them: never the key itself")
@@ -251,7 +276,47 @@ func (k *compiler) key(i int, key *APIKey) {
 		return
 	}
 	k.digestAt[digest] = i
-	k.out.keys[digest] = Credential{ID: key.ID, Digest: digest, Expires: key.Expires, Account: account}
+	k.out.digests[key.ID] = digest
+	k.out.keys[digest] = Credential{ID: key.ID, Digest: digest, Expires: key.Expires, Account: account, Scopes: key.Scopes}
+}
+
+// rules compiles rules, and checks what only the catalogue knows: whom they name.
+func (k *compiler) rules(last *Snapshot, rules []authz.Rule) {
+	for i := range rules {
+		at := Place{List: "rules", Index: i, Limit: -1, Item: -1}
+		k.known(at.field("who.tenants"), rules[i].Who.Tenants, k.noTenant)
+		k.known(at.field("who.plans"), rules[i].Who.Plans, k.noPlan)
+	}
+	if k.out.rules = rules; last != nil && reflect.DeepEqual(rules, last.rules) {
+		k.out.Rules = last.Rules
+		return
+	}
+	var problems []authz.Problem
+	k.out.Rules, problems = authz.Compile(rules)
+	k.adopt("rules", problems)
+}
+
+// issuers does the same for issuers.
+func (k *compiler) issuers(last *Snapshot, issuers []authz.Issuer) {
+	for i := range issuers {
+		if id := issuers[i].Tenant; id != "" {
+			k.noTenant(Place{List: "issuers", Index: i, Limit: -1, Item: -1, Field: "tenant"}, id)
+		}
+	}
+	if k.out.issuers = issuers; last != nil && reflect.DeepEqual(issuers, last.issuers) {
+		k.out.Issuers = last.Issuers
+		return
+	}
+	var problems []authz.Problem
+	k.out.Issuers, problems = authz.CompileIssuers(issuers)
+	k.adopt("issuers", problems)
+}
+
+// adopt makes problems of package authz the catalogue's.
+func (k *compiler) adopt(list string, problems []authz.Problem) {
+	for _, p := range problems {
+		k.problem(Place{List: list, Index: p.Index, Limit: -1, Field: p.Field, Item: p.Item}, p.Wrong, p.Right)
+	}
 }
 
 func (p Place) field(name string) Place { p.Field = name; return p }

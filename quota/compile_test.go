@@ -4,12 +4,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -37,6 +39,19 @@ func TestCompileNamesEveryProblemAtOnce(t *testing.T) {
 	}
 	principal := func(id string) Catalogue {
 		return customer(Tenant{ID: "acme", Plan: "gold", Principals: []string{id}})
+	}
+	rules := func(rs ...authz.Rule) Catalogue {
+		c := customer(Tenant{ID: "acme", Plan: "gold"})
+		c.Rules = rs
+		return c
+	}
+	issuers := func(is ...authz.Issuer) Catalogue {
+		c := customer(Tenant{ID: "acme", Plan: "gold"})
+		c.Issuers = is
+		return c
+	}
+	notScope := func(i int, s string) string {
+		return fmt.Sprintf("api_keys[0].scopes[%d]: %s is no scope; 1 to 128 visible ASCII characters without spaces and commas, such as calls:write\n", i, s)
 	}
 	many := make([]Limit, 17)
 	for i := range many {
@@ -76,6 +91,13 @@ func TestCompileNamesEveryProblemAtOnce(t *testing.T) {
 		{"a key in place of its digest, which is not shown", key(APIKey{ID: "k", Tenant: "acme", Digest: "slk_secret"}), `api_keys[0].digest: is 10 characters long; 64 hexadecimal digits, as 'sluice' prints them: never the key itself`},
 		{"a digest that is not hexadecimal", key(APIKey{ID: "k", Tenant: "acme", Digest: strings.Repeat("x", 64)}), `api_keys[0].digest: is not hexadecimal; 64 hexadecimal digits, as 'sluice' prints them: never the key itself`},
 		{"an expiry beyond the calendar", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Expires: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}), `api_keys[0].expires: the year 10000 is out of range; a time from 1970 to 9999; leave it out for never`},
+		{"a limit that charges nowhere", with(Limit{At: "Service"}), `plans[0].limits[0].at: a limit can't charge at "Service"; edge (the default): once, where the request comes in; or service: at each service too`},
+		{"an unknown authorization", customer(Tenant{ID: "acme", Plan: "gold", Authorization: "off"}), `tenants[0].authorization: there is no authorization "off"; enforce (the default), or shadow: record what rules refuse and let it pass`},
+		{"too many scopes", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Scopes: slices.Repeat([]string{"s"}, 65)}), `api_keys[0].scopes: the key has 65 scopes; at most 64`},
+		{"scopes that are none", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Scopes: []string{"", "a b", "a,b", "a\x7f", "a\n", "ä", strings.Repeat("a", 128), strings.Repeat("b", 129)}}), notScope(0, `""`) + notScope(1, `"a b"`) + notScope(2, `"a,b"`) + notScope(3, `"a\x7f"`) + notScope(4, `"a\n"`) + notScope(5, `"ä"`) + strings.TrimSuffix(notScope(7, `"`+strings.Repeat("b", 80)+`"…`), "\n")},
+		{"a rule about nobody", rules(authz.Rule{Name: "r", Effect: "allow", Who: authz.Who{Tenants: []string{"acme", "umbrella"}, Plans: []string{"gold", "silver"}}}), `rules[0].who.tenants[1]: there is no tenant "umbrella"; the id of one of the tenants
+rules[0].who.plans[1]: there is no plan "silver"; one of the plans "gold"`},
+		{"an issuer that speaks for nobody", issuers(authz.Issuer{Name: "i", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys", Tenant: "umbrella"}), `issuers[0].tenant: there is no tenant "umbrella"; the id of one of the tenants`},
 		{"no SPIFFE id", principal("http://mesh/a"), `tenants[0].principals[0]: "http://mesh/a" does not begin with spiffe://; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},
 		{"a SPIFFE id without a path", principal("spiffe://mesh"), `tenants[0].principals[0]: "spiffe://mesh" has no path; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},
 		{"a SPIFFE id with a relative path", principal("spiffe://mesh/a/../b"), `tenants[0].principals[0]: "spiffe://mesh/a/../b" has a path with an empty or relative segment; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},
@@ -151,6 +173,51 @@ func TestCompileFillsInDefaults(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { s.Account("acme"); s.Key(d); s.SPIFFE("x") }); n != 0 {
 		t.Errorf("%v allocations per look-up", n)
+	}
+}
+
+func TestLimitsOfServicesAreInnerToo(t *testing.T) {
+	s, err := Compile(1, Catalogue{
+		Plans: []Plan{{Name: "gold", Limits: []Limit{
+			{Name: "rps", Limit: 5, Window: time.Second, At: "edge"},
+			{Name: "hop", Limit: 7, Window: time.Second, At: "service"},
+			{Name: "day", Limit: 9, Window: 24 * time.Hour},
+		}}},
+		Tenants: []Tenant{
+			{ID: "acme", Plan: "gold", Limits: []Limit{{Name: "extra", Limit: 1, Window: time.Hour, At: "service"}}},
+			{ID: "flat", Plan: "gold", Limits: []Limit{{Name: "hop", Limit: 70, Window: time.Second}}, Authorization: "shadow"},
+		},
+	}, cellKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme, flat := s.Account("acme"), s.Account("flat")
+	if len(acme.Charges) != 4 || len(acme.Inner) != 2 || acme.Inner[0] != acme.Charges[1] || acme.Inner[1] != acme.Charges[3] {
+		t.Errorf("inner %+v of %+v", acme.Inner, acme.Charges)
+	}
+	if len(flat.Charges) != 3 || len(flat.Inner) != 0 {
+		t.Errorf("a limit that the tenant has put at the edge is inner: %+v", flat.Inner)
+	}
+	if acme.Shadow || !flat.Shadow {
+		t.Error("the wrong tenant is in shadow")
+	}
+	if s.Rules == nil || s.Issuers == nil {
+		t.Error("no rules or issuers, not even none")
+	}
+}
+
+// Package authz names places by its own index and field; here they get the catalogue's.
+func TestProblemsOfRulesAndIssuersHavePlaces(t *testing.T) {
+	k := newCompiler(Catalogue{}, cellKey)
+	k.name = Place.String
+	k.adopt("rules", []authz.Problem{
+		{Index: 3, Field: "when", Item: -1, Wrong: "w", Right: "r"},
+		{Index: 0, Field: "what.paths", Item: 2, Wrong: "w", Right: "r"},
+	})
+	k.adopt("issuers", []authz.Problem{{Index: 1, Item: -1, Wrong: "w", Right: "r"}})
+	want := "rules[3].when: w; r\nrules[0].what.paths[2]: w; r\nissuers[1]: w; r"
+	if got := k.problems.Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -242,6 +309,24 @@ func BenchmarkCompile100kTenants(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Compile(1, c, cellKey); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// What was compiled for the snapshot before is taken from it while it is the same.
+func BenchmarkCompileAfterAChangeBeside1000Rules(b *testing.B) {
+	c := many(100)
+	for i := range 1000 {
+		c.Rules = append(c.Rules, authz.Rule{Name: fmt.Sprintf("r%d", i), Effect: "allow", When: `principal.roles.exists(r, r == "agent") && request.method == "GET"`})
+	}
+	last, err := Compile(1, c, cellKey)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := CompileAfter(last, 2, c, cellKey, Place.String); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -41,11 +41,11 @@ func (p Problems) Error() string {
 
 // Place is where in a Catalogue a value stands.
 type Place struct {
-	List  string // "plans", "tenants" or "api_keys"
+	List  string // as YAML spells it: "plans", "tenants", "api_keys", "rules" or "issuers"
 	Index int    // in that list
 	Limit int    // in the entry's limits; -1 outside them
 	Item  int    // in the field's list, such as principals; -1 for the field itself
-	Field string // as YAML spells it; "" for the whole entry
+	Field string // as YAML spells it, with dots into a nested one ("who.tenants"); "" for the whole entry
 }
 
 // String is the place by indices: plans[0].limits[1].window.

@@ -1,5 +1,6 @@
 // Package quota is the catalogue's model: tenants on plans, plans made of limits,
-// keys that speak for tenants; and its compilation into one immutable snapshot.
+// keys and issuers that speak for tenants, rules that say what these may; and its
+// compilation into one immutable snapshot.
 // It is pure: sources (files, API) are in quota/catalog, doors never see it whole.
 //
 // A look-up in a Snapshot costs one map access and allocates nothing.
@@ -8,6 +9,7 @@ package quota
 import (
 	"time"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -27,6 +29,9 @@ type Limit struct {
 	Burst       int64         `json:"burst,omitempty" yaml:"burst,omitempty"`             // gcra; default Limit
 	Enforcement string        `json:"enforcement,omitempty" yaml:"enforcement,omitempty"` // enforce (default), shadow
 	Durable     *bool         `json:"durable,omitempty" yaml:"durable,omitempty"`         // default: Window >= 1m
+	// At is where on a request's way through the mesh the limit charges: edge (default)
+	// is once, at the first door; service is there and again at each service behind it.
+	At string `json:"at,omitempty" yaml:"at,omitempty"`
 }
 
 // Tenant is a customer. Its principals and keys are the only way to be it.
@@ -37,6 +42,9 @@ type Tenant struct {
 	Suspended   bool      `json:"suspended,omitempty" yaml:"suspended,omitempty"`
 	Principals  []string  `json:"principals,omitempty" yaml:"principals,omitempty"` // SPIFFE ids
 	Limits      []Limit   `json:"limits,omitempty" yaml:"limits,omitempty"`         // replace the plan's limits of the same name, or add
+	// Authorization is enforce (default), or shadow: what rules refuse is recorded and let
+	// pass, for a soft roll-out. Identity, suspension and limits hold all the same.
+	Authorization string `json:"authorization,omitempty" yaml:"authorization,omitempty"`
 }
 
 // APIKey is a credential's public half. The secret itself is kept nowhere.
@@ -45,11 +53,14 @@ type APIKey struct {
 	Tenant  tenant.ID `json:"tenant" yaml:"tenant"`
 	Digest  string    `json:"digest" yaml:"digest"` // hex HMAC-SHA-256 of the whole key under the pepper
 	Expires time.Time `json:"expires,omitzero" yaml:"expires,omitempty"`
+	Scopes  []string  `json:"scopes,omitempty" yaml:"scopes,omitempty"` // the roles of whoever shows the key
 }
 
 // Catalogue is everything that one source, or all of them merged, declares.
 type Catalogue struct {
-	Plans   []Plan   `json:"plans,omitempty" yaml:"plans,omitempty"`
-	Tenants []Tenant `json:"tenants,omitempty" yaml:"tenants,omitempty"`
-	APIKeys []APIKey `json:"api_keys,omitempty" yaml:"api_keys,omitempty"`
+	Plans   []Plan         `json:"plans,omitempty" yaml:"plans,omitempty"`
+	Tenants []Tenant       `json:"tenants,omitempty" yaml:"tenants,omitempty"`
+	APIKeys []APIKey       `json:"api_keys,omitempty" yaml:"api_keys,omitempty"`
+	Rules   []authz.Rule   `json:"rules,omitempty" yaml:"rules,omitempty"`
+	Issuers []authz.Issuer `json:"issuers,omitempty" yaml:"issuers,omitempty"`
 }

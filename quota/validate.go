@@ -52,7 +52,11 @@ func (k *compiler) limits(at Place, limits []Limit) []*ratelimit.Limit {
 		} else {
 			names[l.Name] = i
 		}
-		out = append(out, k.limit(at, l))
+		compiled := k.limit(at, l)
+		if l.At == "service" {
+			k.inner[compiled] = true
+		}
+		out = append(out, compiled)
 	}
 	return out
 }
@@ -99,6 +103,9 @@ func (k *compiler) limit(at Place, l *Limit) *ratelimit.Limit {
 	if l.Enforcement != "" && l.Enforcement != "enforce" && l.Enforcement != "shadow" {
 		k.problem(at.field("enforcement"), "there is no enforcement "+quote(l.Enforcement), "enforce (the default), or shadow: count, never refuse")
 	}
+	if l.At != "" && l.At != "edge" && l.At != "service" {
+		k.problem(at.field("at"), "a limit can't charge at "+quote(l.At), "edge (the default): once, where the request comes in; or service: at each service too")
+	}
 	return out
 }
 
@@ -141,6 +148,56 @@ func (k *compiler) suggestPlan() string {
 	return "one of the plans " + strings.Join(names, ", ")
 }
 
+func (k *compiler) authorization(at Place, word string) {
+	if word != "" && word != "enforce" && word != "shadow" {
+		k.problem(at.field("authorization"), "there is no authorization "+quote(word), "enforce (the default), or shadow: record what rules refuse and let it pass")
+	}
+}
+
+// Bounds of an API key's scopes.
+const (
+	maxScopes = 64
+	maxScope  = 128
+)
+
+// scopes checks words that travel in a list in one header.
+func (k *compiler) scopes(at Place, scopes []string) {
+	if len(scopes) > maxScopes {
+		k.problem(at, "the key has "+strconv.Itoa(len(scopes))+" scopes", "at most "+strconv.Itoa(maxScopes))
+	}
+	for i, s := range scopes {
+		if s == "" || len(s) > maxScope || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ',' }) {
+			at.Item = i
+			k.problem(at, quote(s)+" is no scope", "1 to "+strconv.Itoa(maxScope)+" visible ASCII characters without spaces and commas, such as calls:write")
+		}
+	}
+}
+
+// known checks that each of these names is that of an entry.
+func (k *compiler) known(at Place, names []string, check func(Place, string)) {
+	for i, name := range names {
+		at.Item = i
+		check(at, name)
+	}
+}
+
+// noTenant and noPlan report a name that nobody has. What can't be a name is
+// reported where rules and issuers are compiled, and not twice.
+func (k *compiler) noTenant(at Place, id string) {
+	if _, err := tenant.ParseID(id); err == nil && k.out.tenants[tenant.ID(id)] == nil {
+		k.problem(at, "there is no tenant "+quote(id), "the id of one of the tenants")
+	}
+}
+
+func (k *compiler) noPlan(at Place, name string) {
+	if _, err := tenant.ParseID(name); err != nil {
+		return
+	}
+	if _, ok := k.plans[name]; !ok {
+		k.problem(at, "there is no plan "+quote(name), k.suggestPlan())
+	}
+}
+
 func parseDigest(s string) (digest [32]byte, wrong string) {
 	if s == "" {
 		return digest, "is missing"
@@ -153,45 +210,3 @@ func parseDigest(s string) (digest [32]byte, wrong string) {
 	}
 	return digest, ""
 }
-
-const maxSPIFFE = 2048
-
-// wrongSPIFFE says what is wrong with a SPIFFE id that names a workload
-// (SPIFFE-ID specification, section 2); "" if nothing is.
-func wrongSPIFFE(id string) string {
-	rest, ok := strings.CutPrefix(id, "spiffe://")
-	if !ok {
-		return "does not begin with spiffe://"
-	}
-	if len(id) > maxSPIFFE {
-		return "is longer than " + strconv.Itoa(maxSPIFFE) + " bytes"
-	}
-	domain, path, _ := strings.Cut(rest, "/")
-	if domain == "" || len(domain) > 255 || !only(domain, func(c byte) bool { return lower(c) || digit(c) || c == '.' || c == '-' || c == '_' }) {
-		return "has no trust domain of a-z, 0-9, '.', '-' and '_'"
-	}
-	if path == "" {
-		return "has no path"
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "" || segment == "." || segment == ".." {
-			return "has a path with an empty or relative segment"
-		}
-		if !only(segment, func(c byte) bool { return lower(c|0x20) || digit(c) || c == '.' || c == '-' || c == '_' }) {
-			return "has a path with other characters than letters, digits, '.', '-' and '_'"
-		}
-	}
-	return ""
-}
-
-func only(s string, ok func(byte) bool) bool {
-	for i := range len(s) {
-		if !ok(s[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func lower(c byte) bool { return c >= 'a' && c <= 'z' }
-func digit(c byte) bool { return c >= '0' && c <= '9' }

@@ -1,5 +1,5 @@
-// Package api is the quota API: plans, tenants, API keys and usage over gRPC, and
-// over REST from the same definition. [New] makes a [Service], Register puts
+// Package api is the quota API: plans, tenants, API keys, rules, issuers and usage over
+// gRPC, and over REST from the same definition. [New] makes a [Service], Register puts
 // it on a gRPC server, Handler is its REST form and /openapi.json.
 //
 // Each call goes through one guard, whichever way it came: a panic becomes
@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,7 +28,7 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-// Options are what a service is made of; every field is required.
+// Options are what a service is made of; every field up to Log is required.
 type Options struct {
 	Catalog          *catalog.Catalog
 	Store            ratelimit.Store // where usage is looked up; never charged
@@ -35,6 +36,20 @@ type Options struct {
 	AdminTokenDigest [32]byte        // SHA-256 of the admin token; the token itself must have 256 random bits
 	Now              func() time.Time
 	Log              *slog.Logger
+
+	// LastUsed is when an API key was last accepted, Unix µs; 0 if it is not known. Nil: never known.
+	LastUsed func(keyID string) int64
+	// Audit gets every change that was made or refused, after it, and every refused
+	// authentication, however many there are: bounding those is its part. It is called by the
+	// calls' goroutines, which wait for it. A request that could not be decoded is no change. Nil: none.
+	Audit func(Act)
+}
+
+// knownTokens are what a script hashes when its variable is empty, and what
+// people write who mean to change it later.
+var knownTokens = []string{
+	"", "\n", " ", "admin", "changeme", "change-me", "default", "password", "secret", "sla_", "sluice", "test", "token", "null", "undefined",
+	"admin\n", "changeme\n", "password\n", "secret\n", "token\n",
 }
 
 // Service is the quota API. It is safe for concurrent use.
@@ -54,6 +69,9 @@ func New(o Options) (*Service, error) {
 	missing(o.AdminTokenDigest == [32]byte{}, "AdminTokenDigest")
 	missing(o.Now == nil, "Now")
 	missing(o.Log == nil, "Log")
+	if slices.ContainsFunc(knownTokens, func(t string) bool { return o.AdminTokenDigest == sha256.Sum256([]byte(t)) }) {
+		problems = append(problems, errors.New("quota API: the admin token is empty or a word that everybody tries; take 256 random bits"))
+	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
@@ -62,11 +80,12 @@ func New(o Options) (*Service, error) {
 		return nil, fmt.Errorf("quota API: key of page tokens: %w", err)
 	}
 	return &Service{server: &server{
-		guard:   newGuard(o.AdminTokenDigest, o.Now, o.Log),
+		guard:   newGuard(o),
 		catalog: o.Catalog,
 		store:   o.Store,
 		pepper:  o.Pepper,
 		pages:   pager{key: pageKey},
+		used:    o.LastUsed,
 		now:     o.Now,
 		log:     o.Log,
 	}}, nil

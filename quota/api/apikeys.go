@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/base64"
@@ -12,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/voicecore-ai/sluice/authz/authn"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -36,14 +36,28 @@ func apiKeyOut(k quota.APIKey, origin quotav1.Origin) *quotav1.ApiKey {
 		ExpireTime: timestamp(k.Expires),
 		Origin:     origin,
 		Etag:       catalog.ETag(k),
+		Scopes:     k.Scopes,
 	}
 }
 
-func (s *server) createAPIKey(_ context.Context, r *quotav1.CreateApiKeyRequest) (*quotav1.CreateApiKeyResponse, error) {
+// lastUsed is when a key was last accepted; nil if that is not known.
+func (s *server) lastUsed(id string) *timestamppb.Timestamp {
+	if s.used == nil {
+		return nil
+	}
+	at := s.used(id)
+	if at == 0 {
+		return nil
+	}
+	return timestamppb.New(time.UnixMicro(at))
+}
+
+func (s *server) createAPIKey(r *quotav1.CreateApiKeyRequest, a *Act) (*quotav1.CreateApiKeyResponse, error) {
 	of, err := parseTenant("parent", r.GetParent())
 	if err != nil {
 		return nil, err
 	}
+	a.Resource = tenantName(of) + strings.TrimSuffix(apiKeys, "/")
 	var expires time.Time
 	if t := r.GetApiKey().GetExpireTime(); t != nil {
 		if err := t.CheckValid(); err != nil {
@@ -54,19 +68,19 @@ func (s *server) createAPIKey(_ context.Context, r *quotav1.CreateApiKeyRequest)
 		}
 	}
 	var secret string
-	what := &subject{}
-	answer, err := change(s, quotav1.QuotaService_CreateApiKey_FullMethodName, r, what, func(own *quota.Catalogue) (*quotav1.CreateApiKeyResponse, error) {
+	what := &subject{field: "api_key"}
+	answer, err := change(edit{s, a, r}, what, func(own *quota.Catalogue) (*quotav1.CreateApiKeyResponse, error) {
 		view := s.catalog.View()
-		if _, ok := byID(view.Tenants, string(of), idOfTenant); !ok {
+		if _, ok := byID(view.Tenants, string(of), tenants.id); !ok {
 			return nil, notFound(tenantName(of))
 		}
-		key := quota.APIKey{Tenant: of, Expires: expires}
+		key := quota.APIKey{Tenant: of, Expires: expires, Scopes: r.GetApiKey().GetScopes()}
 		for taken := true; taken; {
 			key.ID, secret = newKey()
 			_, taken = byID(view.APIKeys, key.ID, idOfKey)
 		}
 		digest := authn.Digest(s.pepper, secret)
-		what.path = "api_keys[" + key.ID + "]"
+		what.path, a.Resource = "api_keys["+key.ID+"]", apiKeyName(of, key.ID)
 		key.Digest = hex.EncodeToString(digest[:])
 		own.APIKeys = append(own.APIKeys, key)
 		// Without the secret: this is what is remembered under request_id.
@@ -86,38 +100,41 @@ func (s *server) createAPIKey(_ context.Context, r *quotav1.CreateApiKeyRequest)
 	return answer, nil
 }
 
-func (s *server) listAPIKeys(_ context.Context, r *quotav1.ListApiKeysRequest) (*quotav1.ListApiKeysResponse, error) {
+func (s *server) listAPIKeys(r *quotav1.ListApiKeysRequest, _ *Act) (*quotav1.ListApiKeysResponse, error) {
 	of, err := parseTenant("parent", r.GetParent())
 	if err != nil {
 		return nil, err
 	}
 	view := s.catalog.View()
-	if _, ok := byID(view.Tenants, string(of), idOfTenant); !ok {
+	if _, ok := byID(view.Tenants, string(of), tenants.id); !ok {
 		return nil, notFound(r.GetParent())
 	}
-	var keys []catalog.APIKeyEntry
+	var keys []catalog.Entry[quota.APIKey]
 	for _, k := range view.APIKeys {
-		if k.Tenant == of {
+		if k.Value.Tenant == of {
 			keys = append(keys, k)
 		}
 	}
-	items, next, err := cut(s.pages, r.GetParent()+apiKeys, keys, idOfKey, r)
+	items, next, err := cut(s.pages, r.GetParent()+apiKeys, keys, func(k catalog.Entry[quota.APIKey]) string { return k.Value.ID }, r)
 	if err != nil {
 		return nil, err
 	}
 	answer := &quotav1.ListApiKeysResponse{NextPageToken: next}
 	for _, k := range items {
-		answer.ApiKeys = append(answer.ApiKeys, apiKeyOut(k.APIKey, origin(k.Origin)))
+		key := apiKeyOut(k.Value, origin(k.Origin))
+		key.LastUsedTime = s.lastUsed(k.Value.ID)
+		answer.ApiKeys = append(answer.ApiKeys, key)
 	}
 	return answer, nil
 }
 
-func (s *server) deleteAPIKey(_ context.Context, r *quotav1.DeleteApiKeyRequest) (*emptypb.Empty, error) {
+func (s *server) deleteAPIKey(r *quotav1.DeleteApiKeyRequest, a *Act) (*emptypb.Empty, error) {
 	of, id, err := parseAPIKey("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
-	return change(s, quotav1.QuotaService_DeleteApiKey_FullMethodName, r, &subject{path: "api_keys[" + id + "]"}, func(own *quota.Catalogue) (*emptypb.Empty, error) {
+	a.Resource = apiKeyName(of, id)
+	return change(edit{s, a, r}, &subject{path: "api_keys[" + id + "]"}, func(own *quota.Catalogue) (*emptypb.Empty, error) {
 		i, err := s.apiKey(own, of, id)
 		if err != nil {
 			return nil, err

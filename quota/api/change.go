@@ -33,34 +33,38 @@ type subject struct {
 // change lets apply change the API's entries and returns what it answers. It
 // keeps the promises of request_id and validate_only. The answer is
 // remembered under request_id, so it must not hold a secret.
-func change[Answer proto.Message](s *server, method string, r mutation, what *subject,
-	apply func(own *quota.Catalogue) (Answer, error),
-) (answer Answer, err error) {
+func change[Answer proto.Message](e edit, what *subject, apply func(own *quota.Catalogue) (Answer, error)) (answer Answer, err error) {
+	s, r, method := e.s, e.r, e.act.Method
 	id := r.GetRequestId()
 	if err := checkRequestID(id); err != nil {
 		return answer, err
 	}
 	if id == "" || r.GetValidateOnly() {
+		var revision uint64
 		err = s.catalog.Update(func(own *quota.Catalogue) (err error) {
+			revision = s.catalog.Snapshot().Revision + 1 // updates run one at a time
 			answer, err = apply(own)
 			return err
 		}, r.GetValidateOnly())
-		return answer, s.done(method, r, what, err)
+		return answer, e.done(what, revision, err)
 	}
 	body, err := bodyHash(method, r)
 	if err != nil {
 		return answer, err
 	}
 	operation := catalog.Operation{Key: sha256.Sum256([]byte("sluice quota api request id v1\x00" + id)), BodyHash: body, Now: s.now()}
+	var revision uint64
 	kept, replayed, err := s.catalog.Once(operation, func(own *quota.Catalogue) (response []byte, err error) {
+		revision = s.catalog.Snapshot().Revision + 1
 		if answer, err = apply(own); err != nil {
 			return nil, err
 		}
 		return proto.Marshal(answer)
 	})
 	if err != nil || !replayed {
-		return answer, s.done(method, r, what, err)
+		return answer, e.done(what, revision, err)
 	}
+	e.act.silent = true
 	answer = answer.ProtoReflect().New().Interface().(Answer) //nolint:errcheck // New makes its own kind
 	if err := proto.Unmarshal(kept, answer); err != nil {
 		return answer, fmt.Errorf("answer kept under a request id: %w", err)
@@ -68,11 +72,11 @@ func change[Answer proto.Message](s *server, method string, r mutation, what *su
 	return answer, nil
 }
 
-// done says how a change ended: to the log if it holds, to the caller if not.
-func (s *server) done(method string, r mutation, what *subject, err error) error {
-	if err == nil && !r.GetValidateOnly() {
-		s.log.Info("quota API: changed", "method", method, "entry", what.path, "request_id", r.GetRequestId(),
-			"revision", s.catalog.Snapshot().Revision)
+// done says how a change ended: to the log and the act if it holds, to the caller if not.
+func (e edit) done(what *subject, revision uint64, err error) error {
+	if err == nil && !e.r.GetValidateOnly() {
+		e.act.Revision = revision
+		e.s.log.Info("quota API: changed", "method", e.act.Method, "entry", what.path, "request_id", e.r.GetRequestId(), "revision", revision)
 	}
 	return what.explain(err)
 }

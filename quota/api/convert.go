@@ -10,7 +10,6 @@ import (
 
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/quota"
-	"github.com/voicecore-ai/sluice/tenant"
 )
 
 func quote(s string) string { return strconv.Quote(s) }
@@ -26,6 +25,7 @@ func limitsOut(limits []quota.Limit) []*quotav1.Limit {
 			Burst:       l.Burst,
 			Enforcement: l.Enforcement,
 			Durable:     l.Durable,
+			At:          l.At,
 		}
 	}
 	return out
@@ -48,35 +48,13 @@ func limitsIn(field string, limits []*quotav1.Limit, v *violations) []quota.Limi
 			Window:      l.GetWindow().AsDuration(),
 			Burst:       l.GetBurst(),
 			Enforcement: l.GetEnforcement(),
+			At:          l.GetAt(),
 		}
 		if l.Durable != nil {
 			in[i].Durable = proto.Bool(l.GetDurable())
 		}
 	}
 	return in
-}
-
-func planIn(id string, p *quotav1.Plan) (quota.Plan, error) {
-	var v violations
-	in := quota.Plan{Name: id, DisplayName: p.GetDisplayName(), Limits: limitsIn("plan.limits", p.GetLimits(), &v)}
-	return in, v.err()
-}
-
-func tenantIn(id tenant.ID, t *quotav1.Tenant) (quota.Tenant, error) {
-	var v violations
-	plan, err := parsePlan("tenant.plan", t.GetPlan())
-	if err != nil {
-		v.add("tenant.plan", "no name of a plan; write 'plans/{plan}'")
-	}
-	in := quota.Tenant{
-		ID:          id,
-		DisplayName: t.GetDisplayName(),
-		Plan:        plan,
-		Suspended:   t.GetSuspended(),
-		Principals:  t.GetPrincipals(),
-		Limits:      limitsIn("tenant.limits", t.GetLimits(), &v),
-	}
-	return in, v.err()
 }
 
 // timestamp is nil for the zero time.

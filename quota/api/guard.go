@@ -42,6 +42,16 @@ var roles = map[string]role{
 	quotav1.QuotaService_CreateApiKey_FullMethodName: admin,
 	quotav1.QuotaService_ListApiKeys_FullMethodName:  admin,
 	quotav1.QuotaService_DeleteApiKey_FullMethodName: admin,
+	quotav1.QuotaService_CreateRule_FullMethodName:   admin,
+	quotav1.QuotaService_GetRule_FullMethodName:      admin,
+	quotav1.QuotaService_ListRules_FullMethodName:    admin,
+	quotav1.QuotaService_UpdateRule_FullMethodName:   admin,
+	quotav1.QuotaService_DeleteRule_FullMethodName:   admin,
+	quotav1.QuotaService_CreateIssuer_FullMethodName: admin,
+	quotav1.QuotaService_GetIssuer_FullMethodName:    admin,
+	quotav1.QuotaService_ListIssuers_FullMethodName:  admin,
+	quotav1.QuotaService_UpdateIssuer_FullMethodName: admin,
+	quotav1.QuotaService_DeleteIssuer_FullMethodName: admin,
 	quotav1.QuotaService_GetUsage_FullMethodName:     admin,
 }
 
@@ -57,16 +67,18 @@ type guard struct {
 	digest   [32]byte
 	now      func() time.Time
 	log      *slog.Logger
+	audit    func(Act) // nil: none
 	admitted *rate.Limiter
 	refused  *rate.Limiter
 	logged   *rate.Limiter // lines about refused callers
 }
 
-func newGuard(digest [32]byte, now func() time.Time, log *slog.Logger) *guard {
+func newGuard(o Options) *guard {
 	return &guard{
-		digest:   digest,
-		now:      now,
-		log:      log,
+		digest:   o.AdminTokenDigest,
+		now:      o.Now,
+		log:      o.Log,
+		audit:    o.Audit,
 		admitted: rate.NewLimiter(callsPerSecond, callsAtOnce),
 		refused:  rate.NewLimiter(callsPerSecond, callsAtOnce),
 		logged:   rate.NewLimiter(1, 5),
@@ -79,7 +91,7 @@ func (g *guard) authenticate(authorization []string) (role, error) {
 	if len(authorization) == 1 && len(authorization[0]) <= maxCredential {
 		scheme, token, _ := strings.Cut(authorization[0], " ")
 		sum := sha256.Sum256([]byte(token))
-		if strings.EqualFold(scheme, "bearer") && subtle.ConstantTimeCompare(sum[:], g.digest[:]) == 1 {
+		if strings.EqualFold(scheme, "bearer") && token != "" && subtle.ConstantTimeCompare(sum[:], g.digest[:]) == 1 {
 			return admin, nil
 		}
 	}
@@ -105,30 +117,37 @@ func (g *guard) shield(limiter *rate.Limiter) error {
 	return fail(codes.ResourceExhausted, "API_RATE_LIMITED", "the quota API gets more calls than one server answers; wait and retry", retryInfo(wait))
 }
 
-// guarded runs one call of method, if its caller may make it. Every error it
-// returns is a status without the server's inner matters.
+// guarded runs one call of method, if its caller may make it, and reports the act.
+// Every error it returns is a status without the server's inner matters.
 func guarded[Request, Answer proto.Message](ctx context.Context, g *guard, method string, r Request,
-	call func(context.Context, Request) (Answer, error),
+	call func(Request, *Act) (Answer, error),
 ) (answer Answer, err error) {
 	var none Answer
+	act := &Act{Time: g.now().UnixMicro(), Source: source(ctx), Method: method}
+	m, changes := any(r).(mutation)
+	if changes {
+		act.RequestID, act.silent = clip(m.GetRequestId()), m.GetValidateOnly()
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			g.log.Error("quota API: panic", "method", method, "panic", p, "stack", string(debug.Stack()))
 			answer, err = none, internal()
 		}
+		g.report(act, changes, err)
 	}()
 	incoming, _ := metadata.FromIncomingContext(ctx)
 	who, err := g.authenticate(incoming.Get("authorization"))
 	if err != nil {
 		return none, err
 	}
+	act.Actor = "admin"
 	if may := roles[method]; may == nobody || may != who {
 		return none, fail(codes.PermissionDenied, "METHOD_NOT_ALLOWED", "this method may not be called")
 	}
 	if err := g.shield(g.admitted); err != nil {
 		return none, err
 	}
-	answer, err = call(ctx, r)
+	answer, err = call(r, act)
 	if err == nil {
 		return answer, nil
 	}

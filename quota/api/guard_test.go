@@ -117,7 +117,7 @@ func TestAMethodThatIsNotInTheTableIsDenied(t *testing.T) {
 	w := newWorld(t, "")
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 	_, err := guarded(ctx, w.service.server.guard, "/"+service+"/Invented", &quotav1.GetPlanRequest{},
-		func(context.Context, *quotav1.GetPlanRequest) (*quotav1.Plan, error) {
+		func(*quotav1.GetPlanRequest, *Act) (*quotav1.Plan, error) {
 			t.Error("called")
 			return &quotav1.Plan{}, nil
 		})
@@ -134,7 +134,7 @@ func TestAPanicIsContained(t *testing.T) {
 	w := newWorld(t, "")
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 	_, err := guarded(ctx, w.service.server.guard, quotav1.QuotaService_GetPlan_FullMethodName, &quotav1.GetPlanRequest{},
-		func(context.Context, *quotav1.GetPlanRequest) (*quotav1.Plan, error) { panic("with a secret") })
+		func(*quotav1.GetPlanRequest, *Act) (*quotav1.Plan, error) { panic("with a secret") })
 	refused(t, err, codes.Internal, "INTERNAL")
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("the caller sees the panic: %v", err)

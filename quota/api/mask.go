@@ -10,47 +10,69 @@ import (
 )
 
 // unwritable are fields that a mask may name, because a caller sends back what
-// it got (AIP-203), but that planIn and tenantIn don't read.
-var unwritable = []protoreflect.Name{"name", "origin", "etag"}
+// it got (AIP-203), but that none may set.
+var unwritable = []protoreflect.Name{"name", "origin", "etag", "allow_private"}
 
 // merge writes the fields of src that mask names into dst, whole (AIP-134): an empty
-// mask means every field that is set in src, "*" means all of them.
+// mask means every field that is set in src, "*" means all of them. A path may go
+// into a message, as a PATCH by REST has it ("who.tenants"), but not into a list.
 func merge(dst, src proto.Message, mask *fieldmaskpb.FieldMask) error {
 	from, to := src.ProtoReflect(), dst.ProtoReflect()
 	fields := to.Descriptor().Fields()
-	var v violations
-	var take []protoreflect.FieldDescriptor
 	everything := slices.Equal(mask.GetPaths(), []string{"*"})
 	if len(mask.GetPaths()) == 0 || everything {
 		for i := range fields.Len() {
 			if f := fields.Get(i); everything || from.Has(f) {
-				take = append(take, f)
+				take(to, from, f)
 			}
 		}
+		return nil
+	}
+	var v violations
+	for _, path := range mask.GetPaths() {
+		steps := walk(fields, path)
+		if steps == nil {
+			v.add("update_mask", "no field "+quote(path)+"; name whole fields: "+names(fields))
+			continue
+		}
+		from, to := from, to
+		last := len(steps) - 1
+		for _, f := range steps[:last] {
+			from, to = from.Get(f).Message(), to.Mutable(f).Message()
+		}
+		take(to, from, steps[last])
+	}
+	return v.err()
+}
+
+// take makes one field of to what it is in from.
+func take(to, from protoreflect.Message, f protoreflect.FieldDescriptor) {
+	if from.Has(f) {
+		to.Set(f, from.Get(f))
 	} else {
-		for _, path := range mask.GetPaths() {
-			f := fields.ByName(protoreflect.Name(path))
-			if f == nil {
-				f = fields.ByJSONName(path)
-			}
-			if f == nil {
-				v.add("update_mask", "no field "+quote(path)+"; name whole fields: "+names(fields))
-				continue
-			}
-			take = append(take, f)
+		to.Clear(f)
+	}
+}
+
+// walk is the fields along a path; nil if there is no such path.
+func walk(fields protoreflect.FieldDescriptors, path string) (steps []protoreflect.FieldDescriptor) {
+	for name := range strings.SplitSeq(path, ".") {
+		if fields == nil {
+			return nil
+		}
+		f := fields.ByName(protoreflect.Name(name))
+		if f == nil {
+			f = fields.ByJSONName(name)
+		}
+		if f == nil {
+			return nil
+		}
+		steps, fields = append(steps, f), nil
+		if f.Message() != nil && !f.IsList() && !f.IsMap() {
+			fields = f.Message().Fields()
 		}
 	}
-	if err := v.err(); err != nil {
-		return err
-	}
-	for _, f := range take {
-		if from.Has(f) {
-			to.Set(f, from.Get(f))
-		} else {
-			to.Clear(f)
-		}
-	}
-	return nil
+	return steps
 }
 
 func names(fields protoreflect.FieldDescriptors) string {

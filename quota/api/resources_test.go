@@ -212,7 +212,7 @@ func second[T any](_ T, err error) error { return err }
 func (w *world) state(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
-	for _, path := range []string{"/v1/plans", "/v1/tenants", "/v1/tenants/acme/apiKeys"} {
+	for _, path := range []string{"/v1/plans", "/v1/tenants", "/v1/tenants/acme/apiKeys", "/v1/rules", "/v1/issuers"} {
 		code, body := w.rest(t, "GET", path, "")
 		if code != 200 {
 			t.Fatalf("%s: %d %s", path, code, body)

@@ -70,6 +70,9 @@ func (h *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	if _, err := h.guard.authenticate(r.Header.Values("Authorization")); err != nil {
+		h.guard.report(&Act{
+			Time: h.guard.now().UnixMicro(), Source: withoutPort(r.RemoteAddr), Method: clip(r.Method + " " + r.URL.EscapedPath()),
+		}, false, err)
 		writeError(w, err, 0)
 		return
 	}
@@ -160,6 +163,16 @@ var requests = map[string]proto.Message{
 	"POST /v1/{parent=tenants/*}/apiKeys":   (*quotav1.CreateApiKeyRequest)(nil),
 	"GET /v1/{parent=tenants/*}/apiKeys":    (*quotav1.ListApiKeysRequest)(nil),
 	"DELETE /v1/{name=tenants/*/apiKeys/*}": (*quotav1.DeleteApiKeyRequest)(nil),
+	"POST /v1/rules":                        (*quotav1.CreateRuleRequest)(nil),
+	"GET /v1/{name=rules/*}":                (*quotav1.GetRuleRequest)(nil),
+	"GET /v1/rules":                         (*quotav1.ListRulesRequest)(nil),
+	"PATCH /v1/{rule.name=rules/*}":         (*quotav1.UpdateRuleRequest)(nil),
+	"DELETE /v1/{name=rules/*}":             (*quotav1.DeleteRuleRequest)(nil),
+	"POST /v1/issuers":                      (*quotav1.CreateIssuerRequest)(nil),
+	"GET /v1/{name=issuers/*}":              (*quotav1.GetIssuerRequest)(nil),
+	"GET /v1/issuers":                       (*quotav1.ListIssuersRequest)(nil),
+	"PATCH /v1/{issuer.name=issuers/*}":     (*quotav1.UpdateIssuerRequest)(nil),
+	"DELETE /v1/{name=issuers/*}":           (*quotav1.DeleteIssuerRequest)(nil),
 	"GET /v1/{name=tenants/*/usage}":        (*quotav1.GetUsageRequest)(nil),
 }
 

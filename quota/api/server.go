@@ -22,6 +22,7 @@ type server struct {
 	store   ratelimit.Store
 	pepper  [32]byte
 	pages   pager
+	used    func(keyID string) int64 // nil: unknown
 	now     func() time.Time
 	log     *slog.Logger
 }
@@ -76,6 +77,46 @@ func (s *server) ListApiKeys(ctx context.Context, r *quotav1.ListApiKeysRequest)
 
 func (s *server) DeleteApiKey(ctx context.Context, r *quotav1.DeleteApiKeyRequest) (*emptypb.Empty, error) {
 	return guarded(ctx, s.guard, quotav1.QuotaService_DeleteApiKey_FullMethodName, r, s.deleteAPIKey)
+}
+
+func (s *server) CreateRule(ctx context.Context, r *quotav1.CreateRuleRequest) (*quotav1.Rule, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_CreateRule_FullMethodName, r, s.createRule)
+}
+
+func (s *server) GetRule(ctx context.Context, r *quotav1.GetRuleRequest) (*quotav1.Rule, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_GetRule_FullMethodName, r, s.getRule)
+}
+
+func (s *server) ListRules(ctx context.Context, r *quotav1.ListRulesRequest) (*quotav1.ListRulesResponse, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_ListRules_FullMethodName, r, s.listRules)
+}
+
+func (s *server) UpdateRule(ctx context.Context, r *quotav1.UpdateRuleRequest) (*quotav1.Rule, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_UpdateRule_FullMethodName, r, s.updateRule)
+}
+
+func (s *server) DeleteRule(ctx context.Context, r *quotav1.DeleteRuleRequest) (*emptypb.Empty, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_DeleteRule_FullMethodName, r, s.deleteRule)
+}
+
+func (s *server) CreateIssuer(ctx context.Context, r *quotav1.CreateIssuerRequest) (*quotav1.Issuer, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_CreateIssuer_FullMethodName, r, s.createIssuer)
+}
+
+func (s *server) GetIssuer(ctx context.Context, r *quotav1.GetIssuerRequest) (*quotav1.Issuer, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_GetIssuer_FullMethodName, r, s.getIssuer)
+}
+
+func (s *server) ListIssuers(ctx context.Context, r *quotav1.ListIssuersRequest) (*quotav1.ListIssuersResponse, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_ListIssuers_FullMethodName, r, s.listIssuers)
+}
+
+func (s *server) UpdateIssuer(ctx context.Context, r *quotav1.UpdateIssuerRequest) (*quotav1.Issuer, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_UpdateIssuer_FullMethodName, r, s.updateIssuer)
+}
+
+func (s *server) DeleteIssuer(ctx context.Context, r *quotav1.DeleteIssuerRequest) (*emptypb.Empty, error) {
+	return guarded(ctx, s.guard, quotav1.QuotaService_DeleteIssuer_FullMethodName, r, s.deleteIssuer)
 }
 
 func (s *server) GetUsage(ctx context.Context, r *quotav1.GetUsageRequest) (*quotav1.Usage, error) {

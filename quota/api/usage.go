@@ -2,7 +2,6 @@ package api
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -21,7 +20,7 @@ var algorithmNames = map[ratelimit.Algorithm]string{
 	ratelimit.Fixed: "fixed",
 }
 
-func (s *server) getUsage(_ context.Context, r *quotav1.GetUsageRequest) (*quotav1.Usage, error) {
+func (s *server) getUsage(r *quotav1.GetUsageRequest, _ *Act) (*quotav1.Usage, error) {
 	of, err := parseUsage("name", r.GetName())
 	if err != nil {
 		return nil, err
@@ -39,7 +38,7 @@ func (s *server) getUsage(_ context.Context, r *quotav1.GetUsageRequest) (*quota
 	if _, err := s.store.Charge(now.UnixMicro(), charges, outcomes); err != nil {
 		return nil, fmt.Errorf("look up usage of %s: %w", of, err)
 	}
-	answer := &quotav1.Usage{Name: r.GetName(), Plan: planName(account.Plan), ReadTime: timestamppb.New(now)}
+	answer := &quotav1.Usage{Name: r.GetName(), Plan: planNames.name(account.Plan), ReadTime: timestamppb.New(now)}
 	for i := range charges {
 		answer.Limits = append(answer.Limits, limitUsage(charges[i].Limit, outcomes[i], now))
 	}

@@ -140,8 +140,12 @@ func (c *Catalog) build(files *fileSet, own quota.Catalogue) (*state, error) {
 		return nil, files.problems.list
 	}
 	m := merge(files, own)
+	var last *quota.Snapshot
+	if now := c.state.Load(); now != nil {
+		last = now.snapshot
+	}
 	m.revision = c.revision + 1
-	snapshot, err := quota.CompileAt(m.revision, m.all, c.o.CellKey, m.name)
+	snapshot, err := quota.CompileAfter(last, m.revision, m.all, c.o.CellKey, m.name)
 	if err := files.problems.and(err); err != nil {
 		return nil, err
 	}

@@ -6,13 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
-	"github.com/voicecore-ai/sluice/tenant"
 )
 
 var update = flag.Bool("update", false, "write the messages in testdata anew")
@@ -92,7 +94,7 @@ func TestAGoodFolderIsCompiled(t *testing.T) {
 		t.Errorf("key %+v, %v", k, ok)
 	}
 	v := c.View()
-	if len(v.Plans) != 3 || v.Plans[0].Name != "free" || v.Plans[2].Path != "more/plans/silver.yml" || v.Plans[2].Origin != FromFile || v.Revision != 1 {
+	if len(v.Plans) != 3 || v.Plans[0].Value.Name != "free" || v.Plans[2].Path != "more/plans/silver.yml" || v.Plans[2].Origin != FromFile || v.Revision != 1 {
 		t.Errorf("view %+v", v.Plans)
 	}
 	if err := c.Update(func(*quota.Catalogue) error { return nil }, false); !errors.Is(err, ErrReadOnly) {
@@ -167,6 +169,8 @@ func TestWhatCantBeReadIsAnError(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(good)
+	f.Add(goodRules)
+	f.Add("rules: &a [{who: *a, what: {paths: [*a]}}]")
 	f.Add("plans: &a [*a]")
 	f.Add("plans: &a {limits: [*a]}")
 	f.Add("&a [*a]")
@@ -184,7 +188,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(string(content))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		s := &fileSet{files: []*file{{path: "x.yaml", data: []byte(text)}}, planAt: map[string]int{}, tenantAt: map[tenant.ID]int{}, keyAt: map[string]int{}}
+		s := &fileSet{files: []*file{{path: "x.yaml", data: []byte(text)}}}
 		s.decode()
 		c := &Catalog{log: slog.New(slog.DiscardHandler)}
 		state, err := c.build(s, quota.Catalogue{})
@@ -204,4 +208,134 @@ func FuzzDecode(f *testing.F) {
 			state.view()
 		}
 	})
+}
+
+const goodRules = `
+plans: [{name: gold, limits: [{name: rps, limit: 5, window: 1s, at: service}]}]
+tenants: [{id: acme, plan: gold, authorization: shadow}]
+api_keys:
+  - {id: k1, tenant: acme, digest: "0000000000000000000000000000000000000000000000000000000000000001", scopes: [calls:read, calls:write]}
+rules:
+  - name: callers
+    effect: allow
+    enforcement: shadow
+    who:
+      tenants: [acme]
+      plans: [gold]
+      roles: [caller]
+      principals: [spiffe://cluster.local/ns/acme/*]
+    what:
+      services: [calls]
+      hosts: ["*.example.com"]
+      methods: [GET, POST]
+      paths: ["/v1/calls/{id}"]
+    when: request.method == "GET"
+    audit: required
+  - {name: streams, effect: deny, what: {grpc: [voice.Calls/*]}}
+issuers:
+  - name: login
+    issuer: https://login.example.com
+    audiences: [sluice]
+    jwks_uri: https://login.example.com/keys
+    algorithms: [ES256]
+    tenant: acme
+    roles_claim: roles
+    types: [JWT]
+    allow_private: true
+  - {name: other, issuer: https://other.example.com, audiences: [sluice], jwks_uri: https://other.example.com/keys, tenant_claim: org.tenant}
+`
+
+func TestRulesAndIssuersAreReadWhole(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", goodRules)
+	c := open(t, Options{Dir: dir})
+	wantRule := authz.Rule{
+		Name: "callers", Effect: "allow", Enforcement: "shadow",
+		Who: authz.Who{
+			Tenants: []string{"acme"}, Plans: []string{"gold"}, Roles: []string{"caller"},
+			Principals: []string{"spiffe://cluster.local/ns/acme/*"},
+		},
+		What: authz.What{
+			Services: []string{"calls"}, Hosts: []string{"*.example.com"}, Methods: []string{"GET", "POST"},
+			Paths: []string{"/v1/calls/{id}"},
+		},
+		When: `request.method == "GET"`, Audit: "required",
+	}
+	wantIssuers := []authz.Issuer{{
+		Name: "login", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys",
+		Algorithms: []string{"ES256"}, Tenant: "acme", RolesClaim: "roles", Types: []string{"JWT"}, AllowPrivate: true,
+	}, {
+		Name: "other", Issuer: "https://other.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://other.example.com/keys", TenantClaim: "org.tenant",
+	}}
+	v := c.View()
+	if len(v.Rules) != 2 || len(v.Rules[1].Value.What.GRPC) != 1 || !reflect.DeepEqual(v.Rules[0].Value, wantRule) || v.Rules[0].Path != "a.yaml" || v.Rules[0].Origin != FromFile {
+		t.Errorf("rules %+v", v.Rules)
+	}
+	if len(v.Issuers) != 2 || !reflect.DeepEqual(v.Issuers[0].Value, wantIssuers[0]) || !reflect.DeepEqual(v.Issuers[1].Value, wantIssuers[1]) {
+		t.Errorf("issuers %+v", v.Issuers)
+	}
+	s := c.Snapshot()
+	if k, ok := s.Key([32]byte{31: 1}); !ok || !slices.Equal(k.Scopes, []string{"calls:read", "calls:write"}) {
+		t.Errorf("key %+v, %v", k, ok)
+	}
+	if a := s.Account("acme"); !a.Shadow || len(a.Inner) != 1 || s.Rules == nil || s.Issuers == nil {
+		t.Errorf("account %+v, rules %v, issuers %v", a, s.Rules, s.Issuers)
+	}
+}
+
+// Each field of the structs has a place in its decoder, and no decoder has a name that has none.
+func TestEveryFieldOfRulesAndIssuersIsDecoded(t *testing.T) {
+	for name, known := range map[string][]string{"rule": ruleFields, "who": whoFields, "what": whatFields, "issuer": issuerFields} {
+		kind := map[string]reflect.Type{
+			"rule": reflect.TypeFor[authz.Rule](), "who": reflect.TypeFor[authz.Who](), "what": reflect.TypeFor[authz.What](), "issuer": reflect.TypeFor[authz.Issuer](),
+		}[name]
+		var fields []string
+		for i := range kind.NumField() {
+			field, _, _ := strings.Cut(kind.Field(i).Tag.Get("yaml"), ",")
+			fields = append(fields, field)
+		}
+		if slices.Sort(fields); !slices.Equal(fields, slices.Sorted(slices.Values(known))) {
+			t.Errorf("%s has the fields %q, its decoder %q", name, fields, known)
+		}
+	}
+	for _, l := range lists {
+		if listAt(l.name()) < 0 || lists[listAt(l.name())] != l {
+			t.Errorf("two lists are called %s", l.name())
+		}
+	}
+	f := &file{path: "x.yaml"}
+	root, err := parse([]byte(goodRules))
+	must(t, err)
+	d := &decoder{file: f, left: maxValues}
+	d.rule(item(child(root, "rules"), 0), quota.Place{List: "rules", Limit: -1, Item: -1})
+	if len(d.problems) > 0 {
+		t.Error(d.problems)
+	}
+}
+
+// X-04: a folder with one bad rule is refused whole, and the rules before stay.
+func TestX04ABadRuleLeavesTheOldOnes(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", goodRules)
+	c := open(t, Options{Dir: dir})
+	before := c.Snapshot()
+	write(t, dir, "b.yaml", "rules:\n  - {name: fine, effect: allow}\n  - {name: bad, effect: allow, who: {tenants: [acme, nobody]}}\n")
+	_, err := c.reload()
+	want := `b.yaml:3: rules[1].who.tenants[1]: there is no tenant "nobody"; the id of one of the tenants`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if c.Snapshot() != before || len(c.View().Rules) != 2 {
+		t.Error("the rules changed")
+	}
+	write(t, dir, "b.yaml", "rules:\n  - {name: fine, effect: allow, who: {tenants: [acme]}}\n")
+	_, err = c.reload()
+	must(t, err)
+	if v := c.View(); len(v.Rules) != 3 || v.Rules[1].Value.Name != "fine" || v.Rules[1].Path != "b.yaml" {
+		t.Errorf("rules %+v", v.Rules)
+	}
+	must(t, os.Remove(filepath.Join(dir, "a.yaml")))
+	if _, err := c.reload(); err == nil || !strings.Contains(err.Error(), `b.yaml:2: rules[0].who.tenants[0]: there is no tenant "acme"`) {
+		t.Errorf("a tenant that a rule names is gone: %v", err)
+	}
 }

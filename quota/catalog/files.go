@@ -15,7 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/voicecore-ai/sluice/quota"
-	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // Bounds of a folder, so that a wrong path (/, a home) is an error, not a hang.
@@ -28,22 +27,20 @@ const (
 
 // file is one YAML file.
 type file struct {
-	path                 string // relative to the folder, with slashes
-	data                 []byte
-	plans, tenants, keys int // where its entries begin in the merged lists
+	path  string // relative to the folder, with slashes
+	data  []byte
+	first [listCount]int // where its entries begin in the merged lists
 
 	parsed sync.Once // line numbers are wanted only when something is wrong
 	root   *yaml.Node
-	lists  map[string]*yaml.Node
+	lists  [listCount]*yaml.Node
 }
 
 // fileSet is a folder as it was read.
 type fileSet struct {
 	files    []*file
 	all      quota.Catalogue
-	planAt   map[string]int
-	tenantAt map[tenant.ID]int
-	keyAt    map[string]int
+	at       [listCount]map[string]int // the entry of each name
 	problems found
 	sum      [sha256.Size]byte // of all paths and contents
 	dirs     []string          // real paths of the folders that were read
@@ -80,7 +77,7 @@ func (f found) and(err error) error {
 // readDir reads every YAML file below dir. What is wrong inside the files is
 // in the result; an error means that the folder itself could not be read.
 func readDir(dir string) (*fileSet, error) {
-	s := &fileSet{planAt: map[string]int{}, tenantAt: map[tenant.ID]int{}, keyAt: map[string]int{}}
+	s := &fileSet{}
 	if dir == "" {
 		return s, nil
 	}
@@ -100,20 +97,19 @@ func readDir(dir string) (*fileSet, error) {
 // decode reads the files' entries.
 func (s *fileSet) decode() {
 	for _, f := range s.files {
-		f.plans, f.tenants, f.keys = len(s.all.Plans), len(s.all.Tenants), len(s.all.APIKeys)
+		for i, l := range lists {
+			f.first[i] = l.count(&s.all)
+		}
 		c := s.problems.decode(f)
-		s.all.Plans = append(s.all.Plans, c.Plans...)
-		s.all.Tenants = append(s.all.Tenants, c.Tenants...)
-		s.all.APIKeys = append(s.all.APIKeys, c.APIKeys...)
+		for _, l := range lists {
+			l.add(&s.all, &c)
+		}
 	}
-	for i, p := range s.all.Plans {
-		s.planAt[p.Name] = i
-	}
-	for i, t := range s.all.Tenants {
-		s.tenantAt[t.ID] = i
-	}
-	for i, k := range s.all.APIKeys {
-		s.keyAt[k.ID] = i
+	for i, l := range lists {
+		s.at[i] = make(map[string]int, l.count(&s.all))
+		for j := range l.count(&s.all) {
+			s.at[i][l.id(&s.all, j)] = j
+		}
 	}
 }
 
@@ -233,10 +229,9 @@ func (f *file) at(line int) string {
 // stands for one that is missing.
 func (f *file) line(p quota.Place) int {
 	f.parsed.Do(func() {
-		f.lists = map[string]*yaml.Node{}
 		if f.root, _ = parse(f.data); f.root != nil {
-			for _, name := range catalogueFields {
-				f.lists[name] = child(f.root, name)
+			for i, l := range lists {
+				f.lists[i] = child(f.root, l.name())
 			}
 		}
 	})
@@ -251,12 +246,20 @@ func (f *file) line(p quota.Place) int {
 		n = next
 		return true
 	}
-	if step(f.lists[p.List]) && step(item(n, p.Index)) {
-		if p.Limit < 0 || step(child(n, "limits")) && step(item(n, p.Limit)) {
-			if p.Field != "" && step(child(n, p.Field)) && p.Item >= 0 {
-				step(item(n, p.Item))
-			}
+	i := listAt(p.List)
+	if i < 0 || !step(f.lists[i]) || !step(item(n, p.Index)) {
+		return n.Line
+	}
+	if p.Limit >= 0 && (!step(child(n, "limits")) || !step(item(n, p.Limit))) {
+		return n.Line
+	}
+	for key := range strings.SplitSeq(p.Field, ".") {
+		if !step(child(n, key)) {
+			return n.Line
 		}
+	}
+	if p.Item >= 0 {
+		step(item(n, p.Item))
 	}
 	return n.Line
 }

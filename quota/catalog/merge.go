@@ -18,33 +18,25 @@ type merged struct {
 }
 
 func merge(files *fileSet, own quota.Catalogue) *merged {
-	return &merged{files: files, own: own, all: quota.Catalogue{
-		Plans:   join(files.all.Plans, own.Plans),
-		Tenants: join(files.all.Tenants, own.Tenants),
-		APIKeys: join(files.all.APIKeys, own.APIKeys),
-	}}
-}
-
-func join[T any](a, b []T) []T {
-	return append(append(make([]T, 0, len(a)+len(b)), a...), b...)
-}
-
-func (m *merged) source(list string, i int, etag string) Source {
-	if f, _ := m.files.owner(list, i); f != nil {
-		return Source{Origin: FromFile, Path: f.path, ETag: etag}
+	m := &merged{files: files, own: own}
+	for _, l := range lists {
+		l.add(&m.all, &files.all)
+		l.add(&m.all, &own)
 	}
-	return Source{Origin: FromAPI, ETag: etag}
+	return m
 }
 
 // name is how a problem calls a place: by file and line, or by names where the
 // API owns the entry.
 func (m *merged) name(p quota.Place) string {
-	if f, local := m.files.owner(p.List, p.Index); f != nil {
+	at := listAt(p.List)
+	l := lists[at]
+	if f, local := m.files.owner(at, p.Index); f != nil {
 		p.Index = local
 		return f.at(f.line(p)) + ": " + p.String()
 	}
-	p.Index -= m.files.count(p.List)
-	entry, limits := m.entry(p)
+	p.Index -= l.count(&m.files.all)
+	entry, limits := l.id(&m.own, p.Index), l.limits(&m.own, p.Index)
 	if _, err := tenant.ParseID(entry); err != nil {
 		entry = strconv.Itoa(p.Index)
 	}
@@ -53,18 +45,6 @@ func (m *merged) name(p quota.Place) string {
 		limit = limits[p.Limit].Name
 	}
 	return p.Within(entry, limit)
-}
-
-// entry is the name of an entry of the API, and its limits.
-func (m *merged) entry(p quota.Place) (string, []quota.Limit) {
-	switch p.List {
-	case "plans":
-		return m.own.Plans[p.Index].Name, m.own.Plans[p.Index].Limits
-	case "tenants":
-		return string(m.own.Tenants[p.Index].ID), m.own.Tenants[p.Index].Limits
-	default:
-		return m.own.APIKeys[p.Index].ID, nil
-	}
 }
 
 // unique reports whether the name of a limit stands for it alone.
@@ -78,60 +58,28 @@ func unique(limits []quota.Limit, at int) bool {
 	return err == nil
 }
 
-// count is how many entries of a list the files have.
-func (s *fileSet) count(list string) int {
-	switch list {
-	case "plans":
-		return len(s.all.Plans)
-	case "tenants":
-		return len(s.all.Tenants)
-	default:
-		return len(s.all.APIKeys)
-	}
-}
-
 // owner is the file that holds entry i of a merged list, and the entry's place
 // in it; nil if the API owns it.
-func (s *fileSet) owner(list string, i int) (*file, int) {
-	if i >= s.count(list) {
+func (s *fileSet) owner(list, i int) (*file, int) {
+	if i >= lists[list].count(&s.all) {
 		return nil, 0
 	}
-	n := sort.Search(len(s.files), func(n int) bool { return s.files[n].first(list) > i }) - 1
-	return s.files[n], i - s.files[n].first(list)
-}
-
-// first is the place of the file's first entry in a merged list.
-func (f *file) first(list string) int {
-	switch list {
-	case "plans":
-		return f.plans
-	case "tenants":
-		return f.tenants
-	default:
-		return f.keys
-	}
+	n := sort.Search(len(s.files), func(n int) bool { return s.files[n].first[list] > i }) - 1
+	return s.files[n], i - s.files[n].first[list]
 }
 
 // ownsNone is an error if a file owns an entry that own has too.
-func (s *fileSet) ownsNone(own quota.Catalogue) error {
-	refuse := func(list, what, name string, i int) error {
-		f, local := s.owner(list, i)
-		line := f.line(quota.Place{List: list, Index: local, Limit: -1, Item: -1})
-		return fmt.Errorf("%w: %s %q is declared in %s; change it there", ErrReadOnly, what, name, f.at(line))
-	}
-	for _, p := range own.Plans {
-		if i, ok := s.planAt[p.Name]; ok {
-			return refuse("plans", "plan", p.Name, i)
-		}
-	}
-	for _, t := range own.Tenants {
-		if i, ok := s.tenantAt[t.ID]; ok {
-			return refuse("tenants", "tenant", string(t.ID), i)
-		}
-	}
-	for _, k := range own.APIKeys {
-		if i, ok := s.keyAt[k.ID]; ok {
-			return refuse("api_keys", "API key", k.ID, i)
+func (s *fileSet) ownsNone(own *quota.Catalogue) error {
+	for at, l := range lists {
+		for i := range l.count(own) {
+			name := l.id(own, i)
+			j, ok := s.at[at][name]
+			if !ok {
+				continue
+			}
+			f, local := s.owner(at, j)
+			line := f.line(quota.Place{List: l.name(), Index: local, Limit: -1, Item: -1})
+			return fmt.Errorf("%w: %s %q is declared in %s; change it there", ErrReadOnly, l.what(), name, f.at(line))
 		}
 	}
 	return nil

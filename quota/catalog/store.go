@@ -20,13 +20,10 @@ import (
 // for answers to operations, found by key and in the order of time. Each value
 // ends in a checksum over its key and itself, and the head counts and sums the
 // entries' checksums: a page that was lost or is from another time shows.
-const format = 1
+const format = 2
 
 var (
-	bucketHead    = []byte("_head") // sorts first: its format decides about the rest
-	bucketPlans   = []byte("plans")
-	bucketTenants = []byte("tenants")
-	bucketKeys    = []byte("api_keys")
+	bucketHead    = []byte("_head")      // sorts first: its format decides about the rest
 	bucketAnswers = []byte("operations") // key 32 → body hash 32, Unix µs 8, answer
 	bucketByTime  = []byte("operations_by_time")
 
@@ -116,12 +113,7 @@ func (s *store) save(revision uint64, before, after quota.Catalogue, r *remember
 		return fmt.Errorf("the answer to the operation has %d bytes, more than %d", len(r.response), maxAnswer)
 	}
 	return s.write(func(w *writer) error {
-		err := errors.Join(
-			w.revision(revision),
-			step(w, bucketPlans, before.Plans, after.Plans, func(p quota.Plan) string { return p.Name }),
-			step(w, bucketTenants, before.Tenants, after.Tenants, func(t quota.Tenant) string { return string(t.ID) }),
-			step(w, bucketKeys, before.APIKeys, after.APIKeys, func(k quota.APIKey) string { return k.ID }),
-		)
+		err := errors.Join(w.revision(revision), w.stepAll(&before, &after))
 		if err != nil || r == nil {
 			return err
 		}
@@ -164,14 +156,14 @@ func (w *writer) revision(revision uint64) error {
 }
 
 // step writes what differs between two lists.
-func step[T any](w *writer, bucket []byte, before, after []T, name func(T) string) error {
+func step[T any](w *writer, bucket []byte, before, after []T, name func(*T) string) error {
 	old := make(map[string]int, len(before))
 	for i := range before {
-		old[name(before[i])] = i
+		old[name(&before[i])] = i
 	}
 	b := w.tx.Bucket(bucket)
 	for i := range after {
-		n := name(after[i])
+		n := name(&after[i])
 		j, existed := old[n]
 		delete(old, n)
 		if existed && reflect.DeepEqual(before[j], after[i]) {

@@ -3,7 +3,6 @@ package catalog
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,10 +14,12 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/voicecore-ai/sluice/boltfile"
-	"github.com/voicecore-ai/sluice/quota"
 )
 
-var errNewer = errors.New("the file was written by a newer version; start that version, or restore the backup from before it")
+var (
+	errNewer = errors.New("the file was written by a newer version; start that version, or restore the backup from before it")
+	errOlder = errors.New("the file was written by a version from before the first release, whose format is not read any more; move it away, start, and make its entries again through the API")
+)
 
 // openStore opens the file at path, and makes one if there is none. A damaged
 // one is renamed to path.damaged-<UTC time>, and an empty one takes its place.
@@ -29,7 +30,7 @@ func openStore(path string, log *slog.Logger) (*store, kept, error) {
 		if moved != nil {
 			return nil, k, fmt.Errorf("catalogue file %s is damaged (%w) and can't be set aside: %w", path, damage, moved)
 		}
-		log.Error("the file of the plans, tenants and keys that were made through the API is damaged and was set aside; only the entries of the catalog folder hold",
+		log.Error("the file of what was made through the API is damaged and was set aside; only the entries of the catalog folder hold",
 			"path", path, "damage", damage, "aside", aside,
 			"hint", "stop, put a backup in the place of path, and start; or make the entries again through the API. The damaged file is kept.")
 		s, k, damage, err = tryStore(path)
@@ -58,7 +59,7 @@ func tryStore(path string) (s *store, k kept, damage, err error) {
 	}
 	k, err = load(h, info.Size())
 	if err != nil {
-		if boltfile.Unreadable(err) || errors.Is(err, errNewer) {
+		if boltfile.Unreadable(err) || errors.Is(err, errNewer) || errors.Is(err, errOlder) {
 			return nil, k, nil, errors.Join(err, h.Close())
 		}
 		return nil, kept{}, err, h.Close()
@@ -72,12 +73,12 @@ func tryStore(path string) (s *store, k kept, damage, err error) {
 
 // load reads and checks a whole file.
 func load(h *os.File, size int64) (k kept, err error) {
-	var format uint64
+	var written uint64 // the file's format
 	var digest []byte
 	buckets, order := 0, 0
 	err = boltfile.Verify(h, size, func(bucket, key, value []byte) error {
 		if key == nil {
-			if !slices.ContainsFunc(allBuckets, func(b []byte) bool { return bytes.Equal(b, bucket) }) {
+			if !slices.ContainsFunc(allBuckets(), func(b []byte) bool { return bytes.Equal(b, bucket) }) {
 				return fmt.Errorf("there is an unknown part %q", bucket)
 			}
 			buckets++
@@ -91,8 +92,10 @@ func load(h *os.File, size int64) (k kept, err error) {
 		case bytes.Equal(bucket, bucketHead):
 			switch {
 			case bytes.Equal(key, headFormat) && len(body) == 8:
-				if format = binary.BigEndian.Uint64(body); format > 1 {
+				if written = binary.BigEndian.Uint64(body); written > format {
 					return errNewer
+				} else if written < format {
+					return errOlder
 				}
 			case bytes.Equal(key, headRevision) && len(body) == 8:
 				k.revision = binary.BigEndian.Uint64(body)
@@ -114,7 +117,7 @@ func load(h *os.File, size int64) (k kept, err error) {
 	switch {
 	case err != nil:
 		return k, err
-	case format == 0 || len(digest) != 16 || buckets != len(allBuckets) || order != k.answers:
+	case written == 0 || len(digest) != 16 || buckets != len(lists)+3 || order != k.answers:
 		return k, errors.New("parts of the file are missing")
 	case binary.BigEndian.Uint64(digest) != k.count || binary.BigEndian.Uint64(digest[8:]) != k.sum:
 		return k, fmt.Errorf("entries are missing or from another time: %d there, %d expected", k.count, binary.BigEndian.Uint64(digest))
@@ -123,35 +126,30 @@ func load(h *os.File, size int64) (k kept, err error) {
 }
 
 func (k *kept) entry(bucket, key, body []byte) error {
-	var err error
-	c := &k.catalogue
-	switch {
-	case bytes.Equal(bucket, bucketPlans):
-		var p quota.Plan
-		err = json.Unmarshal(body, &p)
-		c.Plans = append(c.Plans, p)
-	case bytes.Equal(bucket, bucketTenants):
-		var t quota.Tenant
-		err = json.Unmarshal(body, &t)
-		c.Tenants = append(c.Tenants, t)
-	case bytes.Equal(bucket, bucketKeys):
-		var a quota.APIKey
-		err = json.Unmarshal(body, &a)
-		c.APIKeys = append(c.APIKeys, a)
+	at := listAt(string(bucket))
+	if at < 0 {
+		return fmt.Errorf("there is an unknown part %q", bucket)
 	}
-	if err != nil {
+	if err := lists[at].restore(&k.catalogue, body); err != nil {
 		return fmt.Errorf("the entry %q of %s: %w", key, bucket, err)
 	}
 	return nil
 }
 
-var allBuckets = [][]byte{bucketHead, bucketPlans, bucketTenants, bucketKeys, bucketAnswers, bucketByTime}
+// allBuckets are the parts of a file.
+func allBuckets() [][]byte {
+	all := [][]byte{bucketHead, bucketAnswers, bucketByTime}
+	for _, l := range lists {
+		all = append(all, []byte(l.name()))
+	}
+	return all
+}
 
 func createStore(path string) error {
 	return boltfile.Create(path, false, func(db *bbolt.DB) error {
 		s := &store{db: db}
 		return s.write(func(w *writer) error {
-			for _, b := range allBuckets {
+			for _, b := range allBuckets() {
 				if _, err := w.tx.CreateBucket(b); err != nil {
 					return err
 				}

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -28,7 +30,11 @@ func addAcme(own *quota.Catalogue) error {
 	}})
 	own.Tenants = append(own.Tenants, quota.Tenant{ID: "acme", Plan: "gold", Principals: []string{"spiffe://mesh/a"}})
 	own.APIKeys = append(own.APIKeys, quota.APIKey{
-		ID: "k1", Tenant: "acme", Digest: strings.Repeat("0a", 32), Expires: start.In(time.FixedZone("x", 3600)),
+		ID: "k1", Tenant: "acme", Digest: strings.Repeat("0a", 32), Expires: start.In(time.FixedZone("x", 3600)), Scopes: []string{"calls:read"},
+	})
+	own.Rules = append(own.Rules, authz.Rule{Name: "callers", Effect: "allow", Who: authz.Who{Roles: []string{"calls:read"}}, What: authz.What{Methods: []string{"GET"}}})
+	own.Issuers = append(own.Issuers, authz.Issuer{
+		Name: "login", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys", TenantClaim: "tenant",
 	})
 	return nil
 }
@@ -57,14 +63,14 @@ func TestAnUpdateHoldsAtOnceAndAfterARestart(t *testing.T) {
 		t.Errorf("before %+v\nafter  %+v", view, again)
 	}
 	must(t, c.Update(func(own *quota.Catalogue) error { *own = quota.Catalogue{}; return nil }, false))
-	if v := c.View(); len(v.Plans)+len(v.Tenants)+len(v.APIKeys) != 0 {
+	if v := c.View(); len(v.Plans)+len(v.Tenants)+len(v.APIKeys)+len(v.Rules)+len(v.Issuers) != 0 {
 		t.Errorf("left over: %+v", v)
 	}
 }
 
 func TestAnUpdateThatIsRefusedChangesNothing(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, "f.yaml", "plans:\n  - name: filed\ntenants: [{id: paper, plan: filed}]\napi_keys: [{id: fk, tenant: paper, digest: "+strings.Repeat("ab", 32)+"}]")
+	write(t, dir, "f.yaml", "plans:\n  - name: filed\ntenants: [{id: paper, plan: filed}]\napi_keys: [{id: fk, tenant: paper, digest: "+strings.Repeat("ab", 32)+"}]\nrules: [{name: ruled, effect: deny, who: {roles: [banned]}}]")
 	c := open(t, Options{Dir: dir, DB: filepath.Join(t.TempDir(), "c.db")})
 	must(t, c.Update(addAcme, false))
 	before, view := c.Snapshot(), c.View()
@@ -88,6 +94,12 @@ func TestAnUpdateThatIsRefusedChangesNothing(t *testing.T) {
 			`read-only: plan "filed" is declared in f.yaml:2; change it there`},
 		{"for shadowing a file's tenant", func(own *quota.Catalogue) { own.Tenants[0].ID = "paper" }, ErrReadOnly,
 			`read-only: tenant "paper" is declared in f.yaml:3; change it there`},
+		{"for a rule about nobody", func(own *quota.Catalogue) { own.Rules[0].Who.Tenants = []string{"acme", "nobody"} }, nil,
+			`rules[callers].who.tenants[1]: there is no tenant "nobody"; the id of one of the tenants`},
+		{"for an issuer of nobody", func(own *quota.Catalogue) { own.Issuers[0].Tenant, own.Issuers[0].TenantClaim = "nobody", "" }, nil,
+			`issuers[login].tenant: there is no tenant "nobody"; the id of one of the tenants`},
+		{"for shadowing a file's rule", func(own *quota.Catalogue) { own.Rules[0].Name = "ruled" }, ErrReadOnly,
+			`read-only: rule "ruled" is declared in f.yaml:5; change it there`},
 		{"for shadowing a file's key", func(own *quota.Catalogue) { own.APIKeys[0].ID = "fk" }, ErrReadOnly,
 			`read-only: API key "fk" is declared in f.yaml:4; change it there`},
 	} {
@@ -211,17 +223,31 @@ func TestALockedFileIsAnErrorInASecond(t *testing.T) {
 	}
 }
 
-func TestAFileOfANewerVersionIsLeftAlone(t *testing.T) {
+func TestAFileOfAnotherFormatIsLeftAlone(t *testing.T) {
+	for _, other := range []struct {
+		what   string
+		format byte
+		want   error
+		remedy string
+	}{
+		{"of a newer version", format + 1, errNewer, "start that version"},
+		{"of the version before", format - 1, errOlder, "move it away"},
+	} {
+		t.Run("one "+other.what, func(t *testing.T) { testFormat(t, other.format, other.want, other.remedy) })
+	}
+}
+
+func testFormat(t *testing.T, other byte, want error, remedy string) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	c, err := Open(Options{DB: path})
 	must(t, err)
 	must(t, c.db.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, []byte{7: 2}))
+		return tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, []byte{7: other}))
 	}))
 	must(t, c.Close())
 	before, err := os.ReadFile(path)
 	must(t, err)
-	if _, err := Open(Options{DB: path}); !errors.Is(err, errNewer) {
+	if _, err := Open(Options{DB: path}); !errors.Is(err, want) || !strings.Contains(err.Error(), remedy) || !strings.Contains(err.Error(), path) {
 		t.Errorf("opened: %v", err)
 	}
 	after, err := os.ReadFile(path)
@@ -363,5 +389,24 @@ func BenchmarkUpdateAmong100kTenants(b *testing.B) {
 	}, false))
 	for b.Loop() {
 		must(b, c.Update(func(own *quota.Catalogue) error { own.Plans[0].Limits[0].Limit++; return nil }, false))
+	}
+}
+
+// What was compiled is taken from the snapshot before, as long as it is the same.
+func TestRulesThatDidNotChangeAreNotCompiledAgain(t *testing.T) {
+	c := open(t, Options{DB: filepath.Join(t.TempDir(), "c.db")})
+	must(t, c.Update(addAcme, false))
+	before := c.Snapshot()
+	must(t, c.Update(func(own *quota.Catalogue) error { own.Tenants[0].Suspended = true; return nil }, false))
+	if after := c.Snapshot(); after.Rules != before.Rules || after.Issuers != before.Issuers || !after.Account("acme").Suspended {
+		t.Error("they were compiled again, or the change is lost")
+	}
+	if v := c.View(); !slices.Equal(v.Rules[0].Value.Who.Roles, []string{"calls:read"}) {
+		t.Errorf("rules %+v", v.Rules)
+	}
+	// A change in place of a shared slice must not be taken for none.
+	must(t, c.Update(func(own *quota.Catalogue) error { own.Rules[0].Who.Roles[0] = "other"; return nil }, false))
+	if v := c.View(); v.Rules[0].Value.Who.Roles[0] != "other" {
+		t.Errorf("rules %+v", v.Rules)
 	}
 }

@@ -3,7 +3,6 @@ package catalog
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/voicecore-ai/sluice/quota"
@@ -92,7 +91,7 @@ func (c *Catalog) update(fn func(own *quota.Catalogue) error, validateOnly bool,
 	for i, k := range own.APIKeys { // equal times have equal etags, wherever they come from
 		own.APIKeys[i].Expires = k.Expires.Round(0).UTC()
 	}
-	if err := now.files.ownsNone(own); err != nil {
+	if err := now.files.ownsNone(&own); err != nil {
 		return err
 	}
 	next, err := c.build(now.files, own)
@@ -104,28 +103,4 @@ func (c *Catalog) update(fn func(own *quota.Catalogue) error, validateOnly bool,
 	}
 	c.publish(next)
 	return nil
-}
-
-// clone shares nothing with c that can be changed.
-func clone(c quota.Catalogue) quota.Catalogue {
-	plans, tenants := slices.Clone(c.Plans), slices.Clone(c.Tenants)
-	for i := range plans {
-		plans[i].Limits = cloneLimits(plans[i].Limits)
-	}
-	for i := range tenants {
-		tenants[i].Limits = cloneLimits(tenants[i].Limits)
-		tenants[i].Principals = slices.Clone(tenants[i].Principals)
-	}
-	return quota.Catalogue{Plans: plans, Tenants: tenants, APIKeys: slices.Clone(c.APIKeys)}
-}
-
-func cloneLimits(limits []quota.Limit) []quota.Limit {
-	limits = slices.Clone(limits)
-	for i, l := range limits {
-		if l.Durable != nil {
-			durable := *l.Durable
-			limits[i].Durable = &durable
-		}
-	}
-	return limits
 }

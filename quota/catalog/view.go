@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -26,21 +27,9 @@ type Source struct {
 	ETag   string // hex digest of the content: equal entries have equal ones
 }
 
-// PlanEntry is a plan and its source.
-type PlanEntry struct {
-	quota.Plan
-	Source
-}
-
-// TenantEntry is a tenant and its source.
-type TenantEntry struct {
-	quota.Tenant
-	Source
-}
-
-// APIKeyEntry is an API key and its source.
-type APIKeyEntry struct {
-	quota.APIKey
+// Entry is an entry and its source.
+type Entry[T Listed] struct {
+	Value T
 	Source
 }
 
@@ -48,13 +37,15 @@ type APIKeyEntry struct {
 // and must not be changed.
 type View struct {
 	Revision uint64
-	Plans    []PlanEntry
-	Tenants  []TenantEntry
-	APIKeys  []APIKeyEntry
+	Plans    []Entry[quota.Plan]
+	Tenants  []Entry[quota.Tenant]
+	APIKeys  []Entry[quota.APIKey]
+	Rules    []Entry[authz.Rule]
+	Issuers  []Entry[authz.Issuer]
 }
 
-// ETag is the digest of a quota.Plan, quota.Tenant or quota.APIKey that View gives.
-func ETag[T quota.Plan | quota.Tenant | quota.APIKey](entry T) string {
+// ETag is the digest of an entry that View gives.
+func ETag[T Listed](entry T) string {
 	content, err := json.Marshal(entry)
 	if err != nil {
 		panic(err) // plain structs of strings, numbers and checked times
@@ -64,23 +55,23 @@ func ETag[T quota.Plan | quota.Tenant | quota.APIKey](entry T) string {
 }
 
 func (m *merged) view() View {
-	v := View{
-		Revision: m.revision,
-		Plans:    make([]PlanEntry, len(m.all.Plans)),
-		Tenants:  make([]TenantEntry, len(m.all.Tenants)),
-		APIKeys:  make([]APIKeyEntry, len(m.all.APIKeys)),
+	v := View{Revision: m.revision}
+	for at, l := range lists {
+		l.view(m, at, &v)
 	}
-	for i, p := range m.all.Plans {
-		v.Plans[i] = PlanEntry{p, m.source("plans", i, ETag(p))}
-	}
-	for i, t := range m.all.Tenants {
-		v.Tenants[i] = TenantEntry{t, m.source("tenants", i, ETag(t))}
-	}
-	for i, k := range m.all.APIKeys {
-		v.APIKeys[i] = APIKeyEntry{k, m.source("api_keys", i, ETag(k))}
-	}
-	slices.SortFunc(v.Plans, func(a, b PlanEntry) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(v.Tenants, func(a, b TenantEntry) int { return cmp.Compare(a.ID, b.ID) })
-	slices.SortFunc(v.APIKeys, func(a, b APIKeyEntry) int { return cmp.Compare(a.ID, b.ID) })
 	return v
+}
+
+// view makes the list's part of a view; at is the list's place in the table.
+func (l *listOf[T]) view(m *merged, at int, v *View) {
+	all := *l.in(&m.all)
+	out := make([]Entry[T], len(all))
+	for i, e := range all {
+		out[i] = Entry[T]{e, Source{Origin: FromAPI, ETag: ETag(e)}}
+		if f, _ := m.files.owner(at, i); f != nil {
+			out[i].Origin, out[i].Path = FromFile, f.path
+		}
+	}
+	slices.SortFunc(out, func(a, b Entry[T]) int { return cmp.Compare(l.key(&a.Value), l.key(&b.Value)) })
+	*l.out(v) = out
 }

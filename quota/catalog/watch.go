@@ -167,8 +167,11 @@ func (c *Catalog) reload() (dirs []string, err error) {
 		return dirs, err
 	}
 	c.lastErr, c.refused, c.loaded = nil, refusal{}, time.Now()
-	c.log.Info("the catalog folder was loaded", "revision", c.revision, "files", len(files.files),
-		"plans", len(files.all.Plans), "tenants", len(files.all.Tenants), "api_keys", len(files.all.APIKeys))
+	loaded := []any{"revision", c.revision, "files", len(files.files)}
+	for _, l := range lists {
+		loaded = append(loaded, l.name(), l.count(&files.all))
+	}
+	c.log.Info("the catalog folder was loaded", loaded...)
 	return dirs, nil
 }
 

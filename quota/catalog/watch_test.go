@@ -194,7 +194,7 @@ func TestAKubernetesVolumeIsSeenAsAWhole(t *testing.T) {
 		must(t, os.RemoveAll(filepath.Join(dir, last)))
 		last = next
 		w.until("the swap", w.limitIs(int64(i)))
-		if v := w.View(); len(v.Plans) != 2 || v.Plans[1].Name != fmt.Sprintf("p%d", i) || v.Plans[1].Path != "sub/b.yaml" {
+		if v := w.View(); len(v.Plans) != 2 || v.Plans[1].Value.Name != fmt.Sprintf("p%d", i) || v.Plans[1].Path != "sub/b.yaml" {
 			t.Errorf("plans %+v", v.Plans)
 		}
 	}

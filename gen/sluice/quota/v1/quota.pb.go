@@ -1,4 +1,5 @@
-// The quota API: plans, tenants, their API keys, and what they have used.
+// The quota API: plans, tenants, their API keys, the rules and issuers that say
+// who may do what, and what has been used.
 //
 // It follows Google's API improvement proposals (AIP): resource names, etags
 // (154), request ids (155), validate_only (163), pages (158), field masks
@@ -103,7 +104,10 @@ type Limit struct {
 	// enforce (if empty), or shadow: evaluate and count, never refuse.
 	Enforcement string `protobuf:"bytes,6,opt,name=enforcement,proto3" json:"enforcement,omitempty"`
 	// Whether what was used survives a crash. Left out: yes from a window of 1m.
-	Durable       *bool `protobuf:"varint,7,opt,name=durable,proto3,oneof" json:"durable,omitempty"`
+	Durable *bool `protobuf:"varint,7,opt,name=durable,proto3,oneof" json:"durable,omitempty"`
+	// Where on a request's way through the mesh it charges. edge (if empty): once,
+	// at the first door. service: there, and again at each service behind it.
+	At            string `protobuf:"bytes,8,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,6 +189,13 @@ func (x *Limit) GetDurable() bool {
 		return *x.Durable
 	}
 	return false
+}
+
+func (x *Limit) GetAt() string {
+	if x != nil {
+		return x.At
+	}
+	return ""
 }
 
 // Plan is what a tenant may use: every limit holds for each request.
@@ -288,7 +299,10 @@ type Tenant struct {
 	// Output only. Who owns the tenant.
 	Origin Origin `protobuf:"varint,7,opt,name=origin,proto3,enum=sluice.quota.v1.Origin" json:"origin,omitempty"`
 	// As in Plan.
-	Etag          string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	// enforce (if empty), or shadow: what rules refuse to the tenant is recorded
+	// and let pass. Identity, suspension and limits hold all the same.
+	Authorization string `protobuf:"bytes,9,opt,name=authorization,proto3" json:"authorization,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +393,13 @@ func (x *Tenant) GetEtag() string {
 	return ""
 }
 
+func (x *Tenant) GetAuthorization() string {
+	if x != nil {
+		return x.Authorization
+	}
+	return ""
+}
+
 // ApiKey is the public half of a key.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -390,7 +411,13 @@ type ApiKey struct {
 	// Output only. Who owns the key.
 	Origin Origin `protobuf:"varint,3,opt,name=origin,proto3,enum=sluice.quota.v1.Origin" json:"origin,omitempty"`
 	// Output only. As in Plan.
-	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// What rules know as the roles of whoever shows the key: at most 64, each of 1
+	// to 128 visible ASCII characters without spaces and commas.
+	Scopes []string `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Output only. When the key was last accepted, to the minute; left out if this
+	// server has not seen it.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -453,6 +480,293 @@ func (x *ApiKey) GetEtag() string {
 	return ""
 }
 
+func (x *ApiKey) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ApiKey) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
+}
+
+// Rule says what may be done, or what may not. Rules have no order: a request is
+// allowed if at least one rule that allows it applies and none that denies it does.
+// Without rules nothing is allowed.
+type Rule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rules/{rule}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// allow or deny.
+	Effect string `protobuf:"bytes,2,opt,name=effect,proto3" json:"effect,omitempty"`
+	// enforce (if empty), or shadow: say what it would do, do nothing.
+	Enforcement string `protobuf:"bytes,3,opt,name=enforcement,proto3" json:"enforcement,omitempty"`
+	// Whom it is about.
+	Who *Rule_Who `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	// What it is about.
+	What *Rule_What `protobuf:"bytes,5,opt,name=what,proto3" json:"what,omitempty"`
+	// A condition in CEL. A rule whose condition can't be evaluated denies, whatever its effect.
+	When string `protobuf:"bytes,6,opt,name=when,proto3" json:"when,omitempty"`
+	// Asks for a record of every request that the rule applies to: required (no
+	// record, no admission) or best_effort. Refusals are recorded anyway.
+	Audit string `protobuf:"bytes,7,opt,name=audit,proto3" json:"audit,omitempty"`
+	// Output only. Who owns the rule.
+	Origin Origin `protobuf:"varint,8,opt,name=origin,proto3,enum=sluice.quota.v1.Origin" json:"origin,omitempty"`
+	// As in Plan.
+	Etag          string `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule) Reset() {
+	*x = Rule{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule) ProtoMessage() {}
+
+func (x *Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule.ProtoReflect.Descriptor instead.
+func (*Rule) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Rule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Rule) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+func (x *Rule) GetEnforcement() string {
+	if x != nil {
+		return x.Enforcement
+	}
+	return ""
+}
+
+func (x *Rule) GetWho() *Rule_Who {
+	if x != nil {
+		return x.Who
+	}
+	return nil
+}
+
+func (x *Rule) GetWhat() *Rule_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *Rule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *Rule) GetAudit() string {
+	if x != nil {
+		return x.Audit
+	}
+	return ""
+}
+
+func (x *Rule) GetOrigin() Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return Origin_ORIGIN_UNSPECIFIED
+}
+
+func (x *Rule) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// Issuer is who may vouch for callers by JSON Web Tokens (RFC 7519).
+type Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// issuers/{issuer}. The id begins the names of its principals.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The exact "iss" of its tokens. One path segment, or one label of the host, may
+	// be "{tenant}": one realm for each tenant.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// A token must name one of them in "aud". At least one.
+	Audiences []string `protobuf:"bytes,3,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// Where its keys are (RFC 7517): https, public, not redirected. "{tenant}"
+	// stands for the realm of the token where issuer has one.
+	JwksUri string `protobuf:"bytes,4,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
+	// Accepted algorithms; RS256, ES256 and EdDSA if empty. None is never one, and
+	// neither are those with a shared secret.
+	Algorithms []string `protobuf:"bytes,5,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// Whom its tokens speak for, tenants/{tenant}. Exactly one of this,
+	// tenant_claim, and "{tenant}" in issuer.
+	Tenant string `protobuf:"bytes,6,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The claim that names the tenant, with dots for nested ones.
+	TenantClaim string `protobuf:"bytes,7,opt,name=tenant_claim,json=tenantClaim,proto3" json:"tenant_claim,omitempty"`
+	// The claim with the caller's roles: a list of strings, or one string with
+	// spaces between them.
+	RolesClaim string `protobuf:"bytes,8,opt,name=roles_claim,json=rolesClaim,proto3" json:"roles_claim,omitempty"`
+	// Accepted "typ" of the header; at+jwt, JWT and none if empty.
+	Types []string `protobuf:"bytes,9,rep,name=types,proto3" json:"types,omitempty"`
+	// Output only, and refused if set: whether jwks_uri may be a private or
+	// loopback address. Whoever holds the admin token could otherwise make the server call
+	// what only it can reach, so this is for files of the catalog folder alone.
+	AllowPrivate bool `protobuf:"varint,10,opt,name=allow_private,json=allowPrivate,proto3" json:"allow_private,omitempty"`
+	// Output only. Who owns the issuer.
+	Origin Origin `protobuf:"varint,11,opt,name=origin,proto3,enum=sluice.quota.v1.Origin" json:"origin,omitempty"`
+	// As in Plan.
+	Etag          string `protobuf:"bytes,12,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Issuer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Issuer) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Issuer) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *Issuer) GetJwksUri() string {
+	if x != nil {
+		return x.JwksUri
+	}
+	return ""
+}
+
+func (x *Issuer) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *Issuer) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Issuer) GetTenantClaim() string {
+	if x != nil {
+		return x.TenantClaim
+	}
+	return ""
+}
+
+func (x *Issuer) GetRolesClaim() string {
+	if x != nil {
+		return x.RolesClaim
+	}
+	return ""
+}
+
+func (x *Issuer) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *Issuer) GetAllowPrivate() bool {
+	if x != nil {
+		return x.AllowPrivate
+	}
+	return false
+}
+
+func (x *Issuer) GetOrigin() Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return Origin_ORIGIN_UNSPECIFIED
+}
+
+func (x *Issuer) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // CreatePlanRequest creates a plan.
 type CreatePlanRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -471,7 +785,7 @@ type CreatePlanRequest struct {
 
 func (x *CreatePlanRequest) Reset() {
 	*x = CreatePlanRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[4]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +797,7 @@ func (x *CreatePlanRequest) String() string {
 func (*CreatePlanRequest) ProtoMessage() {}
 
 func (x *CreatePlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[4]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +810,7 @@ func (x *CreatePlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePlanRequest.ProtoReflect.Descriptor instead.
 func (*CreatePlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{4}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreatePlanRequest) GetPlanId() string {
@@ -538,7 +852,7 @@ type GetPlanRequest struct {
 
 func (x *GetPlanRequest) Reset() {
 	*x = GetPlanRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[5]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +864,7 @@ func (x *GetPlanRequest) String() string {
 func (*GetPlanRequest) ProtoMessage() {}
 
 func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[5]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +877,7 @@ func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanRequest.ProtoReflect.Descriptor instead.
 func (*GetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{5}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetPlanRequest) GetName() string {
@@ -586,7 +900,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[6]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +912,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[6]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +925,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{6}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListPlansRequest) GetPageSize() int32 {
@@ -641,7 +955,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[7]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +967,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[7]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +980,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{7}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -700,7 +1014,7 @@ type UpdatePlanRequest struct {
 
 func (x *UpdatePlanRequest) Reset() {
 	*x = UpdatePlanRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[8]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +1026,7 @@ func (x *UpdatePlanRequest) String() string {
 func (*UpdatePlanRequest) ProtoMessage() {}
 
 func (x *UpdatePlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[8]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +1039,7 @@ func (x *UpdatePlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlanRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{8}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdatePlanRequest) GetPlan() *Plan {
@@ -773,7 +1087,7 @@ type DeletePlanRequest struct {
 
 func (x *DeletePlanRequest) Reset() {
 	*x = DeletePlanRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[9]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +1099,7 @@ func (x *DeletePlanRequest) String() string {
 func (*DeletePlanRequest) ProtoMessage() {}
 
 func (x *DeletePlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[9]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +1112,7 @@ func (x *DeletePlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePlanRequest.ProtoReflect.Descriptor instead.
 func (*DeletePlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{9}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeletePlanRequest) GetName() string {
@@ -846,7 +1160,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[10]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1172,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[10]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1185,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{10}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -913,7 +1227,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[11]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1239,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[11]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1252,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{11}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetTenantRequest) GetName() string {
@@ -961,7 +1275,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[12]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1287,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[12]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1300,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{12}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -1016,7 +1330,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[13]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1342,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[13]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1355,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{13}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -1075,7 +1389,7 @@ type UpdateTenantRequest struct {
 
 func (x *UpdateTenantRequest) Reset() {
 	*x = UpdateTenantRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[14]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1401,7 @@ func (x *UpdateTenantRequest) String() string {
 func (*UpdateTenantRequest) ProtoMessage() {}
 
 func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[14]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1414,7 @@ func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{14}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateTenantRequest) GetTenant() *Tenant {
@@ -1150,7 +1464,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[15]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1476,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[15]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1489,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{15}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -1218,7 +1532,7 @@ type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// tenants/{tenant}
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// The key; only expire_time is read.
+	// The key; only expire_time and scopes are read.
 	ApiKey *ApiKey `protobuf:"bytes,2,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// As in CreatePlanRequest, but a retry is told that the key exists: the
 	// secret is kept nowhere, so it can't be shown again.
@@ -1231,7 +1545,7 @@ type CreateApiKeyRequest struct {
 
 func (x *CreateApiKeyRequest) Reset() {
 	*x = CreateApiKeyRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[16]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1557,7 @@ func (x *CreateApiKeyRequest) String() string {
 func (*CreateApiKeyRequest) ProtoMessage() {}
 
 func (x *CreateApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[16]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1570,7 @@ func (x *CreateApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{16}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateApiKeyRequest) GetParent() string {
@@ -1300,7 +1614,7 @@ type CreateApiKeyResponse struct {
 
 func (x *CreateApiKeyResponse) Reset() {
 	*x = CreateApiKeyResponse{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[17]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1626,7 @@ func (x *CreateApiKeyResponse) String() string {
 func (*CreateApiKeyResponse) ProtoMessage() {}
 
 func (x *CreateApiKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[17]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1639,7 @@ func (x *CreateApiKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateApiKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{17}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateApiKeyResponse) GetApiKey() *ApiKey {
@@ -1357,7 +1671,7 @@ type ListApiKeysRequest struct {
 
 func (x *ListApiKeysRequest) Reset() {
 	*x = ListApiKeysRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[18]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1683,7 @@ func (x *ListApiKeysRequest) String() string {
 func (*ListApiKeysRequest) ProtoMessage() {}
 
 func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[18]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1696,7 @@ func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{18}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListApiKeysRequest) GetParent() string {
@@ -1419,7 +1733,7 @@ type ListApiKeysResponse struct {
 
 func (x *ListApiKeysResponse) Reset() {
 	*x = ListApiKeysResponse{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[19]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1745,7 @@ func (x *ListApiKeysResponse) String() string {
 func (*ListApiKeysResponse) ProtoMessage() {}
 
 func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[19]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1758,7 @@ func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListApiKeysResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{19}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
@@ -1478,7 +1792,7 @@ type DeleteApiKeyRequest struct {
 
 func (x *DeleteApiKeyRequest) Reset() {
 	*x = DeleteApiKeyRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[20]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1804,7 @@ func (x *DeleteApiKeyRequest) String() string {
 func (*DeleteApiKeyRequest) ProtoMessage() {}
 
 func (x *DeleteApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[20]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1817,7 @@ func (x *DeleteApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeleteApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{20}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteApiKeyRequest) GetName() string {
@@ -1534,6 +1848,756 @@ func (x *DeleteApiKeyRequest) GetValidateOnly() bool {
 	return false
 }
 
+// CreateRuleRequest creates a rule.
+type CreateRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rule's id: 1 to 63 of a-z, 0-9 and '-', a letter or digit first and last.
+	RuleId string `protobuf:"bytes,1,opt,name=rule_id,json=ruleId,proto3" json:"rule_id,omitempty"`
+	// The rule; its name, origin and etag are not read.
+	Rule *Rule `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateRuleRequest) Reset() {
+	*x = CreateRuleRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRuleRequest) ProtoMessage() {}
+
+func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
+func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CreateRuleRequest) GetRuleId() string {
+	if x != nil {
+		return x.RuleId
+	}
+	return ""
+}
+
+func (x *CreateRuleRequest) GetRule() *Rule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *CreateRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// GetRuleRequest names a rule.
+type GetRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rules/{rule}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRuleRequest) Reset() {
+	*x = GetRuleRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRuleRequest) ProtoMessage() {}
+
+func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
+func (*GetRuleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetRuleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ListRulesRequest asks for one page.
+type ListRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 50, above 1000 means 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRulesRequest) Reset() {
+	*x = ListRulesRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesRequest) ProtoMessage() {}
+
+func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
+func (*ListRulesRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListRulesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRulesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRulesResponse is one page.
+type ListRulesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by name.
+	Rules []*Rule `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRulesResponse) Reset() {
+	*x = ListRulesResponse{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesResponse) ProtoMessage() {}
+
+func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
+func (*ListRulesResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListRulesResponse) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *ListRulesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UpdateRuleRequest changes a rule.
+type UpdateRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rule; its name says which, its etag, if any, must be the current one.
+	Rule *Rule `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Which fields to take; left out, every field that is set. "*" takes all.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRuleRequest) Reset() {
+	*x = UpdateRuleRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRuleRequest) ProtoMessage() {}
+
+func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UpdateRuleRequest) GetRule() *Rule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *UpdateRuleRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// DeleteRuleRequest deletes a rule.
+type DeleteRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// rules/{rule}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// If set, must be the current one.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRuleRequest) Reset() {
+	*x = DeleteRuleRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRuleRequest) ProtoMessage() {}
+
+func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DeleteRuleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteRuleRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// CreateIssuerRequest creates an issuer.
+type CreateIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The issuer's id: 1 to 63 of a-z, 0-9 and '-', a letter or digit first and last.
+	IssuerId string `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// The issuer; its name, origin and etag are not read.
+	Issuer *Issuer `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateIssuerRequest) Reset() {
+	*x = CreateIssuerRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateIssuerRequest) ProtoMessage() {}
+
+func (x *CreateIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateIssuerRequest.ProtoReflect.Descriptor instead.
+func (*CreateIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CreateIssuerRequest) GetIssuerId() string {
+	if x != nil {
+		return x.IssuerId
+	}
+	return ""
+}
+
+func (x *CreateIssuerRequest) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *CreateIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// GetIssuerRequest names an issuer.
+type GetIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// issuers/{issuer}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIssuerRequest) Reset() {
+	*x = GetIssuerRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIssuerRequest) ProtoMessage() {}
+
+func (x *GetIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIssuerRequest.ProtoReflect.Descriptor instead.
+func (*GetIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ListIssuersRequest asks for one page.
+type ListIssuersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 50, above 1000 means 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuersRequest) Reset() {
+	*x = ListIssuersRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuersRequest) ProtoMessage() {}
+
+func (x *ListIssuersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuersRequest.ProtoReflect.Descriptor instead.
+func (*ListIssuersRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListIssuersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIssuersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListIssuersResponse is one page.
+type ListIssuersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by name.
+	Issuers []*Issuer `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuersResponse) Reset() {
+	*x = ListIssuersResponse{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuersResponse) ProtoMessage() {}
+
+func (x *ListIssuersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuersResponse.ProtoReflect.Descriptor instead.
+func (*ListIssuersResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListIssuersResponse) GetIssuers() []*Issuer {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+func (x *ListIssuersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UpdateIssuerRequest changes an issuer.
+type UpdateIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The issuer; its name says which, its etag, if any, must be the current one.
+	Issuer *Issuer `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Which fields to take; left out, every field that is set. "*" takes all.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateIssuerRequest) Reset() {
+	*x = UpdateIssuerRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateIssuerRequest) ProtoMessage() {}
+
+func (x *UpdateIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateIssuerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *UpdateIssuerRequest) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *UpdateIssuerRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// DeleteIssuerRequest deletes an issuer.
+type DeleteIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// issuers/{issuer}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// If set, must be the current one.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// As in CreatePlanRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check everything, change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteIssuerRequest) Reset() {
+	*x = DeleteIssuerRequest{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteIssuerRequest) ProtoMessage() {}
+
+func (x *DeleteIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteIssuerRequest.ProtoReflect.Descriptor instead.
+func (*DeleteIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DeleteIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 // GetUsageRequest asks for a tenant's usage.
 type GetUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1545,7 +2609,7 @@ type GetUsageRequest struct {
 
 func (x *GetUsageRequest) Reset() {
 	*x = GetUsageRequest{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[21]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +2621,7 @@ func (x *GetUsageRequest) String() string {
 func (*GetUsageRequest) ProtoMessage() {}
 
 func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[21]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +2634,7 @@ func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
 func (*GetUsageRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{21}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetUsageRequest) GetName() string {
@@ -1597,7 +2661,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[22]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +2673,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[22]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +2686,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{22}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Usage) GetName() string {
@@ -1682,7 +2746,7 @@ type LimitUsage struct {
 
 func (x *LimitUsage) Reset() {
 	*x = LimitUsage{}
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[23]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2758,7 @@ func (x *LimitUsage) String() string {
 func (*LimitUsage) ProtoMessage() {}
 
 func (x *LimitUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_quota_v1_quota_proto_msgTypes[23]
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2771,7 @@ func (x *LimitUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitUsage.ProtoReflect.Descriptor instead.
 func (*LimitUsage) Descriptor() ([]byte, []int) {
-	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{23}
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LimitUsage) GetLimitName() string {
@@ -1780,11 +2844,171 @@ func (x *LimitUsage) GetShadow() bool {
 	return false
 }
 
+// Who is whom a rule is about. Lists are alternatives, fields must all match,
+// and what is left out matches everybody.
+type Rule_Who struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{tenant}
+	Tenants []string `protobuf:"bytes,1,rep,name=tenants,proto3" json:"tenants,omitempty"`
+	// plans/{plan}
+	Plans []string `protobuf:"bytes,2,rep,name=plans,proto3" json:"plans,omitempty"`
+	// Any of the caller's: an API key's scopes, a token's roles.
+	Roles []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	// Names of principals, byte for byte: a SPIFFE id, an API key's id, or
+	// "<issuer>/<subject>". A trailing "/*" after a whole segment stands for what is below.
+	Principals    []string `protobuf:"bytes,4,rep,name=principals,proto3" json:"principals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule_Who) Reset() {
+	*x = Rule_Who{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule_Who) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule_Who) ProtoMessage() {}
+
+func (x *Rule_Who) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule_Who.ProtoReflect.Descriptor instead.
+func (*Rule_Who) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{4, 0}
+}
+
+func (x *Rule_Who) GetTenants() []string {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
+}
+
+func (x *Rule_Who) GetPlans() []string {
+	if x != nil {
+		return x.Plans
+	}
+	return nil
+}
+
+func (x *Rule_Who) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Rule_Who) GetPrincipals() []string {
+	if x != nil {
+		return x.Principals
+	}
+	return nil
+}
+
+// What is the action that a rule is about. Lists are alternatives, fields must
+// all match, and what is left out matches every action.
+type Rule_What struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of services: "service" of the route's context extensions, else the
+	// SPIFFE id of the workload that Envoy stands before.
+	Services []string `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	// Exact, or "*.example.com" for any depth below.
+	Hosts []string `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// HTTP methods; case counts.
+	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
+	// HTTP paths over whole segments: /v1/calls/{id} has one segment in the
+	// braces, /v1/calls/** any number, none included.
+	Paths []string `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`
+	// gRPC methods: "package.Service/Method" or "package.Service/*".
+	Grpc          []string `protobuf:"bytes,5,rep,name=grpc,proto3" json:"grpc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule_What) Reset() {
+	*x = Rule_What{}
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule_What) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule_What) ProtoMessage() {}
+
+func (x *Rule_What) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_quota_v1_quota_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule_What.ProtoReflect.Descriptor instead.
+func (*Rule_What) Descriptor() ([]byte, []int) {
+	return file_sluice_quota_v1_quota_proto_rawDescGZIP(), []int{4, 1}
+}
+
+func (x *Rule_What) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *Rule_What) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Rule_What) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *Rule_What) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *Rule_What) GetGrpc() []string {
+	if x != nil {
+		return x.Grpc
+	}
+	return nil
+}
+
 var File_sluice_quota_v1_quota_proto protoreflect.FileDescriptor
 
 const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/quota/v1/quota.proto\x12\x0fsluice.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n" +
+	"\x1bsluice/quota/v1/quota.proto\x12\x0fsluice.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12\x14\n" +
@@ -1792,7 +3016,8 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x14\n" +
 	"\x05burst\x18\x05 \x01(\x03R\x05burst\x12 \n" +
 	"\venforcement\x18\x06 \x01(\tR\venforcement\x12\x1d\n" +
-	"\adurable\x18\a \x01(\bH\x00R\adurable\x88\x01\x01B\n" +
+	"\adurable\x18\a \x01(\bH\x00R\adurable\x88\x01\x01\x12\x0e\n" +
+	"\x02at\x18\b \x01(\tR\x02atB\n" +
 	"\n" +
 	"\b_durable\"\xb2\x01\n" +
 	"\x04Plan\x12\x12\n" +
@@ -1800,7 +3025,7 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12.\n" +
 	"\x06limits\x18\x03 \x03(\v2\x16.sluice.quota.v1.LimitR\x06limits\x12/\n" +
 	"\x06origin\x18\x04 \x01(\x0e2\x17.sluice.quota.v1.OriginR\x06origin\x12\x12\n" +
-	"\x04etag\x18\x05 \x01(\tR\x04etag\"\x86\x02\n" +
+	"\x04etag\x18\x05 \x01(\tR\x04etag\"\xac\x02\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -1811,13 +3036,56 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"principals\x12.\n" +
 	"\x06limits\x18\x06 \x03(\v2\x16.sluice.quota.v1.LimitR\x06limits\x12/\n" +
 	"\x06origin\x18\a \x01(\x0e2\x17.sluice.quota.v1.OriginR\x06origin\x12\x12\n" +
-	"\x04etag\x18\b \x01(\tR\x04etag\"\x9e\x01\n" +
+	"\x04etag\x18\b \x01(\tR\x04etag\x12$\n" +
+	"\rauthorization\x18\t \x01(\tR\rauthorization\"\xf8\x01\n" +
 	"\x06ApiKey\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12/\n" +
 	"\x06origin\x18\x03 \x01(\x0e2\x17.sluice.quota.v1.OriginR\x06origin\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\tR\x04etag\"\x9b\x01\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06scopes\x18\x05 \x03(\tR\x06scopes\x12@\n" +
+	"\x0elast_used_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\x8b\x04\n" +
+	"\x04Rule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06effect\x18\x02 \x01(\tR\x06effect\x12 \n" +
+	"\venforcement\x18\x03 \x01(\tR\venforcement\x12+\n" +
+	"\x03who\x18\x04 \x01(\v2\x19.sluice.quota.v1.Rule.WhoR\x03who\x12.\n" +
+	"\x04what\x18\x05 \x01(\v2\x1a.sluice.quota.v1.Rule.WhatR\x04what\x12\x12\n" +
+	"\x04when\x18\x06 \x01(\tR\x04when\x12\x14\n" +
+	"\x05audit\x18\a \x01(\tR\x05audit\x12/\n" +
+	"\x06origin\x18\b \x01(\x0e2\x17.sluice.quota.v1.OriginR\x06origin\x12\x12\n" +
+	"\x04etag\x18\t \x01(\tR\x04etag\x1ak\n" +
+	"\x03Who\x12\x18\n" +
+	"\atenants\x18\x01 \x03(\tR\atenants\x12\x14\n" +
+	"\x05plans\x18\x02 \x03(\tR\x05plans\x12\x14\n" +
+	"\x05roles\x18\x03 \x03(\tR\x05roles\x12\x1e\n" +
+	"\n" +
+	"principals\x18\x04 \x03(\tR\n" +
+	"principals\x1a|\n" +
+	"\x04What\x12\x1a\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\x12\x14\n" +
+	"\x05hosts\x18\x02 \x03(\tR\x05hosts\x12\x18\n" +
+	"\amethods\x18\x03 \x03(\tR\amethods\x12\x14\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\x12\x12\n" +
+	"\x04grpc\x18\x05 \x03(\tR\x04grpc\"\xe9\x02\n" +
+	"\x06Issuer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1c\n" +
+	"\taudiences\x18\x03 \x03(\tR\taudiences\x12\x19\n" +
+	"\bjwks_uri\x18\x04 \x01(\tR\ajwksUri\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\x05 \x03(\tR\n" +
+	"algorithms\x12\x16\n" +
+	"\x06tenant\x18\x06 \x01(\tR\x06tenant\x12!\n" +
+	"\ftenant_claim\x18\a \x01(\tR\vtenantClaim\x12\x1f\n" +
+	"\vroles_claim\x18\b \x01(\tR\n" +
+	"rolesClaim\x12\x14\n" +
+	"\x05types\x18\t \x03(\tR\x05types\x12#\n" +
+	"\rallow_private\x18\n" +
+	" \x01(\bR\fallowPrivate\x12/\n" +
+	"\x06origin\x18\v \x01(\x0e2\x17.sluice.quota.v1.OriginR\x06origin\x12\x12\n" +
+	"\x04etag\x18\f \x01(\tR\x04etag\"\x9b\x01\n" +
 	"\x11CreatePlanRequest\x12\x17\n" +
 	"\aplan_id\x18\x01 \x01(\tR\x06planId\x12)\n" +
 	"\x04plan\x18\x02 \x01(\v2\x15.sluice.quota.v1.PlanR\x04plan\x12\x1d\n" +
@@ -1897,6 +3165,62 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x9b\x01\n" +
+	"\x11CreateRuleRequest\x12\x17\n" +
+	"\arule_id\x18\x01 \x01(\tR\x06ruleId\x12)\n" +
+	"\x04rule\x18\x02 \x01(\v2\x15.sluice.quota.v1.RuleR\x04rule\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"$\n" +
+	"\x0eGetRuleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"N\n" +
+	"\x10ListRulesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"h\n" +
+	"\x11ListRulesResponse\x12+\n" +
+	"\x05rules\x18\x01 \x03(\v2\x15.sluice.quota.v1.RuleR\x05rules\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbf\x01\n" +
+	"\x11UpdateRuleRequest\x12)\n" +
+	"\x04rule\x18\x01 \x01(\v2\x15.sluice.quota.v1.RuleR\x04rule\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x7f\n" +
+	"\x11DeleteRuleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xa7\x01\n" +
+	"\x13CreateIssuerRequest\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\tR\bissuerId\x12/\n" +
+	"\x06issuer\x18\x02 \x01(\v2\x17.sluice.quota.v1.IssuerR\x06issuer\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"&\n" +
+	"\x10GetIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
+	"\x12ListIssuersRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"p\n" +
+	"\x13ListIssuersResponse\x121\n" +
+	"\aissuers\x18\x01 \x03(\v2\x17.sluice.quota.v1.IssuerR\aissuers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc7\x01\n" +
+	"\x13UpdateIssuerRequest\x12/\n" +
+	"\x06issuer\x18\x01 \x01(\v2\x17.sluice.quota.v1.IssuerR\x06issuer\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x81\x01\n" +
+	"\x13DeleteIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"%\n" +
 	"\x0fGetUsageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x9d\x01\n" +
@@ -1924,7 +3248,7 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vORIGIN_FILE\x10\x01\x12\x0e\n" +
 	"\n" +
-	"ORIGIN_API\x10\x022\xdb\b\n" +
+	"ORIGIN_API\x10\x022\xdd\x0e\n" +
 	"\fQuotaService\x12G\n" +
 	"\n" +
 	"CreatePlan\x12\".sluice.quota.v1.CreatePlanRequest\x1a\x15.sluice.quota.v1.Plan\x12A\n" +
@@ -1941,7 +3265,20 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\fDeleteTenant\x12$.sluice.quota.v1.DeleteTenantRequest\x1a\x16.google.protobuf.Empty\x12[\n" +
 	"\fCreateApiKey\x12$.sluice.quota.v1.CreateApiKeyRequest\x1a%.sluice.quota.v1.CreateApiKeyResponse\x12X\n" +
 	"\vListApiKeys\x12#.sluice.quota.v1.ListApiKeysRequest\x1a$.sluice.quota.v1.ListApiKeysResponse\x12L\n" +
-	"\fDeleteApiKey\x12$.sluice.quota.v1.DeleteApiKeyRequest\x1a\x16.google.protobuf.Empty\x12D\n" +
+	"\fDeleteApiKey\x12$.sluice.quota.v1.DeleteApiKeyRequest\x1a\x16.google.protobuf.Empty\x12G\n" +
+	"\n" +
+	"CreateRule\x12\".sluice.quota.v1.CreateRuleRequest\x1a\x15.sluice.quota.v1.Rule\x12A\n" +
+	"\aGetRule\x12\x1f.sluice.quota.v1.GetRuleRequest\x1a\x15.sluice.quota.v1.Rule\x12R\n" +
+	"\tListRules\x12!.sluice.quota.v1.ListRulesRequest\x1a\".sluice.quota.v1.ListRulesResponse\x12G\n" +
+	"\n" +
+	"UpdateRule\x12\".sluice.quota.v1.UpdateRuleRequest\x1a\x15.sluice.quota.v1.Rule\x12H\n" +
+	"\n" +
+	"DeleteRule\x12\".sluice.quota.v1.DeleteRuleRequest\x1a\x16.google.protobuf.Empty\x12M\n" +
+	"\fCreateIssuer\x12$.sluice.quota.v1.CreateIssuerRequest\x1a\x17.sluice.quota.v1.Issuer\x12G\n" +
+	"\tGetIssuer\x12!.sluice.quota.v1.GetIssuerRequest\x1a\x17.sluice.quota.v1.Issuer\x12X\n" +
+	"\vListIssuers\x12#.sluice.quota.v1.ListIssuersRequest\x1a$.sluice.quota.v1.ListIssuersResponse\x12M\n" +
+	"\fUpdateIssuer\x12$.sluice.quota.v1.UpdateIssuerRequest\x1a\x17.sluice.quota.v1.Issuer\x12L\n" +
+	"\fDeleteIssuer\x12$.sluice.quota.v1.DeleteIssuerRequest\x1a\x16.google.protobuf.Empty\x12D\n" +
 	"\bGetUsage\x12 .sluice.quota.v1.GetUsageRequest\x1a\x16.sluice.quota.v1.UsageB<Z:github.com/voicecore-ai/sluice/gen/sluice/quota/v1;quotav1b\x06proto3"
 
 var (
@@ -1957,94 +3294,143 @@ func file_sluice_quota_v1_quota_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_quota_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_quota_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_sluice_quota_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sluice_quota_v1_quota_proto_goTypes = []any{
 	(Origin)(0),                   // 0: sluice.quota.v1.Origin
 	(*Limit)(nil),                 // 1: sluice.quota.v1.Limit
 	(*Plan)(nil),                  // 2: sluice.quota.v1.Plan
 	(*Tenant)(nil),                // 3: sluice.quota.v1.Tenant
 	(*ApiKey)(nil),                // 4: sluice.quota.v1.ApiKey
-	(*CreatePlanRequest)(nil),     // 5: sluice.quota.v1.CreatePlanRequest
-	(*GetPlanRequest)(nil),        // 6: sluice.quota.v1.GetPlanRequest
-	(*ListPlansRequest)(nil),      // 7: sluice.quota.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),     // 8: sluice.quota.v1.ListPlansResponse
-	(*UpdatePlanRequest)(nil),     // 9: sluice.quota.v1.UpdatePlanRequest
-	(*DeletePlanRequest)(nil),     // 10: sluice.quota.v1.DeletePlanRequest
-	(*CreateTenantRequest)(nil),   // 11: sluice.quota.v1.CreateTenantRequest
-	(*GetTenantRequest)(nil),      // 12: sluice.quota.v1.GetTenantRequest
-	(*ListTenantsRequest)(nil),    // 13: sluice.quota.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),   // 14: sluice.quota.v1.ListTenantsResponse
-	(*UpdateTenantRequest)(nil),   // 15: sluice.quota.v1.UpdateTenantRequest
-	(*DeleteTenantRequest)(nil),   // 16: sluice.quota.v1.DeleteTenantRequest
-	(*CreateApiKeyRequest)(nil),   // 17: sluice.quota.v1.CreateApiKeyRequest
-	(*CreateApiKeyResponse)(nil),  // 18: sluice.quota.v1.CreateApiKeyResponse
-	(*ListApiKeysRequest)(nil),    // 19: sluice.quota.v1.ListApiKeysRequest
-	(*ListApiKeysResponse)(nil),   // 20: sluice.quota.v1.ListApiKeysResponse
-	(*DeleteApiKeyRequest)(nil),   // 21: sluice.quota.v1.DeleteApiKeyRequest
-	(*GetUsageRequest)(nil),       // 22: sluice.quota.v1.GetUsageRequest
-	(*Usage)(nil),                 // 23: sluice.quota.v1.Usage
-	(*LimitUsage)(nil),            // 24: sluice.quota.v1.LimitUsage
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 27: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 28: google.protobuf.Empty
+	(*Rule)(nil),                  // 5: sluice.quota.v1.Rule
+	(*Issuer)(nil),                // 6: sluice.quota.v1.Issuer
+	(*CreatePlanRequest)(nil),     // 7: sluice.quota.v1.CreatePlanRequest
+	(*GetPlanRequest)(nil),        // 8: sluice.quota.v1.GetPlanRequest
+	(*ListPlansRequest)(nil),      // 9: sluice.quota.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),     // 10: sluice.quota.v1.ListPlansResponse
+	(*UpdatePlanRequest)(nil),     // 11: sluice.quota.v1.UpdatePlanRequest
+	(*DeletePlanRequest)(nil),     // 12: sluice.quota.v1.DeletePlanRequest
+	(*CreateTenantRequest)(nil),   // 13: sluice.quota.v1.CreateTenantRequest
+	(*GetTenantRequest)(nil),      // 14: sluice.quota.v1.GetTenantRequest
+	(*ListTenantsRequest)(nil),    // 15: sluice.quota.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),   // 16: sluice.quota.v1.ListTenantsResponse
+	(*UpdateTenantRequest)(nil),   // 17: sluice.quota.v1.UpdateTenantRequest
+	(*DeleteTenantRequest)(nil),   // 18: sluice.quota.v1.DeleteTenantRequest
+	(*CreateApiKeyRequest)(nil),   // 19: sluice.quota.v1.CreateApiKeyRequest
+	(*CreateApiKeyResponse)(nil),  // 20: sluice.quota.v1.CreateApiKeyResponse
+	(*ListApiKeysRequest)(nil),    // 21: sluice.quota.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),   // 22: sluice.quota.v1.ListApiKeysResponse
+	(*DeleteApiKeyRequest)(nil),   // 23: sluice.quota.v1.DeleteApiKeyRequest
+	(*CreateRuleRequest)(nil),     // 24: sluice.quota.v1.CreateRuleRequest
+	(*GetRuleRequest)(nil),        // 25: sluice.quota.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),      // 26: sluice.quota.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),     // 27: sluice.quota.v1.ListRulesResponse
+	(*UpdateRuleRequest)(nil),     // 28: sluice.quota.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),     // 29: sluice.quota.v1.DeleteRuleRequest
+	(*CreateIssuerRequest)(nil),   // 30: sluice.quota.v1.CreateIssuerRequest
+	(*GetIssuerRequest)(nil),      // 31: sluice.quota.v1.GetIssuerRequest
+	(*ListIssuersRequest)(nil),    // 32: sluice.quota.v1.ListIssuersRequest
+	(*ListIssuersResponse)(nil),   // 33: sluice.quota.v1.ListIssuersResponse
+	(*UpdateIssuerRequest)(nil),   // 34: sluice.quota.v1.UpdateIssuerRequest
+	(*DeleteIssuerRequest)(nil),   // 35: sluice.quota.v1.DeleteIssuerRequest
+	(*GetUsageRequest)(nil),       // 36: sluice.quota.v1.GetUsageRequest
+	(*Usage)(nil),                 // 37: sluice.quota.v1.Usage
+	(*LimitUsage)(nil),            // 38: sluice.quota.v1.LimitUsage
+	(*Rule_Who)(nil),              // 39: sluice.quota.v1.Rule.Who
+	(*Rule_What)(nil),             // 40: sluice.quota.v1.Rule.What
+	(*durationpb.Duration)(nil),   // 41: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 43: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 44: google.protobuf.Empty
 }
 var file_sluice_quota_v1_quota_proto_depIdxs = []int32{
-	25, // 0: sluice.quota.v1.Limit.window:type_name -> google.protobuf.Duration
+	41, // 0: sluice.quota.v1.Limit.window:type_name -> google.protobuf.Duration
 	1,  // 1: sluice.quota.v1.Plan.limits:type_name -> sluice.quota.v1.Limit
 	0,  // 2: sluice.quota.v1.Plan.origin:type_name -> sluice.quota.v1.Origin
 	1,  // 3: sluice.quota.v1.Tenant.limits:type_name -> sluice.quota.v1.Limit
 	0,  // 4: sluice.quota.v1.Tenant.origin:type_name -> sluice.quota.v1.Origin
-	26, // 5: sluice.quota.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	42, // 5: sluice.quota.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 6: sluice.quota.v1.ApiKey.origin:type_name -> sluice.quota.v1.Origin
-	2,  // 7: sluice.quota.v1.CreatePlanRequest.plan:type_name -> sluice.quota.v1.Plan
-	2,  // 8: sluice.quota.v1.ListPlansResponse.plans:type_name -> sluice.quota.v1.Plan
-	2,  // 9: sluice.quota.v1.UpdatePlanRequest.plan:type_name -> sluice.quota.v1.Plan
-	27, // 10: sluice.quota.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 11: sluice.quota.v1.CreateTenantRequest.tenant:type_name -> sluice.quota.v1.Tenant
-	3,  // 12: sluice.quota.v1.ListTenantsResponse.tenants:type_name -> sluice.quota.v1.Tenant
-	3,  // 13: sluice.quota.v1.UpdateTenantRequest.tenant:type_name -> sluice.quota.v1.Tenant
-	27, // 14: sluice.quota.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
-	4,  // 15: sluice.quota.v1.CreateApiKeyRequest.api_key:type_name -> sluice.quota.v1.ApiKey
-	4,  // 16: sluice.quota.v1.CreateApiKeyResponse.api_key:type_name -> sluice.quota.v1.ApiKey
-	4,  // 17: sluice.quota.v1.ListApiKeysResponse.api_keys:type_name -> sluice.quota.v1.ApiKey
-	26, // 18: sluice.quota.v1.Usage.read_time:type_name -> google.protobuf.Timestamp
-	24, // 19: sluice.quota.v1.Usage.limits:type_name -> sluice.quota.v1.LimitUsage
-	25, // 20: sluice.quota.v1.LimitUsage.window:type_name -> google.protobuf.Duration
-	26, // 21: sluice.quota.v1.LimitUsage.reset_time:type_name -> google.protobuf.Timestamp
-	5,  // 22: sluice.quota.v1.QuotaService.CreatePlan:input_type -> sluice.quota.v1.CreatePlanRequest
-	6,  // 23: sluice.quota.v1.QuotaService.GetPlan:input_type -> sluice.quota.v1.GetPlanRequest
-	7,  // 24: sluice.quota.v1.QuotaService.ListPlans:input_type -> sluice.quota.v1.ListPlansRequest
-	9,  // 25: sluice.quota.v1.QuotaService.UpdatePlan:input_type -> sluice.quota.v1.UpdatePlanRequest
-	10, // 26: sluice.quota.v1.QuotaService.DeletePlan:input_type -> sluice.quota.v1.DeletePlanRequest
-	11, // 27: sluice.quota.v1.QuotaService.CreateTenant:input_type -> sluice.quota.v1.CreateTenantRequest
-	12, // 28: sluice.quota.v1.QuotaService.GetTenant:input_type -> sluice.quota.v1.GetTenantRequest
-	13, // 29: sluice.quota.v1.QuotaService.ListTenants:input_type -> sluice.quota.v1.ListTenantsRequest
-	15, // 30: sluice.quota.v1.QuotaService.UpdateTenant:input_type -> sluice.quota.v1.UpdateTenantRequest
-	16, // 31: sluice.quota.v1.QuotaService.DeleteTenant:input_type -> sluice.quota.v1.DeleteTenantRequest
-	17, // 32: sluice.quota.v1.QuotaService.CreateApiKey:input_type -> sluice.quota.v1.CreateApiKeyRequest
-	19, // 33: sluice.quota.v1.QuotaService.ListApiKeys:input_type -> sluice.quota.v1.ListApiKeysRequest
-	21, // 34: sluice.quota.v1.QuotaService.DeleteApiKey:input_type -> sluice.quota.v1.DeleteApiKeyRequest
-	22, // 35: sluice.quota.v1.QuotaService.GetUsage:input_type -> sluice.quota.v1.GetUsageRequest
-	2,  // 36: sluice.quota.v1.QuotaService.CreatePlan:output_type -> sluice.quota.v1.Plan
-	2,  // 37: sluice.quota.v1.QuotaService.GetPlan:output_type -> sluice.quota.v1.Plan
-	8,  // 38: sluice.quota.v1.QuotaService.ListPlans:output_type -> sluice.quota.v1.ListPlansResponse
-	2,  // 39: sluice.quota.v1.QuotaService.UpdatePlan:output_type -> sluice.quota.v1.Plan
-	28, // 40: sluice.quota.v1.QuotaService.DeletePlan:output_type -> google.protobuf.Empty
-	3,  // 41: sluice.quota.v1.QuotaService.CreateTenant:output_type -> sluice.quota.v1.Tenant
-	3,  // 42: sluice.quota.v1.QuotaService.GetTenant:output_type -> sluice.quota.v1.Tenant
-	14, // 43: sluice.quota.v1.QuotaService.ListTenants:output_type -> sluice.quota.v1.ListTenantsResponse
-	3,  // 44: sluice.quota.v1.QuotaService.UpdateTenant:output_type -> sluice.quota.v1.Tenant
-	28, // 45: sluice.quota.v1.QuotaService.DeleteTenant:output_type -> google.protobuf.Empty
-	18, // 46: sluice.quota.v1.QuotaService.CreateApiKey:output_type -> sluice.quota.v1.CreateApiKeyResponse
-	20, // 47: sluice.quota.v1.QuotaService.ListApiKeys:output_type -> sluice.quota.v1.ListApiKeysResponse
-	28, // 48: sluice.quota.v1.QuotaService.DeleteApiKey:output_type -> google.protobuf.Empty
-	23, // 49: sluice.quota.v1.QuotaService.GetUsage:output_type -> sluice.quota.v1.Usage
-	36, // [36:50] is the sub-list for method output_type
-	22, // [22:36] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	42, // 7: sluice.quota.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
+	39, // 8: sluice.quota.v1.Rule.who:type_name -> sluice.quota.v1.Rule.Who
+	40, // 9: sluice.quota.v1.Rule.what:type_name -> sluice.quota.v1.Rule.What
+	0,  // 10: sluice.quota.v1.Rule.origin:type_name -> sluice.quota.v1.Origin
+	0,  // 11: sluice.quota.v1.Issuer.origin:type_name -> sluice.quota.v1.Origin
+	2,  // 12: sluice.quota.v1.CreatePlanRequest.plan:type_name -> sluice.quota.v1.Plan
+	2,  // 13: sluice.quota.v1.ListPlansResponse.plans:type_name -> sluice.quota.v1.Plan
+	2,  // 14: sluice.quota.v1.UpdatePlanRequest.plan:type_name -> sluice.quota.v1.Plan
+	43, // 15: sluice.quota.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 16: sluice.quota.v1.CreateTenantRequest.tenant:type_name -> sluice.quota.v1.Tenant
+	3,  // 17: sluice.quota.v1.ListTenantsResponse.tenants:type_name -> sluice.quota.v1.Tenant
+	3,  // 18: sluice.quota.v1.UpdateTenantRequest.tenant:type_name -> sluice.quota.v1.Tenant
+	43, // 19: sluice.quota.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 20: sluice.quota.v1.CreateApiKeyRequest.api_key:type_name -> sluice.quota.v1.ApiKey
+	4,  // 21: sluice.quota.v1.CreateApiKeyResponse.api_key:type_name -> sluice.quota.v1.ApiKey
+	4,  // 22: sluice.quota.v1.ListApiKeysResponse.api_keys:type_name -> sluice.quota.v1.ApiKey
+	5,  // 23: sluice.quota.v1.CreateRuleRequest.rule:type_name -> sluice.quota.v1.Rule
+	5,  // 24: sluice.quota.v1.ListRulesResponse.rules:type_name -> sluice.quota.v1.Rule
+	5,  // 25: sluice.quota.v1.UpdateRuleRequest.rule:type_name -> sluice.quota.v1.Rule
+	43, // 26: sluice.quota.v1.UpdateRuleRequest.update_mask:type_name -> google.protobuf.FieldMask
+	6,  // 27: sluice.quota.v1.CreateIssuerRequest.issuer:type_name -> sluice.quota.v1.Issuer
+	6,  // 28: sluice.quota.v1.ListIssuersResponse.issuers:type_name -> sluice.quota.v1.Issuer
+	6,  // 29: sluice.quota.v1.UpdateIssuerRequest.issuer:type_name -> sluice.quota.v1.Issuer
+	43, // 30: sluice.quota.v1.UpdateIssuerRequest.update_mask:type_name -> google.protobuf.FieldMask
+	42, // 31: sluice.quota.v1.Usage.read_time:type_name -> google.protobuf.Timestamp
+	38, // 32: sluice.quota.v1.Usage.limits:type_name -> sluice.quota.v1.LimitUsage
+	41, // 33: sluice.quota.v1.LimitUsage.window:type_name -> google.protobuf.Duration
+	42, // 34: sluice.quota.v1.LimitUsage.reset_time:type_name -> google.protobuf.Timestamp
+	7,  // 35: sluice.quota.v1.QuotaService.CreatePlan:input_type -> sluice.quota.v1.CreatePlanRequest
+	8,  // 36: sluice.quota.v1.QuotaService.GetPlan:input_type -> sluice.quota.v1.GetPlanRequest
+	9,  // 37: sluice.quota.v1.QuotaService.ListPlans:input_type -> sluice.quota.v1.ListPlansRequest
+	11, // 38: sluice.quota.v1.QuotaService.UpdatePlan:input_type -> sluice.quota.v1.UpdatePlanRequest
+	12, // 39: sluice.quota.v1.QuotaService.DeletePlan:input_type -> sluice.quota.v1.DeletePlanRequest
+	13, // 40: sluice.quota.v1.QuotaService.CreateTenant:input_type -> sluice.quota.v1.CreateTenantRequest
+	14, // 41: sluice.quota.v1.QuotaService.GetTenant:input_type -> sluice.quota.v1.GetTenantRequest
+	15, // 42: sluice.quota.v1.QuotaService.ListTenants:input_type -> sluice.quota.v1.ListTenantsRequest
+	17, // 43: sluice.quota.v1.QuotaService.UpdateTenant:input_type -> sluice.quota.v1.UpdateTenantRequest
+	18, // 44: sluice.quota.v1.QuotaService.DeleteTenant:input_type -> sluice.quota.v1.DeleteTenantRequest
+	19, // 45: sluice.quota.v1.QuotaService.CreateApiKey:input_type -> sluice.quota.v1.CreateApiKeyRequest
+	21, // 46: sluice.quota.v1.QuotaService.ListApiKeys:input_type -> sluice.quota.v1.ListApiKeysRequest
+	23, // 47: sluice.quota.v1.QuotaService.DeleteApiKey:input_type -> sluice.quota.v1.DeleteApiKeyRequest
+	24, // 48: sluice.quota.v1.QuotaService.CreateRule:input_type -> sluice.quota.v1.CreateRuleRequest
+	25, // 49: sluice.quota.v1.QuotaService.GetRule:input_type -> sluice.quota.v1.GetRuleRequest
+	26, // 50: sluice.quota.v1.QuotaService.ListRules:input_type -> sluice.quota.v1.ListRulesRequest
+	28, // 51: sluice.quota.v1.QuotaService.UpdateRule:input_type -> sluice.quota.v1.UpdateRuleRequest
+	29, // 52: sluice.quota.v1.QuotaService.DeleteRule:input_type -> sluice.quota.v1.DeleteRuleRequest
+	30, // 53: sluice.quota.v1.QuotaService.CreateIssuer:input_type -> sluice.quota.v1.CreateIssuerRequest
+	31, // 54: sluice.quota.v1.QuotaService.GetIssuer:input_type -> sluice.quota.v1.GetIssuerRequest
+	32, // 55: sluice.quota.v1.QuotaService.ListIssuers:input_type -> sluice.quota.v1.ListIssuersRequest
+	34, // 56: sluice.quota.v1.QuotaService.UpdateIssuer:input_type -> sluice.quota.v1.UpdateIssuerRequest
+	35, // 57: sluice.quota.v1.QuotaService.DeleteIssuer:input_type -> sluice.quota.v1.DeleteIssuerRequest
+	36, // 58: sluice.quota.v1.QuotaService.GetUsage:input_type -> sluice.quota.v1.GetUsageRequest
+	2,  // 59: sluice.quota.v1.QuotaService.CreatePlan:output_type -> sluice.quota.v1.Plan
+	2,  // 60: sluice.quota.v1.QuotaService.GetPlan:output_type -> sluice.quota.v1.Plan
+	10, // 61: sluice.quota.v1.QuotaService.ListPlans:output_type -> sluice.quota.v1.ListPlansResponse
+	2,  // 62: sluice.quota.v1.QuotaService.UpdatePlan:output_type -> sluice.quota.v1.Plan
+	44, // 63: sluice.quota.v1.QuotaService.DeletePlan:output_type -> google.protobuf.Empty
+	3,  // 64: sluice.quota.v1.QuotaService.CreateTenant:output_type -> sluice.quota.v1.Tenant
+	3,  // 65: sluice.quota.v1.QuotaService.GetTenant:output_type -> sluice.quota.v1.Tenant
+	16, // 66: sluice.quota.v1.QuotaService.ListTenants:output_type -> sluice.quota.v1.ListTenantsResponse
+	3,  // 67: sluice.quota.v1.QuotaService.UpdateTenant:output_type -> sluice.quota.v1.Tenant
+	44, // 68: sluice.quota.v1.QuotaService.DeleteTenant:output_type -> google.protobuf.Empty
+	20, // 69: sluice.quota.v1.QuotaService.CreateApiKey:output_type -> sluice.quota.v1.CreateApiKeyResponse
+	22, // 70: sluice.quota.v1.QuotaService.ListApiKeys:output_type -> sluice.quota.v1.ListApiKeysResponse
+	44, // 71: sluice.quota.v1.QuotaService.DeleteApiKey:output_type -> google.protobuf.Empty
+	5,  // 72: sluice.quota.v1.QuotaService.CreateRule:output_type -> sluice.quota.v1.Rule
+	5,  // 73: sluice.quota.v1.QuotaService.GetRule:output_type -> sluice.quota.v1.Rule
+	27, // 74: sluice.quota.v1.QuotaService.ListRules:output_type -> sluice.quota.v1.ListRulesResponse
+	5,  // 75: sluice.quota.v1.QuotaService.UpdateRule:output_type -> sluice.quota.v1.Rule
+	44, // 76: sluice.quota.v1.QuotaService.DeleteRule:output_type -> google.protobuf.Empty
+	6,  // 77: sluice.quota.v1.QuotaService.CreateIssuer:output_type -> sluice.quota.v1.Issuer
+	6,  // 78: sluice.quota.v1.QuotaService.GetIssuer:output_type -> sluice.quota.v1.Issuer
+	33, // 79: sluice.quota.v1.QuotaService.ListIssuers:output_type -> sluice.quota.v1.ListIssuersResponse
+	6,  // 80: sluice.quota.v1.QuotaService.UpdateIssuer:output_type -> sluice.quota.v1.Issuer
+	44, // 81: sluice.quota.v1.QuotaService.DeleteIssuer:output_type -> google.protobuf.Empty
+	37, // 82: sluice.quota.v1.QuotaService.GetUsage:output_type -> sluice.quota.v1.Usage
+	59, // [59:83] is the sub-list for method output_type
+	35, // [35:59] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sluice_quota_v1_quota_proto_init() }
@@ -2059,7 +3445,7 @@ func file_sluice_quota_v1_quota_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_quota_v1_quota_proto_rawDesc), len(file_sluice_quota_v1_quota_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

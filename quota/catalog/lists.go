@@ -1,0 +1,187 @@
+package catalog
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/quota"
+)
+
+// Listed is an entry of one of the catalogue's lists.
+type Listed interface {
+	quota.Plan | quota.Tenant | quota.APIKey | authz.Rule | authz.Issuer
+}
+
+// list is one list of a catalogue: where it is, and what its entries are like.
+// Everything else here works on the table of them.
+type list interface {
+	name() string // as YAML, the bbolt file and quota.Place spell it
+	what() string // one entry, for people
+	count(*quota.Catalogue) int
+	id(c *quota.Catalogue, i int) string
+	limits(c *quota.Catalogue, i int) []quota.Limit
+	decode(*decoder, *yaml.Node, *quota.Catalogue)
+	add(to, more *quota.Catalogue) // appends more's entries
+	clone(to, from *quota.Catalogue)
+	step(w *writer, before, after *quota.Catalogue) error
+	view(m *merged, at int, v *View)
+	restore(c *quota.Catalogue, content []byte) error
+}
+
+const listCount = 5
+
+// lists is all of them.
+var lists = [listCount]list{
+	&listOf[quota.Plan]{
+		as: "plans", one: "plan",
+		in:      func(c *quota.Catalogue) *[]quota.Plan { return &c.Plans },
+		out:     func(v *View) *[]Entry[quota.Plan] { return &v.Plans },
+		key:     func(p *quota.Plan) string { return p.Name },
+		hold:    func(p *quota.Plan) []quota.Limit { return p.Limits },
+		read:    (*decoder).plan,
+		isolate: func(p *quota.Plan) { p.Limits = cloneLimits(p.Limits) },
+	},
+	&listOf[quota.Tenant]{
+		as: "tenants", one: "tenant",
+		in:   func(c *quota.Catalogue) *[]quota.Tenant { return &c.Tenants },
+		out:  func(v *View) *[]Entry[quota.Tenant] { return &v.Tenants },
+		key:  func(t *quota.Tenant) string { return string(t.ID) },
+		hold: func(t *quota.Tenant) []quota.Limit { return t.Limits },
+		read: (*decoder).tenant,
+		isolate: func(t *quota.Tenant) {
+			t.Limits = cloneLimits(t.Limits)
+			cloneAll(&t.Principals)
+		},
+	},
+	&listOf[quota.APIKey]{
+		as: "api_keys", one: "API key",
+		in:      func(c *quota.Catalogue) *[]quota.APIKey { return &c.APIKeys },
+		out:     func(v *View) *[]Entry[quota.APIKey] { return &v.APIKeys },
+		key:     func(k *quota.APIKey) string { return k.ID },
+		read:    (*decoder).key,
+		isolate: func(k *quota.APIKey) { cloneAll(&k.Scopes) },
+	},
+	&listOf[authz.Rule]{
+		as: "rules", one: "rule",
+		in:   func(c *quota.Catalogue) *[]authz.Rule { return &c.Rules },
+		out:  func(v *View) *[]Entry[authz.Rule] { return &v.Rules },
+		key:  func(r *authz.Rule) string { return r.Name },
+		read: (*decoder).rule,
+		isolate: func(r *authz.Rule) {
+			cloneAll(&r.Who.Tenants, &r.Who.Plans, &r.Who.Roles, &r.Who.Principals,
+				&r.What.Services, &r.What.Hosts, &r.What.Methods, &r.What.Paths, &r.What.GRPC)
+		},
+	},
+	&listOf[authz.Issuer]{
+		as: "issuers", one: "issuer",
+		in:      func(c *quota.Catalogue) *[]authz.Issuer { return &c.Issuers },
+		out:     func(v *View) *[]Entry[authz.Issuer] { return &v.Issuers },
+		key:     func(i *authz.Issuer) string { return i.Name },
+		read:    (*decoder).issuer,
+		isolate: func(i *authz.Issuer) { cloneAll(&i.Audiences, &i.Algorithms, &i.Types) },
+	},
+}
+
+// listNames are the fields of a file's root.
+func listNames() []string {
+	names := make([]string, len(lists))
+	for i, l := range lists {
+		names[i] = l.name()
+	}
+	return names
+}
+
+// listAt is a list's place in the table; -1 for a name that is none.
+func listAt(name string) int {
+	return slices.IndexFunc(lists[:], func(l list) bool { return l.name() == name })
+}
+
+// listOf is the list of one type.
+type listOf[T Listed] struct {
+	as, one string
+	in      func(*quota.Catalogue) *[]T
+	out     func(*View) *[]Entry[T]
+	key     func(*T) string
+	hold    func(*T) []quota.Limit // nil: entries have no limits
+	read    func(*decoder, *yaml.Node, quota.Place) T
+	isolate func(*T) // makes a shallow copy share nothing that can be changed
+}
+
+func (l *listOf[T]) name() string                        { return l.as }
+func (l *listOf[T]) what() string                        { return l.one }
+func (l *listOf[T]) count(c *quota.Catalogue) int        { return len(*l.in(c)) }
+func (l *listOf[T]) id(c *quota.Catalogue, i int) string { return l.key(&(*l.in(c))[i]) }
+
+func (l *listOf[T]) limits(c *quota.Catalogue, i int) []quota.Limit {
+	if l.hold == nil {
+		return nil
+	}
+	return l.hold(&(*l.in(c))[i])
+}
+
+func (l *listOf[T]) decode(d *decoder, n *yaml.Node, c *quota.Catalogue) {
+	*l.in(c) = items(d, n, quota.Place{List: l.as, Limit: -1, Item: -1}, l.read)
+}
+
+func (l *listOf[T]) add(to, more *quota.Catalogue) {
+	*l.in(to) = append(*l.in(to), *l.in(more)...)
+}
+
+func (l *listOf[T]) clone(to, from *quota.Catalogue) {
+	all := slices.Clone(*l.in(from))
+	for i := range all {
+		l.isolate(&all[i])
+	}
+	*l.in(to) = all
+}
+
+func (l *listOf[T]) step(w *writer, before, after *quota.Catalogue) error {
+	return step(w, []byte(l.as), *l.in(before), *l.in(after), l.key)
+}
+
+func (l *listOf[T]) restore(c *quota.Catalogue, content []byte) error {
+	var entry T
+	if err := json.Unmarshal(content, &entry); err != nil {
+		return err
+	}
+	*l.in(c) = append(*l.in(c), entry)
+	return nil
+}
+
+// clone shares nothing with c that can be changed.
+func clone(c quota.Catalogue) (copied quota.Catalogue) {
+	for _, l := range lists {
+		l.clone(&copied, &c)
+	}
+	return copied
+}
+
+func cloneLimits(limits []quota.Limit) []quota.Limit {
+	limits = slices.Clone(limits)
+	for i, l := range limits {
+		if l.Durable != nil {
+			durable := *l.Durable
+			limits[i].Durable = &durable
+		}
+	}
+	return limits
+}
+
+func cloneAll(lists ...*[]string) {
+	for _, l := range lists {
+		*l = slices.Clone(*l)
+	}
+}
+
+// stepAll writes what differs between two catalogues.
+func (w *writer) stepAll(before, after *quota.Catalogue) error {
+	var problems []error
+	for _, l := range lists {
+		problems = append(problems, l.step(w, before, after))
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,32 @@
+package quota
+
+import "github.com/voicecore-ai/sluice/authz"
+
+// KeyOf is the API key with that id: for who was admitted by it, not for who shows it.
+func (s *Snapshot) KeyOf(id string) (Credential, bool) {
+	digest, ok := s.digests[id]
+	if !ok {
+		return Credential{}, false
+	}
+	return s.Key(digest)
+}
+
+// Stands reports whether p, who proved to be a's a while ago, still is: the API key with
+// that id is there, a's and not expired; the workload is still a's; the credential has not ended. now
+// is Unix µs. A token of an issuer is known here by its end only.
+func (s *Snapshot) Stands(now int64, p *authz.Principal, a *Account) bool {
+	if p.Expires != 0 && p.Expires <= now {
+		return false
+	}
+	switch p.Scheme {
+	case authz.SPIFFE:
+		return s.SPIFFE(p.Name) == a
+	case authz.APIKey:
+		c, ok := s.KeyOf(p.Name)
+		return ok && c.Account == a && (c.Expires.IsZero() || c.Expires.UnixMicro() > now)
+	case authz.JWT:
+		return true
+	default:
+		return false
+	}
+}

@@ -37,6 +37,7 @@ type Entry struct {
 	Principal string
 
 	Final     bool // the request is over; false: a long one goes on, and a lease is renewed
+	Outlived  bool // it goes on though its tenant is gone or suspended; never Final
 	Start     time.Time
 	Duration  time.Duration // to the last byte, or until now
 	Method    string
@@ -81,11 +82,12 @@ const (
 	Duplicate               // settled before
 	Malformed               // not readable as a log entry
 	Failed                  // the recorder panicked
+	Outlived                // periodic, recorded, of a tenant that is no longer served
 	resultCount
 )
 
 var resultNames = [resultCount]string{
-	"settled", "renewed", "ignored", "missing", "forged", "duplicate", "malformed", "failed",
+	"settled", "renewed", "ignored", "missing", "forged", "duplicate", "malformed", "failed", "outlived",
 }
 
 // String is the result's name in metrics.
@@ -113,6 +115,9 @@ type Options struct {
 	// names it; false refuses the stream. Required.
 	Peer func(context.Context) (string, bool)
 	Log  *slog.Logger // panics; default slog.Default()
+	// Serves reports whether there still is such a tenant and it is not suspended. It is
+	// asked about requests that go on; this door can't end one, but it says so. Optional.
+	Serves func(tenant string) bool
 	// Remember is how many settled ids are remembered at least; default 65536.
 	// A peer that repeats an older one settles it twice.
 	Remember int
@@ -259,6 +264,10 @@ func (s *Server) entry(peer string, encoded []byte) (result Result) {
 	if result == Settled && !s.settled.add(id) || result == Renewed && s.settled.has(id) {
 		return Duplicate
 	}
-	s.o.Recorder.Record(newEntry(id, peer, result == Settled, log))
+	e := newEntry(id, peer, result == Settled, log)
+	if result == Renewed && s.o.Serves != nil && !s.o.Serves(e.Tenant) {
+		e.Outlived, result = true, Outlived
+	}
+	s.o.Recorder.Record(e)
 	return result
 }

@@ -85,7 +85,7 @@ func dial(t *testing.T, s *accesslog.Server) *grpc.ClientConn {
 // mint asks the gate for a decision, as a Check of that peer does.
 func (r *rig) mint(peer string) string {
 	var d gate.Decision
-	r.gate.Admit(0, &gate.Request{Peer: peer}, &d)
+	r.gate.Admit(context.Background(), 0, &gate.Request{Peer: peer}, &d)
 	return gate.FormatID(d.ID)
 }
 
@@ -385,7 +385,7 @@ func (s stuck) Write(b []byte) (int, error) {
 func FuzzMessage(f *testing.F) {
 	g := answertest.Gate(answertest.Config{})
 	var d gate.Decision
-	g.Admit(0, &gate.Request{Peer: answertest.Peer}, &d)
+	g.Admit(context.Background(), 0, &gate.Request{Peer: answertest.Peer}, &d)
 	b, err := proto.Marshal(message(final(gate.FormatID(d.ID))))
 	if err != nil {
 		f.Fatal(err)
@@ -420,7 +420,7 @@ func BenchmarkMessage(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
-		g.Admit(0, &gate.Request{Peer: answertest.Peer}, &d)
+		g.Admit(context.Background(), 0, &gate.Request{Peer: answertest.Peer}, &d)
 		in, err := proto.Marshal(message(final(gate.FormatID(d.ID))))
 		if err != nil {
 			b.Fatal(err)

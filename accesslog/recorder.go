@@ -15,7 +15,7 @@ type Labels struct {
 }
 
 // Logger is a Recorder that writes each final entry as one record of a
-// structured log, and tells a metric about every entry.
+// structured log, warns of each that its tenant has outlived, and tells a metric about every entry.
 //
 // The log is written by Run. Record only queues: what does not fit is dropped and counted,
 // so a slow disk delays no proxy. The metric is told in any case.
@@ -37,7 +37,7 @@ func (l *Logger) Record(e Entry) {
 	if l.metric != nil {
 		l.metric(labelsOf(&e), &e)
 	}
-	if !e.Final {
+	if !e.Final && !e.Outlived {
 		return
 	}
 	select {
@@ -94,7 +94,11 @@ func (l *Logger) write(e *Entry) {
 	if e.GRPC {
 		attrs = append(attrs, slog.Uint64("grpc_status", uint64(e.GRPCStatus)))
 	}
-	l.log.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
+	level, text := slog.LevelInfo, "request"
+	if e.Outlived {
+		level, text = slog.LevelWarn, "a stream of a tenant that is no longer served is still running"
+	}
+	l.log.LogAttrs(context.Background(), level, text, attrs...)
 }
 
 func labelsOf(e *Entry) Labels {

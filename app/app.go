@@ -26,6 +26,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/accesslog"
 	"github.com/voicecore-ai/sluice/authz/answer"
+	"github.com/voicecore-ai/sluice/authz/audit"
 	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/extauthz"
 	"github.com/voicecore-ai/sluice/extproc"
@@ -36,6 +37,7 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit/memstore"
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 	"github.com/voicecore-ai/sluice/telemetry"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // accessQueue is how many outcomes wait for the log before they are dropped and counted.
@@ -46,12 +48,17 @@ type App struct {
 	config Config
 	log    *slog.Logger
 
-	journal *memstore.Journal
-	store   *memstore.Store
-	catalog *catalog.Catalog
-	gate    *gate.Gate
-	rls     *rls.Door
+	journal     *memstore.Journal
+	store       *memstore.Store
+	catalog     *catalog.Catalog
+	audit       *audit.Log           // nil: off
+	auditCopies *telemetry.AuditLogs // nil: none
+	keysets     *authn.KeySets
+	authn       *authn.Authenticator
+	gate        *gate.Gate
+	rls         *rls.Door
 
+	extproc   *extproc.Server
 	accesslog *accesslog.Server
 	recorder  *accesslog.Logger
 	grpc      *grpc.Server
@@ -83,12 +90,12 @@ func (a *App) build() error {
 	if err := a.openStores(keys); err != nil {
 		return err
 	}
-	a.gate = gate.New(gate.Options{
-		Snapshot:      a.catalog.Snapshot,
-		Authenticator: authn.New(keys.pepper),
-		Store:         a.store,
-		IDKey:         keys.decision,
-	})
+	if err := a.openAudit(keys); err != nil {
+		return err
+	}
+	if err := a.buildIdentity(keys); err != nil {
+		return err
+	}
 	service, err := a.quotaAPI(keys)
 	if err != nil {
 		return err
@@ -140,9 +147,14 @@ func (a *App) quotaAPI(keys keys) (*api.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.New(api.Options{
+	o := api.Options{
 		Catalog: a.catalog, Store: a.store, Pepper: keys.pepper, AdminTokenDigest: digest, Now: time.Now, Log: a.log,
-	})
+		LastUsed: a.authn.LastUsed,
+	}
+	if a.audit != nil {
+		o.Audit = a.recordAct
+	}
+	return api.New(o)
 }
 
 func (a *App) buildGRPC(keys keys, service *api.Service) error {
@@ -171,10 +183,25 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		return fmt.Errorf("ratelimit-format: %w", err)
 	}
 	answers := answer.NewWriter(format)
-	extauthz.New(extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}).Register(a.grpc)
-	extproc.New(extproc.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}).Register(a.grpc)
+	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}
+	o := extproc.Options{
+		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Recheck: a.gate.Recheck, Revision: a.gate.Revision,
+	}
+	if a.audit != nil {
+		o.Ended = a.recordEnd
+	}
+	if a.config.OTLPEndpoint != "" {
+		check.Trace, check.Observe = telemetry.TraceID, telemetry.Decision
+		o.Trace, o.Observe = telemetry.TraceID, telemetry.Decision
+	}
+	extauthz.New(check).Register(a.grpc)
+	a.extproc = extproc.New(o)
+	a.extproc.Register(a.grpc)
 	a.recorder = accesslog.NewLogger(a.log.WithGroup("request"), nil, accessQueue)
-	a.accesslog = accesslog.New(accesslog.Options{Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log})
+	a.accesslog = accesslog.New(accesslog.Options{
+		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
+		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },
+	})
 	a.accesslog.Register(a.grpc)
 	rlsConfig := &rls.Config{}
 	if a.config.RLSConfig != "" {
@@ -195,9 +222,13 @@ func (a *App) buildHTTP(service *api.Service) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		telemetry.Decisions(a.gate),
 		telemetry.AccessLog(a.accesslog, a.recorder),
+		telemetry.Streams(a.extproc),
 		telemetry.RLS(a.rls),
 		telemetry.Store(a.store, a.journal),
 	)
+	if a.audit != nil {
+		registry.MustRegister(telemetry.Audit(a.audit, a.auditCopies))
+	}
 	rest, err := service.Handler()
 	if err != nil {
 		return err
@@ -239,6 +270,14 @@ func (a *App) Start() error {
 	a.cleanup = append(a.cleanup, func(context.Context) error { stop(); return nil })
 	go a.recorder.Run(watching)
 	go a.sweep(watching)
+	go a.extproc.Run(watching)
+	go a.keysets.Run(watching)
+	go a.keepTimes(watching)
+	waiting, enough := context.WithTimeout(watching, firstKeys)
+	defer enough()
+	if err := a.keysets.Ready(waiting); err != nil {
+		a.log.Warn("the keys of some issuers are not there yet; their tokens are refused until they are", "waited", firstKeys, "error", err)
+	}
 	if a.config.Catalog != "" {
 		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
 	}
@@ -303,7 +342,7 @@ func (a *App) Stop(ctx context.Context) error {
 		a.grpc.Stop()
 		<-drained
 	}
-	err := a.http.Shutdown(ctx)
+	err := errors.Join(a.http.Shutdown(ctx), a.saveLastUsed())
 	err = errors.Join(err, a.clean(ctx))
 	a.log.Info("stopped")
 	return err

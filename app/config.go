@@ -16,34 +16,45 @@ import (
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+
+	"github.com/voicecore-ai/sluice/authz"
 )
 
 // Config is all that sluiced can be told. The name in the tag is the flag, the
 // key in the file and, in upper case with SLUICE_ before it, the environment variable.
 type Config struct {
-	Data            string        `koanf:"data"`
-	Catalog         string        `koanf:"catalog"`
-	RLSConfig       string        `koanf:"rls-config"`
-	GRPCListen      string        `koanf:"grpc-listen"`
-	UDS             string        `koanf:"uds"`
-	HTTPListen      string        `koanf:"http-listen"`
-	HTTPRemote      bool          `koanf:"http-remote"`
-	TLSCert         string        `koanf:"tls-cert"`
-	TLSKey          string        `koanf:"tls-key"`
-	TLSClientCA     string        `koanf:"tls-client-ca"`
-	Peers           []string      `koanf:"peers"`
-	JournalOnDamage string        `koanf:"journal-on-damage"`
-	RateLimitFormat string        `koanf:"ratelimit-format"`
-	MaxCells        int           `koanf:"max-cells"`
-	DrainDelay      time.Duration `koanf:"drain-delay"`
-	DrainTimeout    time.Duration `koanf:"drain-timeout"`
-	OTLPEndpoint    string        `koanf:"otlp-endpoint"`
-	LogLevel        string        `koanf:"log-level"`
-	LogFormat       string        `koanf:"log-format"`
+	Data               string        `koanf:"data"`
+	Catalog            string        `koanf:"catalog"`
+	RLSConfig          string        `koanf:"rls-config"`
+	GRPCListen         string        `koanf:"grpc-listen"`
+	UDS                string        `koanf:"uds"`
+	HTTPListen         string        `koanf:"http-listen"`
+	HTTPRemote         bool          `koanf:"http-remote"`
+	TLSCert            string        `koanf:"tls-cert"`
+	TLSKey             string        `koanf:"tls-key"`
+	TLSClientCA        string        `koanf:"tls-client-ca"`
+	Peers              []string      `koanf:"peers"`
+	XFCCForwarders     []string      `koanf:"xfcc-forwarders"`
+	Audit              string        `koanf:"audit"`
+	AuditDir           string        `koanf:"audit-dir"`
+	AuditWholeSources  bool          `koanf:"audit-whole-sources"`
+	AuditAnonymousRate int           `koanf:"audit-anonymous-rate"`
+	AuditMaxMiB        int           `koanf:"audit-max-mib"`
+	AuditMaxAge        time.Duration `koanf:"audit-max-age"`
+	AuditOTLP          bool          `koanf:"audit-otlp"`
+	JournalOnDamage    string        `koanf:"journal-on-damage"`
+	RateLimitFormat    string        `koanf:"ratelimit-format"`
+	MaxCells           int           `koanf:"max-cells"`
+	DrainDelay         time.Duration `koanf:"drain-delay"`
+	DrainTimeout       time.Duration `koanf:"drain-timeout"`
+	OTLPEndpoint       string        `koanf:"otlp-endpoint"`
+	LogLevel           string        `koanf:"log-level"`
+	LogFormat          string        `koanf:"log-format"`
 }
 
 // choices are the settings that take one of a few words.
 var choices = map[string][]string{
+	"audit":             {"on", "off"},
 	"journal-on-damage": {"deny", "forget"},
 	"ratelimit-format":  {"off", "legacy", "draft-06", "draft-10"},
 	"log-level":         {"debug", "info", "warn", "error"},
@@ -66,6 +77,14 @@ func Flags(f *pflag.FlagSet) {
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
 	f.StringSlice("peers", nil, "SPIFFE `ids`, with commas between, that may use the doors over mTLS")
+	f.StringSlice("xfcc-forwarders", nil, "SPIFFE `ids`, with commas between, of proxies that may name their client in x-forwarded-client-cert")
+	f.String("audit", "on", "`word` on or off: keep a signed record of refusals, administrators' acts and what rules ask for")
+	f.String("audit-dir", "", "`folder` of the audit log; \"\" for audit in the data folder")
+	f.Bool("audit-whole-sources", false, "record client addresses whole, not cut to their network")
+	f.Int("audit-anonymous-rate", 10, "refusals of callers without identity that are recorded singly, as a `number` a second for each source; the others are counted")
+	f.Int("audit-max-mib", 4096, "most MiB of audit log that are kept, as a `number`; the oldest segments go first; 0 for no bound")
+	f.Duration("audit-max-age", 0, "`time` after which segments of the audit log are deleted; 0 for never")
+	f.Bool("audit-otlp", false, "send a copy of each audit record to --otlp-endpoint as a log")
 	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
 	f.String("ratelimit-format", "draft-10", "`word` for the RateLimit headers on answers: off, legacy, draft-06, draft-10")
 	f.Int("max-cells", 2_000_000, "most counters kept in memory, as a `number`; beyond it, requests that need a new one are refused")
@@ -193,6 +212,11 @@ func (c Config) check() (problems []error) {
 	} else if c.TLSKey != "" || c.TLSClientCA != "" || len(c.Peers) > 0 {
 		wrong("tls-cert: empty, so tls-key, tls-client-ca and peers would do nothing; set it, or leave them out")
 	}
+	for _, id := range c.XFCCForwarders {
+		if problem := authz.CheckSPIFFE(id); problem != "" {
+			wrong("xfcc-forwarders %q: %s; write one like spiffe://cluster.local/ns/istio-system/sa/ingress", id, problem)
+		}
+	}
 	for _, p := range c.Peers {
 		if !strings.HasPrefix(p, "spiffe://") {
 			wrong("peers %q: a SPIFFE id begins with spiffe://, like spiffe://cluster.local/ns/istio-system/sa/ingress", p)
@@ -200,7 +224,7 @@ func (c Config) check() (problems []error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(choices)) {
 		got := map[string]string{
-			"journal-on-damage": c.JournalOnDamage, "ratelimit-format": c.RateLimitFormat, "log-level": c.LogLevel, "log-format": c.LogFormat,
+			"audit": c.Audit, "journal-on-damage": c.JournalOnDamage, "ratelimit-format": c.RateLimitFormat, "log-level": c.LogLevel, "log-format": c.LogFormat,
 		}[name]
 		if !slices.Contains(choices[name], got) {
 			wrong("%s %q: one of %s", name, got, strings.Join(choices[name], ", "))
@@ -208,6 +232,12 @@ func (c Config) check() (problems []error) {
 	}
 	if c.MaxCells < 1000 {
 		wrong("max-cells %d: at least 1000", c.MaxCells)
+	}
+	if c.AuditAnonymousRate < 1 || c.AuditMaxMiB < 0 || c.AuditMaxAge < 0 {
+		wrong("audit-anonymous-rate %d, audit-max-mib %d, audit-max-age %v: a rate of at least 1, and no negative bounds", c.AuditAnonymousRate, c.AuditMaxMiB, c.AuditMaxAge)
+	}
+	if c.AuditOTLP && (c.OTLPEndpoint == "" || c.Audit == "off") {
+		wrong("audit-otlp: needs otlp-endpoint, and audit on")
 	}
 	if c.DrainDelay < 0 {
 		wrong("drain-delay %v: 0s or more", c.DrainDelay)

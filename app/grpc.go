@@ -15,6 +15,11 @@ const (
 	maxStreams    = 10_000
 )
 
+// longestStream is how long a stream may outlive the connection age. What is cut
+// here is a caller's WebSocket: the ext_proc door has one stream for each request, as long as
+// the request, and Envoy ends the one with the other. Dead connections are found by pings, not by this.
+const longestStream = 24 * time.Hour
+
 // streamWorkers is how many goroutines wait for calls with a stack that has
 // grown already. A call that finds none gets a new goroutine, and growing its
 // stack was a quarter of the server's CPU with one worker a core.
@@ -30,7 +35,7 @@ func grpcOptions() []grpc.ServerOption {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      30 * time.Minute,
-			MaxConnectionAgeGrace: 5 * time.Minute,
+			MaxConnectionAgeGrace: longestStream,
 			Time:                  30 * time.Second,
 			Timeout:               10 * time.Second,
 		}),

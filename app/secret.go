@@ -22,6 +22,8 @@ const (
 	adminHashFile  = "admin.token.sha256"
 	journalFile    = "journal.db"
 	catalogFile    = "catalog.db"
+	lastUsedFile   = "last_used.json"
+	auditFolder    = "audit"
 )
 
 // keys are what the one secret of a data folder is stretched to (RFC 5869), so
@@ -30,6 +32,10 @@ type keys struct {
 	pepper   [32]byte // of API key digests
 	cells    [16]byte // of counter names
 	decision [16]byte // of decision ids
+	token    [32]byte // of tenant tokens
+	audit    [32]byte // signs the audit log
+	mask     [32]byte // of digests that stand for credentials in it
+	origin   string   // the audit log's name
 }
 
 // Init makes the data folder: a random secret, and an admin token whose
@@ -78,10 +84,11 @@ func loadKeys(data string) (keys, error) {
 		return keys{}, dataProblem(data, err)
 	}
 	secret, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(string(raw)))
-	if err != nil || len(secret) != 32 {
+	if err != nil || len(secret) != 32 || [32]byte(secret) == [32]byte{} {
 		return keys{}, fmt.Errorf("secret: %s is not what 'sluiced init' wrote; restore it from a backup", filepath.Join(data, secretFile))
 	}
 	var k keys
+	var origin [8]byte
 	for _, use := range []struct {
 		info string
 		into []byte
@@ -89,6 +96,10 @@ func loadKeys(data string) (keys, error) {
 		{"sluice api-key pepper v1", k.pepper[:]},
 		{"sluice cell names v1", k.cells[:]},
 		{"sluice decision ids v1", k.decision[:]},
+		{"sluice tenant tokens v1", k.token[:]},
+		{"sluice audit signature v1", k.audit[:]},
+		{"sluice audit mask v1", k.mask[:]},
+		{"sluice audit origin v1", origin[:]},
 	} {
 		derived, err := hkdf.Key(sha256.New, secret, nil, use.info, len(use.into))
 		if err != nil {
@@ -96,6 +107,7 @@ func loadKeys(data string) (keys, error) {
 		}
 		copy(use.into, derived)
 	}
+	k.origin = "sluice/" + hex.EncodeToString(origin[:])
 	return k, nil
 }
 

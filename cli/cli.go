@@ -2,6 +2,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,27 @@ func Command() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})
-	root.AddCommand(demoCommand(), app.VersionCommand())
+	root.AddCommand(demoCommand(), authzCommand(), auditCommand(), app.VersionCommand())
 	return root
+}
+
+// exitError is an error with an exit status of its own.
+type exitError struct {
+	code int
+	error
+}
+
+// Unwrap is the error without the status.
+func (e *exitError) Unwrap() error { return e.error }
+
+// ExitCode is the exit status for what a command returned: 1 unless the command documents another.
+func ExitCode(err error) int {
+	var e *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e.code
+	}
+	return 1
 }

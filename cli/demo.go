@@ -31,7 +31,7 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Watch a real Envoy refuse exactly what two tenants' plans do not cover",
 		Long: `Starts sluiced on its embedded store, a small upstream and Envoy, all on loopback;
-creates two plans, two tenants and their API keys through the quota API; sends HTTP through
+creates a rule, two plans, two tenants and their API keys through the quota API; sends HTTP through
 Envoy at half, once and five times each limit; prints what came back beside what the
 plans say. The exit status is 0 only if the two agree.`,
 		Example: `  sluice demo --envoy .tools/bin/envoy
@@ -148,6 +148,11 @@ func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, forma
 
 func (d *demo) create(ctx context.Context, quota quotav1.QuotaServiceClient, tenants []*customer) error {
 	d.say("creating through the quota API:")
+	rule := &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow"}}
+	if _, err := quota.CreateRule(ctx, rule); err != nil {
+		return fmt.Errorf("create rule %s: %w", rule.GetRuleId(), err)
+	}
+	d.say("  rule   tenants-may: every proven caller of a tenant may do everything")
 	for _, c := range tenants {
 		if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: c.plan, Plan: &quotav1.Plan{Limits: c.limits}}); err != nil {
 			return fmt.Errorf("create plan %s: %w", c.plan, err)

@@ -17,4 +17,6 @@ var (
 	ExtProc string // ext_proc, request and response headers
 	//go:embed envoy/mtls.yaml
 	MTLS string // not a whole configuration: what the cluster of sluiced gets for mTLS
+	//go:embed envoy/streams.yaml
+	Streams string // ext_proc to the end of each request: WebSocket, server-sent events, gRPC streams
 )

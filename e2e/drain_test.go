@@ -35,12 +35,12 @@ func check(ctx context.Context, conn *grpc.ClientConn, key string, headers ...st
 }
 
 func checkRequest(key string, headers ...string) *authv3.CheckRequest {
-	list := []*corev3.HeaderValue{{Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")}, {Key: "x-api-key", RawValue: []byte(key)}}
+	list := []*corev3.HeaderValue{{Key: ":authority", RawValue: []byte("api.example.com")}, {Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")}, {Key: "x-api-key", RawValue: []byte(key)}}
 	for i := 0; i+1 < len(headers); i += 2 {
 		list = append(list, &corev3.HeaderValue{Key: headers[i], RawValue: []byte(headers[i+1])})
 	}
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{
-		Http: &authv3.AttributeContext_HttpRequest{Id: "1", Method: "GET", Path: "/v1/calls", HeaderMap: &corev3.HeaderMap{Headers: list}},
+		Http: &authv3.AttributeContext_HttpRequest{Id: "1", Method: "GET", Path: "/v1/calls", Host: "api.example.com", HeaderMap: &corev3.HeaderMap{Headers: list}},
 	}}}
 }
 

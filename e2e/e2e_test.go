@@ -67,6 +67,7 @@ type world struct {
 	quota  quotav1.QuotaServiceClient
 	client *http.Client
 	logs   string // folder
+	ruled  bool   // the rule of tenant was made
 }
 
 // patient finds the second that the configurations give sluiced for an answer. A
@@ -165,12 +166,18 @@ func (w *world) metrics(t *testing.T) string {
 // eventually polls until true, and fails the test after ten seconds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	within(t, 10*time.Second, what, holds)
+}
+
+// within polls until true, and fails the test after the given time.
+func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", limit, what)
 		}
-		wait(t, 20*time.Millisecond)
+		wait(t, 10*time.Millisecond)
 	}
 }
 
@@ -178,10 +185,17 @@ func (w *world) admin(t *testing.T) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
 }
 
-// tenant makes a plan and a tenant of that name on it, and returns an API key.
+// tenant makes a plan and a tenant of that name on it, and returns an API key. The
+// first time it also makes the rule that lets tenants do everything; a test that is about rules deletes it.
 func (w *world) tenant(t *testing.T, name string, limits ...*quotav1.Limit) string {
 	t.Helper()
 	ctx := w.admin(t)
+	if !w.ruled {
+		if _, err := w.quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow"}}); err != nil {
+			t.Fatal(err)
+		}
+		w.ruled = true
+	}
 	if _, err := w.quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: name, Plan: &quotav1.Plan{Limits: limits}}); err != nil {
 		t.Fatal(err)
 	}

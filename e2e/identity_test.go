@@ -21,7 +21,7 @@ import (
 
 func TestIdentityThroughEnvoy(t *testing.T) {
 	for wiring, config := range map[string]string{
-		"at the gateway": deploy.Demo, "in a sidecar": deploy.Sidecar, "by ext_proc": deploy.ExtProc,
+		"at the gateway": deploy.Demo, "in a sidecar": deploy.Sidecar, "by ext_proc": deploy.ExtProc, "by ext_proc for streams": deploy.Streams,
 	} {
 		t.Run(wiring, func(t *testing.T) { testIdentity(t, config) })
 	}

@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,7 @@ import (
 
 // Admitter is the gate as this door sees it; its contract is [gate.Gate.Admit].
 type Admitter interface {
-	Admit(now int64, r *gate.Request, d *gate.Decision)
+	Admit(ctx context.Context, now int64, r *gate.Request, d *gate.Decision)
 }
 
 // Options are what a door is made of.
@@ -42,8 +43,23 @@ type Options struct {
 	Answers *answer.Writer // required
 	// Peer names who calls, from the transport; false refuses the stream. Required.
 	Peer func(context.Context) (string, bool)
-	Log  *slog.Logger     // panics; default slog.Default()
-	Now  func() time.Time // default time.Now
+	// Trace is the id of the call's trace, and Observe is told what was decided, both for
+	// a span. Nil: nobody traces.
+	Trace   func(context.Context) [16]byte
+	Observe func(context.Context, *gate.Request, *gate.Decision)
+	Log     *slog.Logger     // panics; default slog.Default()
+	Now     func() time.Time // default time.Now
+
+	// Recheck says whether a request that was admitted may go on. It is asked when Revision
+	// has changed and twice a minute, for each request that is under way; a panic is a no. nil
+	// leaves running streams alone. reason is what the caller is told; now is Unix µs.
+	Recheck func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
+	// Revision is that of the snapshot which decides now, as gate.Decision has it.
+	// Required with Recheck.
+	Revision func() uint64
+	// Ended is told of each stream that was ended, for the audit log. It must not
+	// block, and may be called from several goroutines. Optional.
+	Ended func(now int64, h *gate.Held, reason gate.Reason)
 }
 
 // Server is the door. It is safe for concurrent use.
@@ -51,6 +67,9 @@ type Server struct {
 	extprocv3.UnimplementedExternalProcessorServer
 
 	o        Options
+	live     live
+	ended    []atomic.Uint64 // by reason
+	stuck    atomic.Uint64
 	panics   atomic.Uint64
 	refused  atomic.Uint64
 	observed atomic.Uint64
@@ -61,13 +80,16 @@ func New(o Options) *Server {
 	if o.Gate == nil || o.Answers == nil || o.Peer == nil {
 		panic("extproc: Gate, Answers and Peer are required")
 	}
+	if o.Recheck != nil && o.Revision == nil {
+		panic("extproc: Recheck needs Revision")
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Server{o: o}
+	return &Server{o: o, ended: make([]atomic.Uint64, len(gate.Reasons()))}
 }
 
 // Register serves the door on r.
@@ -84,6 +106,21 @@ func (s *Server) OutOfOrder() uint64 { return s.refused.Load() }
 // Observed is how many streams came in observability mode, where nothing is
 // asked: they are closed without a charge.
 func (s *Server) Observed() uint64 { return s.observed.Load() }
+
+// Live is how many admitted requests are under way.
+func (s *Server) Live() int { return s.live.len() }
+
+// Ended is how many streams were ended for that reason after they were admitted.
+func (s *Server) Ended(r gate.Reason) uint64 {
+	if int(r) >= len(s.ended) {
+		return 0
+	}
+	return s.ended[r].Load()
+}
+
+// Stuck is how many streams Envoy left open for five seconds after it was told
+// to end them. It should be 0.
+func (s *Server) Stuck() uint64 { return s.stuck.Load() }
 
 // errDone ends a stream whose request was refused: Envoy has its answer.
 var errDone = errors.New("extproc: answered for good")
@@ -102,7 +139,8 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 	if !known {
 		return status.Error(codes.PermissionDenied, "this peer may not ask")
 	}
-	x := &exchange{server: s, peer: peer}
+	x := &exchange{server: s, stream: stream, peer: peer}
+	defer x.finish()
 	for {
 		in, err := stream.Recv()
 		switch {
@@ -120,15 +158,18 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 			s.observed.Add(1)
 			return nil
 		}
-		out, err := x.step(in)
+		out, err := x.step(stream.Context(), in)
 		if err != nil && !errors.Is(err, errDone) {
 			s.refused.Add(1)
 			return err
 		}
-		if sendErr := stream.Send(out); sendErr != nil {
+		sent, sendErr := x.send(out)
+		switch {
+		case sendErr != nil:
 			return sendErr
-		}
-		if err != nil {
+		case !sent: // it was ended meanwhile, and Envoy's message crossed that
+			return status.Error(codes.PermissionDenied, "the request may not go on")
+		case err != nil:
 			return nil
 		}
 	}
@@ -145,7 +186,7 @@ const (
 	phaseLocal          // a response that never was a request: a filter before us answered
 )
 
-// exchange is the state of one stream. Nothing of it is shared.
+// exchange is the state of one stream. Process alone touches it, but for what is marked.
 type exchange struct {
 	server   *Server
 	peer     string
@@ -154,11 +195,25 @@ type exchange struct {
 	answer   answer.Answer
 
 	requestTrailers, responseTrailers bool
+
+	// Of the sweeper too. held is not changed once the exchange is live.
+	held  gate.Held
+	shard *liveShard
+	index int // of shard.mu
+
+	mu     sync.Mutex // held while sending
+	stream grpc.BidiStreamingServer[extprocv3.ProcessingRequest, extprocv3.ProcessingResponse]
+	over   bool // of mu; nothing may be sent any more
+	sent   atomic.Int32
+	done   atomic.Bool
+
+	ending, stuck bool  // the sweeper's alone
+	endingAt      int64 // when Envoy was told to end it
 }
 
 // step answers one message, or says why the stream must end. A message that has
 // no place here is an error, never an answer: Envoy would take it for that of another message.
-func (x *exchange) step(in *extprocv3.ProcessingRequest) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) step(ctx context.Context, in *extprocv3.ProcessingRequest) (*extprocv3.ProcessingResponse, error) {
 	if streamed(in.GetProtocolConfig()) {
 		return nil, status.Error(codes.FailedPrecondition,
 			"body mode FULL_DUPLEX_STREAMED is not served: set request_body_mode and response_body_mode to NONE")
@@ -168,7 +223,11 @@ func (x *exchange) step(in *extprocv3.ProcessingRequest) (*extprocv3.ProcessingR
 		if x.phase != phaseStart {
 			return nil, outOfOrder("request headers")
 		}
-		return x.admit(in, request.RequestHeaders)
+		if bodies(in.GetProtocolConfig()) && upgrades(request.RequestHeaders) {
+			return nil, status.Error(codes.FailedPrecondition,
+				"an upgrade (WebSocket) is served without bodies only: set request_body_mode and response_body_mode to NONE on this route")
+		}
+		return x.admit(ctx, in, request.RequestHeaders)
 	case *extprocv3.ProcessingRequest_ResponseHeaders:
 		switch x.phase {
 		case phaseStart:
@@ -217,6 +276,27 @@ func (x *exchange) step(in *extprocv3.ProcessingRequest) (*extprocv3.ProcessingR
 
 func outOfOrder(what string) error {
 	return status.Error(codes.InvalidArgument, what+" came out of order")
+}
+
+// bodies reports a mode in which Envoy sends bodies at all.
+func bodies(c *extprocv3.ProtocolConfiguration) bool {
+	return c.GetRequestBodyMode() != modev3.ProcessingMode_NONE || c.GetResponseBodyMode() != modev3.ProcessingMode_NONE
+}
+
+// upgrades reports a request that becomes a stream of bytes. Envoy shows the extended
+// CONNECT of HTTP/2 as an upgrade too.
+func upgrades(h *extprocv3.HttpHeaders) bool {
+	for _, header := range h.GetHeaders().GetHeaders() {
+		switch header.GetKey() {
+		case "upgrade", ":protocol":
+			return true
+		case ":method":
+			if string(header.GetRawValue()) == "CONNECT" || header.GetValue() == "CONNECT" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // streamed reports a body mode that wants answers of a kind that this door does not give.

@@ -24,6 +24,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
 	"github.com/voicecore-ai/sluice/extproc"
+	"github.com/voicecore-ai/sluice/gate"
 )
 
 func known(context.Context) (string, bool) { return answertest.Peer, true }
@@ -67,7 +68,7 @@ func httpHeaders(pairs ...string) *extprocv3.HttpHeaders {
 
 func requestHeaders(pairs ...string) *request {
 	return &request{Request: &extprocv3.ProcessingRequest_RequestHeaders{
-		RequestHeaders: httpHeaders(append([]string{":path", "/"}, pairs...)...),
+		RequestHeaders: httpHeaders(append(extproc.Missing(pairs, ":method", "GET", ":authority", "api"), append([]string{":path", "/"}, pairs...)...)...),
 	}}
 }
 
@@ -144,7 +145,7 @@ func set(t *testing.T, m *extprocv3.HeaderMutation) map[string]string {
 func TestEveryRefusalIsAnImmediateResponse(t *testing.T) {
 	over := answertest.Config{Limits: answertest.Limits(), Outcomes: answertest.Over()}
 	twice := requestHeaders("x-api-key", answertest.Key)
-	twice.GetRequestHeaders().Headers.Headers[1].Value = "sk_other"
+	twice.GetRequestHeaders().Headers.Headers[3].Value = "sk_other"
 	for _, tt := range []struct {
 		name   string
 		config answertest.Config
@@ -301,8 +302,15 @@ func TestWhatComesOutOfOrderEndsTheStreamWithAnError(t *testing.T) {
 	}
 }
 
+// panics is a gate that does what a gate never does.
+type panics struct{}
+
+func (panics) Admit(context.Context, int64, *gate.Request, *gate.Decision) { panic("sk_secret") }
+
 func TestAPanicEndsTheStreamWithAnError(t *testing.T) {
-	s := door(answertest.Config{Panic: "sk_secret"})
+	s := extproc.New(extproc.Options{
+		Gate: panics{}, Answers: answer.NewWriter(answer.Off), Peer: known, Log: slog.New(slog.DiscardHandler),
+	})
 	answers, err := talk(t, s, good())
 	if status.Code(err) != codes.Internal || len(answers) != 0 || strings.Contains(err.Error(), "sk_") {
 		t.Errorf("%v, %v", answers, err)

@@ -1,6 +1,9 @@
 package extproc
 
 import (
+	"bytes"
+	"context"
+	"net"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -9,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/authz/headers"
 	"github.com/voicecore-ai/sluice/gate"
@@ -20,13 +24,24 @@ import (
 const (
 	attributesNamespace = "envoy.filters.http.ext_proc"
 	attributePrincipal  = "source.principal"
+	attributeHolder     = "connection.uri_san_local_certificate" // of the workload that Envoy stands before
+	attributeSource     = "source.address"
 )
 
-const maxPrincipal = 2048 // a SPIFFE id is no longer
+// spiffeOf is an attribute if it is a SPIFFE id; "" if not.
+func spiffeOf(attributes map[string]*structpb.Value, name string) string {
+	id := attributes[name].GetStringValue()
+	if !strings.HasPrefix(id, "spiffe://") || len(id) > authz.MaxSPIFFE {
+		return ""
+	}
+	return id
+}
 
 // admit asks the gate once, at the request headers.
-func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
 	var reader headers.Reader
+	request := gate.Request{Peer: x.peer}
+	action := &request.Action
 	for _, header := range h.GetHeaders().GetHeaders() {
 		value := header.GetRawValue()
 		switch {
@@ -35,20 +50,32 @@ func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeade
 		case header.GetValue() != "":
 			reader.Malformed = "a header has two values"
 		}
-		reader.Add([]byte(header.GetKey()), value)
+		name := []byte(header.GetKey())
+		reader.Add(name, value)
+		if len(name) > 0 && name[0] != ':' {
+			action.Headers = append(action.Headers, authz.Header{Name: bytes.ToLower(name), Value: value})
+		}
 	}
 	if h.GetHeaders() == nil && reader.Malformed == "" {
 		reader.Malformed = "the request has no headers"
 	}
 	s := x.server
+	request.Malformed, request.Credentials = reader.Malformed, reader.Credentials()
+	action.Method, action.Path, action.Host, action.GRPC = reader.Method, reader.Path, reader.Host, reader.GRPC
+	attributes := in.GetAttributes()[attributesNamespace].GetFields()
+	request.Credentials.SPIFFE = spiffeOf(attributes, attributePrincipal)
+	request.Credentials.Source, _, _ = net.SplitHostPort(attributes[attributeSource].GetStringValue())
+	request.Holder = spiffeOf(attributes, attributeHolder)
+	action.Service = request.Holder
+	now := s.o.Now().UnixMicro()
 	// The stream is the request, and Envoy does not ask twice on it: no id is needed.
-	request := gate.Request{Peer: x.peer, Malformed: reader.Malformed}
-	request.Credentials.APIKeys = reader.APIKeys()
-	principal := in.GetAttributes()[attributesNamespace].GetFields()[attributePrincipal].GetStringValue()
-	if strings.HasPrefix(principal, "spiffe://") && len(principal) <= maxPrincipal {
-		request.Credentials.SPIFFE = principal
+	if s.o.Trace != nil {
+		request.Trace = s.o.Trace(ctx)
 	}
-	s.o.Gate.Admit(s.o.Now().UnixMicro(), &request, &x.decision)
+	s.o.Gate.Admit(ctx, now, &request, &x.decision)
+	if s.o.Observe != nil {
+		s.o.Observe(ctx, &request, &x.decision)
+	}
 	d := &x.decision
 	if d.Allowed() && !answer.Forwardable(d) {
 		x.decision = gate.Decision{ID: d.ID, Detail: "the tenant can't be told to the service"}
@@ -57,6 +84,10 @@ func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeade
 		return x.refuse(reader.GRPC), errDone
 	}
 	x.phase = phaseRequest
+	if ok, reason := x.goLive(now, &request); !ok {
+		x.decision = gate.Decision{ID: d.ID, Tenant: d.Tenant, Plan: d.Plan, Principal: d.Principal, Revision: d.Revision, Reason: reason, Detail: ending(reason)}
+		return x.refuse(reader.GRPC), errDone
+	}
 	mutation := &extprocv3.HeaderMutation{}
 	set := func(name, value string) {
 		if value != "" {
@@ -67,6 +98,7 @@ func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeade
 	set(tenant.PrincipalHeader, d.Principal.Name)
 	set(tenant.PlanHeader, d.Plan)
 	set(tenant.DecisionHeader, gate.FormatID(d.ID))
+	set(tenant.TokenHeader, string(d.Token))
 	mutation.RemoveHeaders = reader.AppendStripped(nil, func(name string) bool {
 		for _, h := range mutation.SetHeaders {
 			if strings.EqualFold(name, h.Header.Key) {
@@ -85,20 +117,23 @@ func (x *exchange) admit(in *extprocv3.ProcessingRequest, h *extprocv3.HttpHeade
 
 // refuse is the last message of a stream.
 func (x *exchange) refuse(grpc bool) *extprocv3.ProcessingResponse {
-	a := &x.answer
-	x.server.o.Answers.Refused(a, &x.decision, grpc)
+	return x.server.refusal(&x.answer, &x.decision, grpc)
+}
+
+func (s *Server) refusal(a *answer.Answer, d *gate.Decision, grpc bool) *extprocv3.ProcessingResponse {
+	s.o.Answers.Refused(a, d, grpc)
 	immediate := &extprocv3.ImmediateResponse{
 		Status:  &typev3.HttpStatus{Code: typev3.StatusCode(a.Status)}, //nolint:gosec // a status code of package answer
 		Headers: &extprocv3.HeaderMutation{SetHeaders: overwriteAll(a.Headers)},
 		Body:    a.Body,
-		Details: "sluice_" + x.decision.Reason.String(),
+		Details: "sluice_" + d.Reason.String(),
 	}
 	if grpc {
 		immediate.GrpcStatus = &extprocv3.GrpcStatus{Status: a.Code}
 	}
 	return &extprocv3.ProcessingResponse{
 		Response:        &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: immediate},
-		DynamicMetadata: metadata(&x.decision),
+		DynamicMetadata: metadata(d),
 	}
 }
 

@@ -1,67 +1,40 @@
-// Package gate admits one request: it identifies the caller, finds the limits,
-// charges them all or none, and says so in one Decision. It is protocol-free:
+// Package gate admits one request: it identifies the caller, asks the rules,
+// charges all limits or none, and says so in one Decision. It is protocol-free:
 // a door decodes a request, calls Admit once and encodes the Decision.
+//
+// ALLOW is made in one place, after every stage has said that it passed; an error,
+// a panic, a deadline or a stage that says nothing denies.
 //
 // An admission with three limits costs a few hundred nanoseconds and allocates nothing.
 package gate
 
 import (
+	"context"
+	"log/slog"
+	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/authz/token"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
-// Reason says why a decision is what it is. The zero value denies.
-type Reason uint8
-
-// The reasons. Only ReasonAdmitted comes with an allowed decision.
-const (
-	ReasonInternal        Reason = iota // zero value: something failed; 503
-	ReasonAdmitted                      // 200
-	ReasonUnauthenticated               // 401: no, several or unknown credentials
-	ReasonSuspended                     // 403: the tenant is suspended
-	ReasonForbidden                     // 403: known, but not here
-	ReasonMalformed                     // 400: the request can't be read one way only
-	ReasonOverLimit                     // 429
-	ReasonUnavailable                   // 503: the store can't answer
-
-	reasonCount = iota
-)
-
-var reasonNames = [reasonCount]string{
-	"internal", "admitted", "unauthenticated", "suspended", "forbidden", "malformed", "over_limit", "unavailable",
-}
-
-// String is the reason's name in logs, metrics and answers.
-func (r Reason) String() string {
-	if int(r) < len(reasonNames) {
-		return reasonNames[r]
-	}
-	return "unknown"
-}
-
-// Reasons lists every reason, for metrics.
-func Reasons() []Reason {
-	all := make([]Reason, reasonCount)
-	for i := range all {
-		all[i] = Reason(i)
-	}
-	return all
+// Request is one request as a door understood it.
+type Request struct {
+	Credentials authz.Credentials
+	Action      authz.Action
+	Peer        string   // the door's peer: who asks on the caller's behalf
+	Stream      string   // Envoy's per-stream id; never x-request-id, which a client can choose
+	Holder      string   // SPIFFE id of the workload that gets the request; "" without mTLS
+	Trace       [16]byte // of the door's span; zero for none
+	Malformed   string   // why the door could not read the request one way only; "" if it could
 }
 
 // MaxLimits is the most limits that one request may meet.
 const MaxLimits = 16
-
-// Request is one request as a door understood it.
-type Request struct {
-	Credentials authz.Credentials
-	Peer        string // the door's peer: who asks on the caller's behalf
-	Stream      string // Envoy's per-stream id; never x-request-id, which a client can choose
-	Malformed   string // why the door could not read the request one way only; "" if it could
-}
 
 // Decision is the answer to one Request. The zero value denies.
 type Decision struct {
@@ -69,14 +42,23 @@ type Decision struct {
 	Reason    Reason
 	Detail    string   // one plain sentence for the caller; never a secret
 	ID        [16]byte // MAC'd decision id
+	Edge      [16]byte // of the decision at the edge: ID, unless a tenant token says otherwise
 	Tenant    tenant.ID
 	Plan      string
 	Principal authz.Principal
 	Revision  uint64 // of the snapshot that decided
+	Verdict   authz.Verdict
+	Token     []byte // tenant token for the service; empty where nobody could hold it
+
+	snapshot *quota.Snapshot
+	account  *quota.Account
+	inner    bool // a hop behind the edge
 
 	n        int
 	charges  [MaxLimits]ratelimit.Charge
 	outcomes [MaxLimits]ratelimit.Outcome
+	input    authz.Input // of the rules; here, because what they are asked about may not be on a stack
+	entry    audit.Entry
 }
 
 // Allowed reports whether the request may pass. Only Admit makes it true.
@@ -93,65 +75,59 @@ type Authenticator interface {
 	Identify(now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error)
 }
 
-// Options are what a gate is made of; every field is required.
+// Auditor records decisions. Record of a required entry returns when it is
+// durable, or an error; Available says, for next to nothing, whether it could be.
+type Auditor interface {
+	Available() bool
+	Record(e *audit.Entry) error
+}
+
+// Options are what a gate is made of. Snapshot, Authenticator, Store and IDKey are required.
 type Options struct {
 	Snapshot      func() *quota.Snapshot
 	Authenticator Authenticator
 	Store         ratelimit.Store
-	IDKey         [16]byte // MACs decision ids
+	IDKey         [16]byte      // MACs decision ids
+	Tokens        *token.Tokens // nil: no tenant token is made, and none is accepted
+	Audit         Auditor       // nil: nothing is recorded
+	Log           *slog.Logger  // panics; default none
 }
 
 // Gate admits requests. It is safe for concurrent use.
 type Gate struct {
 	o      Options
 	ids    minter
+	stages []stage
 	counts [reasonCount]atomic.Uint64
+	shadow atomic.Uint64
+	panics atomic.Uint64
 }
 
 // New returns a gate.
-func New(o Options) *Gate { return &Gate{o: o, ids: newMinter(o.IDKey)} }
-
-// Admit decides r and writes the answer into d, whatever d held. now is Unix
-// microseconds. It never fails: what it can't decide, it denies.
-func (g *Gate) Admit(now int64, r *Request, d *Decision) {
-	d.reset()
-	d.ID = g.ids.mint(r.Peer)
-	g.decide(now, r, d)
-	g.counts[d.Reason].Add(1)
+func New(o Options) *Gate {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Gate{o: o, ids: newMinter(o.IDKey), stages: stages[:]}
 }
 
-func (g *Gate) decide(now int64, r *Request, d *Decision) {
-	if r.Malformed != "" {
-		d.deny(ReasonMalformed, r.Malformed)
-		return
+// Admit decides r and writes the answer into d, whatever d held. now is Unix
+// microseconds. It never fails and never panics: what it can't decide, it denies. A ctx that
+// has ended denies too: nobody waits for the answer.
+func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
+	d.reset()
+	d.ID = g.ids.mint(r.Peer)
+	d.Edge = d.ID
+	if g.run(ctx, now, r, d) {
+		d.allowed, d.Reason, d.Detail = true, ReasonAdmitted, ""
 	}
-	snapshot := g.o.Snapshot()
-	d.Revision = snapshot.Revision
-	principal, account, err := g.o.Authenticator.Identify(now, snapshot, &r.Credentials)
-	if err != nil {
-		d.deny(ReasonUnauthenticated, err.Error())
-		return
+	if !g.record(now, r, d) {
+		d.deny(ReasonUnavailable, "the decision can't be recorded right now; try again")
 	}
-	d.Principal, d.Tenant, d.Plan = principal, account.Tenant, account.Plan
-	if account.Suspended {
-		d.deny(ReasonSuspended, "the tenant is suspended")
-		return
+	if d.Verdict.ShadowRule != "" {
+		g.shadow.Add(1)
 	}
-	if len(account.Charges) > MaxLimits {
-		d.deny(ReasonInternal, "the tenant has too many limits")
-		return
-	}
-	d.n = copy(d.charges[:], account.Charges)
-	admitted, err := g.o.Store.Charge(now, d.charges[:d.n], d.outcomes[:d.n])
-	switch {
-	case err != nil:
-		d.n = 0
-		d.deny(ReasonUnavailable, "usage can't be counted right now; try again")
-	case !admitted:
-		d.deny(ReasonOverLimit, "a limit of the plan is used up")
-	default:
-		d.allowed, d.Reason = true, ReasonAdmitted
-	}
+	g.counts[d.Reason].Add(1)
 }
 
 // Charge applies charges that no tenant stands behind, for doors whose
@@ -167,9 +143,29 @@ func (g *Gate) VerifyID(text, peer string) ([16]byte, bool) { return g.ids.verif
 // Count is how many decisions ended for a reason since New.
 func (g *Gate) Count(r Reason) uint64 { return g.counts[r].Load() }
 
-func (d *Decision) reset() {
-	d.allowed, d.Reason, d.Detail = false, ReasonInternal, ""
-	d.ID, d.Tenant, d.Plan, d.Principal, d.Revision, d.n = [16]byte{}, "", "", authz.Principal{}, 0, 0
+// Shadowed is how many decisions would have been others with every rule enforced.
+func (g *Gate) Shadowed() uint64 { return g.shadow.Load() }
+
+// panicked logs the 1st, 2nd, 4th, 8th … panic: a caller who found one can't fill
+// the disk with it. What it panicked with may quote input, so only the place is logged.
+func (g *Gate) panicked() {
+	if n := g.panics.Add(1); n&(n-1) == 0 {
+		g.o.Log.Error("gate: an admission panicked and was denied", "panics", n, "stack", string(debug.Stack()))
+	}
 }
 
-func (d *Decision) deny(r Reason, detail string) { d.allowed, d.Reason, d.Detail = false, r, detail }
+// Panics is how many admissions panicked, and were denied, since New.
+func (g *Gate) Panics() uint64 { return g.panics.Load() }
+
+func (d *Decision) reset() {
+	d.allowed, d.Reason, d.Detail = false, ReasonInternal, ""
+	d.ID, d.Edge, d.Tenant, d.Plan, d.Principal, d.Revision = [16]byte{}, [16]byte{}, "", "", authz.Principal{}, 0
+	d.Verdict, d.Token, d.n = authz.Verdict{}, d.Token[:0], 0
+	d.snapshot, d.account, d.inner, d.input = nil, nil, false, authz.Input{}
+}
+
+// deny says why. It returns what a stage that denies returns.
+func (d *Decision) deny(r Reason, detail string) verdict {
+	d.allowed, d.Reason, d.Detail = false, r, detail
+	return denied
+}

@@ -41,6 +41,7 @@ func snapshot(t testing.TB) *quota.Snapshot {
 			{ID: "closed", Plan: "gold", Suspended: true},
 			{ID: "wide", Plan: "wide"},
 		},
+		Rules: []authz.Rule{{Name: "tenants-may", Effect: "allow"}},
 		APIKeys: []quota.APIKey{
 			{ID: "k1", Tenant: "acme", Digest: digest("key-acme")},
 			{ID: "k2", Tenant: "umbrella", Digest: digest("key-umbrella")},
@@ -59,13 +60,16 @@ func newGate(t testing.TB, store ratelimit.Store) *gate.Gate {
 	s := snapshot(t)
 	return gate.New(gate.Options{
 		Snapshot:      func() *quota.Snapshot { return s },
-		Authenticator: authn.New(pepper),
+		Authenticator: authn.New(authn.Options{Pepper: pepper}),
 		Store:         store,
 	})
 }
 
 func request(spiffe string, keys ...string) *gate.Request {
-	return &gate.Request{Credentials: authz.Credentials{SPIFFE: spiffe, APIKeys: keys}, Peer: "loopback"}
+	return &gate.Request{
+		Credentials: authz.Credentials{SPIFFE: spiffe, APIKeys: keys}, Peer: "loopback",
+		Action: authz.Action{Method: "GET", Host: "api.example.com", Path: "/v1/calls"},
+	}
 }
 
 func TestAdmit(t *testing.T) {
@@ -95,7 +99,7 @@ func TestAdmit(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
 			var d gate.Decision
-			g.Admit(now, c.request, &d)
+			g.Admit(t.Context(), now, c.request, &d)
 			if d.Reason != c.want || d.Allowed() != (c.want == gate.ReasonAdmitted) {
 				t.Errorf("%v, allowed %v: %s", d.Reason, d.Allowed(), d.Detail)
 			}
@@ -116,7 +120,7 @@ func TestAdmitChargesAllLimitsOrNone(t *testing.T) {
 	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
 	var d gate.Decision
 	for i := range 5 {
-		g.Admit(now, request("", "key-acme"), &d)
+		g.Admit(t.Context(), now, request("", "key-acme"), &d)
 		want := gate.ReasonAdmitted
 		if i >= 3 {
 			want = gate.ReasonOverLimit
@@ -144,7 +148,7 @@ func (broken) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, erro
 
 func TestAdmitDeniesWhenTheStoreCannotAnswer(t *testing.T) {
 	var d gate.Decision
-	newGate(t, broken{}).Admit(now, request("", "key-acme"), &d)
+	newGate(t, broken{}).Admit(t.Context(), now, request("", "key-acme"), &d)
 	if d.Allowed() || d.Reason != gate.ReasonUnavailable {
 		t.Errorf("%v, allowed %v", d.Reason, d.Allowed())
 	}
@@ -157,8 +161,8 @@ func TestTheZeroDecisionDenies(t *testing.T) {
 	}
 	// A decision that is used again keeps nothing of the one before.
 	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
-	g.Admit(now, request("", "key-acme"), &d)
-	g.Admit(now, request(""), &d)
+	g.Admit(t.Context(), now, request("", "key-acme"), &d)
+	g.Admit(t.Context(), now, request(""), &d)
 	if charges, _ := d.Limits(); d.Allowed() || d.Tenant != "" || d.Plan != "" || d.Principal.Name != "" || len(charges) != 0 {
 		t.Errorf("left over: %+v", d)
 	}
@@ -167,7 +171,7 @@ func TestTheZeroDecisionDenies(t *testing.T) {
 func TestAdmitAllocatesNothing(t *testing.T) {
 	g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
 	r, d := request("", "key-wide"), new(gate.Decision)
-	if n := testing.AllocsPerRun(1000, func() { g.Admit(now, r, d) }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { g.Admit(t.Context(), now, r, d) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
 	if !d.Allowed() {
@@ -182,7 +186,7 @@ func BenchmarkAdmit(b *testing.B) {
 			var d gate.Decision
 			b.ReportAllocs()
 			for b.Loop() {
-				g.Admit(now, r, &d)
+				g.Admit(b.Context(), now, r, &d)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package answer_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"flag"
@@ -29,7 +30,8 @@ const zeroID = "00000000000000000000000000000000"
 
 func decide(c answertest.Config, request gate.Request) *gate.Decision {
 	d := new(gate.Decision)
-	answertest.Gate(c).Admit(0, &request, d)
+	request.Action = answertest.Action()
+	answertest.Gate(c).Admit(context.Background(), 0, &request, d)
 	return d
 }
 

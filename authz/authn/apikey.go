@@ -13,20 +13,25 @@ const maxKey = 256
 
 // apiKey checks one key. A known and an unknown key take the same path: the
 // look-up is by a digest under a secret pepper, so its time tells nothing of the key.
-func (a *Authenticator) apiKey(now int64, s *quota.Snapshot, key string) (quota.Credential, error) {
+// A tenant changes keys by having two at once; each ends by itself.
+func (a *Authenticator) apiKey(now int64, s *quota.Snapshot, key string) (authz.Principal, *quota.Account, error) {
 	if key == "" || len(key) > maxKey {
-		return quota.Credential{}, authz.ErrBadCredential
+		return a.refuse(refusedAPIKey)
 	}
 	digest := a.keys.digest(key)
 	credential, ok := s.Key(digest)
 	match := subtle.ConstantTimeCompare(credential.Digest[:], digest[:])
 	if !ok || match != 1 || credential.Account == nil {
-		return quota.Credential{}, authz.ErrBadCredential
+		return a.refuse(refusedAPIKey)
 	}
-	if !credential.Expires.IsZero() && credential.Expires.UnixMicro() <= now {
-		return quota.Credential{}, authz.ErrBadCredential
+	principal := authz.Principal{Scheme: authz.APIKey, Name: credential.ID, Roles: credential.Scopes}
+	if !credential.Expires.IsZero() {
+		if principal.Expires = credential.Expires.UnixMicro(); principal.Expires <= now {
+			return a.refuse(refusedAPIKey)
+		}
 	}
-	return credential, nil
+	a.used.touch(credential.ID, now)
+	return principal, credential.Account, nil
 }
 
 // hasher computes HMAC-SHA-256 (RFC 2104) under one key without allocation:

@@ -1,27 +1,46 @@
 package extauthz
 
-import "github.com/voicecore-ai/sluice/authz/rawpb"
+import (
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/rawpb"
+)
 
 // Field numbers of envoy.service.auth.v3, as far as they are read.
 const (
-	checkAttributes   = 1
-	attributesSource  = 1
-	attributesRequest = 4
-	peerPrincipal     = 4
-	requestHTTP       = 2
-	httpID            = 1
-	httpHeaders       = 3
-	httpHeaderMap     = 13
-	headerMapHeaders  = 1
-	headerKey         = 1
-	headerValue       = 2
-	headerRawValue    = 3
+	checkAttributes       = 1
+	attributesSource      = 1
+	attributesDestination = 2
+	attributesRequest     = 4
+	attributesExtensions  = 10
+	peerAddress           = 1
+	peerPrincipal         = 4
+	addressSocket         = 1
+	socketAddress         = 2
+	requestHTTP           = 2
+	httpID                = 1
+	httpMethod            = 2
+	httpHeaders           = 3
+	httpPath              = 4
+	httpHost              = 5
+	httpBody              = 11
+	httpRawBody           = 12
+	httpHeaderMap         = 13
+	headerMapHeaders      = 1
+	headerKey             = 1
+	headerValue           = 2
+	headerRawValue        = 3
 )
 
 const (
 	maxPrincipal = 2048 // a SPIFFE id is no longer
+	maxAddress   = 64
+	maxService   = 256
 	maxStream    = 128
 )
+
+// serviceExtension is the context extension that names what a route leads to.
+// Only the operator sets it, in Envoy's configuration.
+const serviceExtension = "service"
 
 // headerForms says in which of its two forms Envoy sent the headers. It sends
 // one; a request with both could be read two ways.
@@ -46,7 +65,11 @@ func (c *call) read() {
 		for number, value, ok := w.Next(); ok; number, value, ok = w.Next() {
 			switch number {
 			case attributesSource:
-				c.readSource(value)
+				c.readPeer(value, &c.principal, &c.source)
+			case attributesDestination:
+				c.readPeer(value, &c.holder, nil)
+			case attributesExtensions:
+				c.readExtension(value)
 			case attributesRequest:
 				sawHTTP = c.readRequest(value) || sawHTTP
 			}
@@ -71,22 +94,58 @@ func (c *call) malformed(why string) {
 	}
 }
 
-func (c *call) readSource(source []byte) {
-	w := rawpb.Walk(source)
+// readPeer reads the principal and, where it is wanted, the address of one end.
+func (c *call) readPeer(peer []byte, principal, address *string) {
+	w := rawpb.Walk(peer)
 	for number, value, ok := w.Next(); ok; number, value, ok = w.Next() {
-		if number != peerPrincipal || len(value) == 0 {
-			continue
-		}
 		switch {
+		case number == peerAddress && address != nil:
+			c.readAddress(value, address)
+		case number != peerPrincipal || len(value) == 0:
 		case len(value) > maxPrincipal:
-			c.malformed("the peer's principal is too long")
-		case c.principal != "" && c.principal != string(value):
-			c.malformed("the peer has two principals")
+			c.malformed("a peer's principal is too long")
+		case *principal != "" && *principal != string(value):
+			c.malformed("a peer has two principals")
 		default:
-			c.principal = string(value)
+			*principal = string(value)
 		}
 	}
 	c.broken = c.broken || w.Bad()
+}
+
+func (c *call) readAddress(address []byte, into *string) {
+	w := rawpb.Walk(address)
+	for number, socket, ok := w.Next(); ok; number, socket, ok = w.Next() {
+		if number != addressSocket {
+			continue
+		}
+		in := rawpb.Walk(socket)
+		for number, value, ok := in.Next(); ok; number, value, ok = in.Next() {
+			if number == socketAddress {
+				*into = string(value[:min(len(value), maxAddress)])
+			}
+		}
+		c.broken = c.broken || in.Bad()
+	}
+	c.broken = c.broken || w.Bad()
+}
+
+// readExtension reads one entry of the context extensions.
+func (c *call) readExtension(entry []byte) {
+	var key, value []byte
+	w := rawpb.Walk(entry)
+	for number, b, ok := w.Next(); ok; number, b, ok = w.Next() {
+		switch number {
+		case headerKey:
+			key = b
+		case headerValue:
+			value = b
+		}
+	}
+	c.broken = c.broken || w.Bad()
+	if string(key) == serviceExtension {
+		c.service = string(value[:min(len(value), maxService)])
+	}
 }
 
 func (c *call) readRequest(request []byte) (sawHTTP bool) {
@@ -107,6 +166,17 @@ func (c *call) readHTTP(http []byte) {
 		switch number {
 		case httpID:
 			c.stream = string(value[:min(len(value), maxStream)])
+		case httpMethod:
+			c.reader.Target(value, nil, nil)
+		case httpPath:
+			c.reader.Target(nil, value, nil)
+		case httpHost:
+			c.reader.Target(nil, nil, value)
+		case httpBody, httpRawBody:
+			if c.body != nil && len(value) > 0 {
+				c.malformed("the check request has two bodies")
+			}
+			c.body = value
 		case httpHeaders:
 			c.forms |= formMap
 			c.readHeader(value)
@@ -150,4 +220,7 @@ func (c *call) readHeader(header []byte) {
 		value = raw
 	}
 	c.reader.Add(key, value)
+	if len(key) > 0 && key[0] != ':' {
+		c.pairs = append(c.pairs, authz.Header{Name: key, Value: value})
+	}
 }

@@ -61,6 +61,7 @@ func (s *Server) allow(c *call, d *gate.Decision) *rawpb.Raw {
 	b = appendHeader(b, okHeaders, tenant.PrincipalHeader, d.Principal.Name)
 	b = appendHeader(b, okHeaders, tenant.PlanHeader, d.Plan)
 	b = appendHeader(b, okHeaders, tenant.DecisionHeader, id[:])
+	b = appendHeader(b, okHeaders, tenant.TokenHeader, d.Token)
 	c.stripped = c.reader.AppendStripped(c.stripped[:0], func(name string) bool { return written(d, name) })
 	for _, name := range c.stripped {
 		b = rawpb.AppendString(b, okHeadersToRemove, name)
@@ -82,6 +83,8 @@ func written(d *gate.Decision, name string) bool {
 		return d.Principal.Name != ""
 	case strings.EqualFold(name, tenant.PlanHeader):
 		return d.Plan != ""
+	case strings.EqualFold(name, tenant.TokenHeader):
+		return len(d.Token) > 0
 	default:
 		return false
 	}

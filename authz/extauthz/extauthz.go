@@ -25,6 +25,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/authz/headers"
 	"github.com/voicecore-ai/sluice/authz/rawpb"
@@ -33,7 +34,7 @@ import (
 
 // Admitter is the gate as this door sees it; its contract is [gate.Gate.Admit].
 type Admitter interface {
-	Admit(now int64, r *gate.Request, d *gate.Decision)
+	Admit(ctx context.Context, now int64, r *gate.Request, d *gate.Decision)
 }
 
 // Options are what a door is made of.
@@ -44,8 +45,12 @@ type Options struct {
 	// whoever can call this door can claim any principal. Required. The access-log
 	// door must name the same Envoy the same way: a decision id is bound to it.
 	Peer func(context.Context) (string, bool)
-	Log  *slog.Logger     // panics; default slog.Default()
-	Now  func() time.Time // default time.Now
+	// Trace is the id of the call's trace, and Observe is told what was decided, both for
+	// a span. Nil: nobody traces.
+	Trace   func(context.Context) [16]byte
+	Observe func(context.Context, *gate.Request, *gate.Decision)
+	Log     *slog.Logger     // panics; default slog.Default()
+	Now     func() time.Time // default time.Now
 }
 
 // Server is the door. It is safe for concurrent use.
@@ -117,8 +122,13 @@ type call struct {
 	broken bool
 
 	reader    headers.Reader
-	principal string
+	pairs     []authz.Header // of in.Bytes
+	principal string         // of the source
+	source    string         // its address
+	holder    string         // principal of the destination
+	service   string
 	stream    string
+	body      []byte // of in.Bytes
 	forms     headerForms
 
 	request  gate.Request
@@ -143,7 +153,10 @@ func (s *Server) giveBack(c *call) {
 func (c *call) reset() {
 	c.in.Reset()
 	c.reader.Reset()
-	c.broken, c.principal, c.stream, c.forms = false, "", "", 0
+	c.broken, c.principal, c.source, c.holder, c.service, c.forms = false, "", "", "", "", 0
+	c.stream, c.body = "", nil
+	clear(c.pairs)
+	c.pairs = c.pairs[:0]
 	c.request = gate.Request{}
 	clear(c.stripped)
 	c.stripped = c.stripped[:0]
@@ -164,20 +177,38 @@ func (s *Server) check(ctx context.Context, c *call) (out *rawpb.Raw) {
 	if !known {
 		return s.refuse(c, &gate.Decision{Reason: gate.ReasonForbidden, Detail: "this peer may not ask"})
 	}
-	if ctx.Err() != nil { // Envoy no longer waits; don't charge
-		return s.refuse(c, &gate.Decision{Reason: gate.ReasonUnavailable, Detail: "too late to decide"})
+	c.ask(peer)
+	c.decision = gate.Decision{Token: c.decision.Token[:0]} // whatever the gate does, not the answer to the last request
+	if s.o.Trace != nil {
+		c.request.Trace = s.o.Trace(ctx)
 	}
-	c.request = gate.Request{Peer: peer, Stream: c.stream, Malformed: c.reader.Malformed}
-	c.request.Credentials.APIKeys = c.reader.APIKeys()
-	if strings.HasPrefix(c.principal, "spiffe://") {
-		c.request.Credentials.SPIFFE = c.principal
+	s.o.Gate.Admit(ctx, s.o.Now().UnixMicro(), &c.request, &c.decision)
+	if s.o.Observe != nil {
+		s.o.Observe(ctx, &c.request, &c.decision)
 	}
-	c.decision = gate.Decision{} // whatever the gate does, not the answer to the last request
-	s.o.Gate.Admit(s.o.Now().UnixMicro(), &c.request, &c.decision)
 	if !c.decision.Allowed() {
 		return s.refuse(c, &c.decision)
 	}
 	return s.allow(c, &c.decision)
+}
+
+// ask turns what was read into the gate's question.
+func (c *call) ask(peer string) {
+	c.request = gate.Request{
+		Credentials: c.reader.Credentials(),
+		Peer:        peer, Stream: c.stream, Holder: c.holder, Malformed: c.reader.Malformed,
+		Action: authz.Action{
+			Service: c.service, Host: c.reader.Host, Method: c.reader.Method, Path: c.reader.Path, GRPC: c.reader.GRPC,
+			Headers: c.pairs, Body: authz.Body{Bytes: c.body, Whole: len(c.body) > 0},
+		},
+	}
+	c.request.Credentials.Source = c.source
+	if strings.HasPrefix(c.principal, "spiffe://") {
+		c.request.Credentials.SPIFFE = c.principal
+	}
+	if c.service == "" {
+		c.request.Action.Service = c.holder
+	}
 }
 
 // panicked logs the 1st, 2nd, 4th, 8th … panic: a caller who found one can't

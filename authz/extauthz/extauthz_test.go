@@ -75,6 +75,11 @@ func request(pairs ...string) *authv3.CheckRequest {
 // raw has them as encode_raw_headers sends them.
 func raw(pairs ...string) *authv3.CheckRequest {
 	m := new(corev3.HeaderMap)
+	for i, pseudo := 0, []string{":authority", "api.example.com", ":path", "/v1", ":method", "GET"}; i < len(pseudo); i += 2 {
+		if !slices.Contains(pairs, pseudo[i]) {
+			pairs = append(pairs, pseudo[i], pseudo[i+1])
+		}
+	}
 	for i := 0; i < len(pairs); i += 2 {
 		m.Headers = append(m.Headers, &corev3.HeaderValue{Key: pairs[i], RawValue: []byte(pairs[i+1])})
 	}
@@ -287,7 +292,7 @@ func TestBytesThatAreNoMessageGetADecision(t *testing.T) {
 		in      []byte
 		allowed bool
 	}{
-		{"a path that is no UTF-8", notUTF8, true},
+		{"P-09 a path that is no UTF-8", notUTF8, false},
 		{"an empty message", nil, false},
 		{"a message that is cut off", good[:len(good)-1], false},
 		{"garbage", []byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), false},
@@ -337,9 +342,9 @@ func TestAnInterceptorSeesNoSecretAndChangesNothing(t *testing.T) {
 // silent is a gate that forgets to answer.
 type silent struct{ real *gate.Gate }
 
-func (s *silent) Admit(now int64, r *gate.Request, d *gate.Decision) {
+func (s *silent) Admit(ctx context.Context, now int64, r *gate.Request, d *gate.Decision) {
 	if s.real != nil {
-		s.real.Admit(now, r, d)
+		s.real.Admit(ctx, now, r, d)
 	}
 }
 
@@ -355,8 +360,22 @@ func TestTheLastAnswerIsNotGivenAgain(t *testing.T) {
 	}
 }
 
+// panics is a gate that does, a few times, what a gate never does.
+type panics struct {
+	real *gate.Gate
+	left int
+}
+
+func (p *panics) Admit(ctx context.Context, now int64, r *gate.Request, d *gate.Decision) {
+	if p.left--; p.left >= 0 {
+		panic("sk_secret")
+	}
+	p.real.Admit(ctx, now, r, d)
+}
+
 func TestAPanicIsCountedAndTheNextCallAnswered(t *testing.T) {
-	s := door(answertest.Config{Panic: "boom"})
+	g := &panics{real: answertest.Gate(answertest.Config{}), left: 3}
+	s := extauthz.New(extauthz.Options{Gate: g, Answers: answer.NewWriter(answer.Off), Peer: known, Log: slog.New(slog.DiscardHandler)})
 	conn := dial(t, s)
 	for range 3 {
 		refused(t, check(t, conn, request("x-api-key", answertest.Key)), 503, false)

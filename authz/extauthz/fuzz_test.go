@@ -112,7 +112,7 @@ func genRequest(t *rapid.T) *authv3.CheckRequest {
 	if rapid.IntRange(0, 20).Draw(t, "request") == 0 {
 		return r
 	}
-	http := &authv3.AttributeContext_HttpRequest{Id: rapid.String().Draw(t, "id"), Path: rapid.String().Draw(t, "path")}
+	http := &authv3.AttributeContext_HttpRequest{Id: rapid.String().Draw(t, "id"), Path: rapid.OneOf(rapid.Just("/v1"), rapid.String()).Draw(t, "path"), Method: "GET", Host: "api.example.com"}
 	r.Attributes.Request = &authv3.AttributeContext_Request{Http: http}
 	if rapid.Bool().Draw(t, "ordinary") {
 		http.Headers = map[string]string{"x-api-key": answertest.Key, "accept": "*/*"}

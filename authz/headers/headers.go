@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"strings"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -25,7 +26,11 @@ const (
 	authorization = "authorization"
 	contentType   = "content-type"
 
-	maxCredential = 1024 // longer than any that is accepted: authn refuses it whole
+	xfcc = "x-forwarded-client-cert"
+
+	maxCredential = 1024       // longer than any API key that is accepted: authn refuses it whole
+	maxToken      = 8<<10 + 1  // the same for a token
+	maxXFCC       = 16<<10 + 1 // and for what proxies say about certificates; the header goes on to the upstream
 	maxReserved   = 64
 )
 
@@ -34,8 +39,13 @@ type Reader struct {
 	Malformed string // why the headers can't be read one way only; "" if they can
 	GRPC      bool   // the caller speaks gRPC, so it wants grpc-status
 
-	keys     [4]string // a second one is already too many
-	n        int
+	// What is asked for, as it came: from the pseudo-headers or from Target.
+	Method, Path, Host string
+
+	keys     values // a second one is already too many
+	tokens   values
+	tenants  values
+	xfcc     values
 	reserved []string
 	seen     pseudo
 	size     int
@@ -44,6 +54,24 @@ type Reader struct {
 	auth     int  // headers named authorization
 	bearer   bool // an authorization header carried a credential
 }
+
+// values are a few of them, since more than one is already too many.
+type values struct {
+	v [4]string
+	n int
+}
+
+func (v *values) full() bool { return v.n == len(v.v) }
+
+// add keeps a value, cut to where it is too long for whoever judges it.
+func (v *values) add(value []byte, most int) {
+	if !v.full() {
+		v.v[v.n] = string(value[:min(len(value), most)])
+		v.n++
+	}
+}
+
+func (v *values) all() []string { return v.v[:v.n] }
 
 // pseudo is the set of headers that a request has at most once.
 type pseudo uint8
@@ -62,9 +90,6 @@ func (r *Reader) Reset() {
 	clear(r.reserved)
 	*r = Reader{reserved: reserved}
 }
-
-// APIKeys are the values that may be API keys, up to four. Valid until Reset.
-func (r *Reader) APIKeys() []string { return r.keys[:r.n] }
 
 // Add reads one header. It keeps neither slice.
 func (r *Reader) Add(name, value []byte) {
@@ -95,10 +120,15 @@ func (r *Reader) Add(name, value []byte) {
 		r.GRPC = speaksGRPC(value)
 	case name[0] == ':':
 		r.pseudo(name, value)
+	case is(name, xfcc):
+		r.xfcc.add(value, maxXFCC)
 	case tenant.IsReservedHeader(string(name)):
 		if len(r.reserved) == maxReserved {
 			r.malformed("there are too many reserved headers")
 			return
+		}
+		if is(name, tenant.TokenHeader) {
+			r.tenants.add(trim(value), maxToken)
 		}
 		r.reserved = append(r.reserved, string(name))
 	}
@@ -108,16 +138,44 @@ func (r *Reader) pseudo(name, value []byte) {
 	switch string(name) {
 	case ":authority":
 		r.once(pseudoAuthority, "there is more than one :authority")
+		r.asks(&r.Host, value)
 		if bytes.IndexByte(value, ',') >= 0 { // how Envoy joins two
 			r.malformed("the :authority names more than one host")
 		}
 	case ":path":
 		r.once(pseudoPath, "there is more than one :path")
+		r.asks(&r.Path, value)
 	case ":method":
 		r.once(pseudoMethod, "there is more than one :method")
+		r.asks(&r.Method, value)
 	case ":scheme":
 		r.once(pseudoScheme, "there is more than one :scheme")
 	}
+}
+
+// Target reads what a protocol says of the request beside its headers; what the
+// headers say too must be the same. An empty value says nothing.
+func (r *Reader) Target(method, path, host []byte) {
+	r.asks(&r.Method, method)
+	r.asks(&r.Path, path)
+	r.asks(&r.Host, host)
+}
+
+func (r *Reader) asks(into *string, value []byte) {
+	switch {
+	case len(value) == 0:
+	case len(value) > MaxBytes:
+		r.malformed("the request line is larger than 64 KiB")
+	case *into == "":
+		*into = string(value)
+	case *into != string(value):
+		r.malformed("the request has two methods, paths or hosts")
+	}
+}
+
+// Credentials are what the headers present. Valid until Reset.
+func (r *Reader) Credentials() authz.Credentials {
+	return authz.Credentials{APIKeys: r.keys.all(), Tokens: r.tokens.all(), Tenant: r.tenants.all(), XFCC: r.xfcc.all()}
 }
 
 func (r *Reader) once(p pseudo, why string) {
@@ -140,7 +198,11 @@ func (r *Reader) authorization(value []byte) {
 	if bytes.IndexByte(value, ',') < 0 {
 		if key, ok := bearer(value); ok {
 			r.bearer = true
-			r.addKey(key)
+			if isToken(key) {
+				r.tokens.add(key, maxToken)
+			} else {
+				r.keys.add(key, maxCredential)
+			}
 		}
 		return
 	}
@@ -170,20 +232,18 @@ func bearer(value []byte) (key []byte, ok bool) {
 func (r *Reader) addKeys(value []byte) {
 	for {
 		piece, rest, more := bytes.Cut(value, []byte{','})
-		r.addKey(trim(piece))
-		if !more || r.n == len(r.keys) {
+		r.keys.add(trim(piece), maxCredential)
+		if !more || r.keys.full() {
 			return
 		}
 		value = rest
 	}
 }
 
-func (r *Reader) addKey(key []byte) {
-	if r.n == len(r.keys) {
-		return
-	}
-	r.keys[r.n] = string(key[:min(len(key), maxCredential)])
-	r.n++
+// isToken reports whether a bearer value has the form of a JSON Web Token: a JSON object
+// in base64url begins with "ey", and there are two dots. An API key has neither.
+func isToken(value []byte) bool {
+	return bytes.HasPrefix(value, []byte("ey")) && bytes.Count(value, []byte{'.'}) == 2
 }
 
 // Written says whether Sluice sets a header of that name on the request it admits.

@@ -45,10 +45,68 @@ func TestEveryCredentialIsSeen(t *testing.T) {
 		{"a look-alike name is none", []pair{{"x_api_key", "a"}}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := read(tt.in...).APIKeys(); !slices.Equal(got, tt.want) {
+			if got := read(tt.in...).Credentials().APIKeys; !slices.Equal(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestTokensAreToldFromKeys(t *testing.T) {
+	long := "ey." + strings.Repeat("a", 9000) + ".b"
+	for _, tt := range []struct {
+		name         string
+		in           []pair
+		keys, tokens []string
+	}{
+		{"a token", []pair{{"authorization", "Bearer eyJh.eyJi.c"}}, nil, []string{"eyJh.eyJi.c"}},
+		{"a token without a signature", []pair{{"authorization", "Bearer eyJh.eyJi."}}, nil, []string{"eyJh.eyJi."}},
+		{"one dot is no token", []pair{{"authorization", "Bearer eyJh.b"}}, []string{"eyJh.b"}, nil},
+		{"four dots (JWE) are no token", []pair{{"authorization", "Bearer eyJh.a.b.c.d"}}, []string{"eyJh.a.b.c.d"}, nil},
+		{"what does not begin with ey is no token", []pair{{"authorization", "Bearer a.b.c"}}, []string{"a.b.c"}, nil},
+		{"a token in x-api-key is a key, a bad one", []pair{{"x-api-key", "eyJh.b.c"}}, []string{"eyJh.b.c"}, nil},
+		{"a long token is cut where it is too long", []pair{{"authorization", "Bearer " + long}}, nil, []string{long[:8193]}},
+		{"I-06 a key and a token are both seen", []pair{{"x-api-key", "a"}, {"authorization", "Bearer ey.b.c"}}, []string{"a"}, []string{"ey.b.c"}},
+		{"I-06 two tokens in two headers are both seen", []pair{{"authorization", "Bearer ey.b.c"}, {"authorization", "Bearer ey.d.e"}}, nil, []string{"ey.b.c", "ey.d.e"}},
+		{"I-07 two bearers that a proxy joined are two", []pair{{"authorization", "Bearer ey.b.c,Bearer ey.b.c"}}, []string{"Bearer ey.b.c", "Bearer ey.b.c"}, nil},
+		{"I-07 a token that a proxy joined with something is not one", []pair{{"authorization", "Bearer ey.b.c, x"}}, []string{"Bearer ey.b.c", "x"}, nil},
+		{"I-07 the case and the blanks of Bearer do not count", []pair{{"Authorization", "  BEARER   ey.b.c  "}}, nil, []string{"ey.b.c"}},
+		{"I-07 no query string, no cookie, no look-alike", []pair{
+			{":path", "/?access_token=ey.b.c&api_key=a"}, {"cookie", "authorization=Bearer ey.b.c"}, {"x_api_key", "a"},
+			{"proxy-authorization", "Bearer ey.b.c"}, {"x-authorization", "Bearer ey.b.c"},
+		}, nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := read(tt.in...)
+			if got := r.Credentials().APIKeys; !slices.Equal(got, tt.keys) {
+				t.Errorf("keys %q, want %q", got, tt.keys)
+			}
+			if got := r.Credentials().Tokens; !slices.Equal(got, tt.tokens) {
+				t.Errorf("tokens %.40q, want %.40q", got, tt.tokens)
+			}
+			strip := r.AppendStripped(nil, func(string) bool { return false })
+			if n := len(tt.tokens) > 0; n != slices.Contains(strip, "authorization") && len(tt.keys) == 0 {
+				t.Errorf("stripped: %q", strip)
+			}
+		})
+	}
+}
+
+func TestWhatProxiesSayIsKept(t *testing.T) {
+	long := strings.Repeat("a", 20_000)
+	r := read(
+		pair{"X-Forwarded-Client-Cert", "By=a;URI=b"}, pair{"x-forwarded-client-cert", long},
+		pair{"x-sluice-tenant-token", " t1 "}, pair{"X-Sluice-Tenant-Token", "t2"}, pair{"x_sluice_tenant_token", "t3"},
+	)
+	if got := r.Credentials().XFCC; len(got) != 2 || got[0] != "By=a;URI=b" || len(got[1]) != 16<<10+1 {
+		t.Errorf("XFCC %.40q", got)
+	}
+	if got := r.Credentials().Tenant; !slices.Equal(got, []string{"t1", "t2"}) {
+		t.Errorf("tenant tokens %q", got)
+	}
+	want := []string{"x-sluice-tenant-token", "x_sluice_tenant_token"}
+	if got := r.AppendStripped(nil, func(string) bool { return false }); !slices.Equal(got, want) {
+		t.Errorf("stripped %q, want %q: the tenant token, not the certificate", got, want)
 	}
 }
 
@@ -127,10 +185,10 @@ func TestOnlyGRPCIsGRPC(t *testing.T) {
 }
 
 func TestResetForgetsEverything(t *testing.T) {
-	r := read(pair{"x-api-key", "a"}, pair{"authorization", "Bearer b"}, pair{"x_tenant_id", "c"},
-		pair{"content-type", "application/grpc"}, pair{"", ""})
+	r := read(pair{"x-api-key", "a"}, pair{"authorization", "Bearer ey.b.c"}, pair{"x_tenant_id", "c"},
+		pair{"content-type", "application/grpc"}, pair{"x-forwarded-client-cert", "d"}, pair{"x-sluice-tenant-token", "e"}, pair{"", ""})
 	r.Reset()
-	if len(r.APIKeys()) != 0 || r.GRPC || r.Malformed != "" {
+	if len(r.Credentials().APIKeys)+len(r.Credentials().Tokens)+len(r.Credentials().XFCC)+len(r.Credentials().Tenant) != 0 || r.GRPC || r.Malformed != "" {
 		t.Errorf("left: %+v", r)
 	}
 	if got := r.AppendStripped(nil, func(string) bool { return false }); len(got) != 0 {

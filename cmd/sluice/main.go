@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // conditions with time zones, in an image without them
 
 	"github.com/voicecore-ai/sluice/cli"
 )
@@ -16,6 +17,6 @@ func main() {
 	defer stop()
 	if err := cli.Command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sluice:", err)
-		os.Exit(1) //nolint:gocritic // stop only un-registers signals
+		os.Exit(cli.ExitCode(err)) //nolint:gocritic // stop only un-registers signals
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // conditions with time zones, in an image without them
 
 	"github.com/voicecore-ai/sluice/app"
 )

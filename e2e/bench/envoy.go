@@ -54,6 +54,9 @@ func wideTenant(ctx context.Context, s *stack.Stack) (key string, err error) {
 		{Name: "second", Algorithm: "fixed", Limit: 1_000_000_000, Window: durationpb.New(time.Second)},
 		{Name: "ten", Algorithm: "hard", Limit: 1_000_000_000, Window: durationpb.New(10 * time.Second)},
 	}
+	if _, err := quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow"}}); err != nil {
+		return "", err
+	}
 	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "wide", Plan: &quotav1.Plan{Limits: limits}}); err != nil {
 		return "", err
 	}

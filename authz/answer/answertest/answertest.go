@@ -29,6 +29,11 @@ type Config struct {
 	Name     string              // the principal's name; default the credential's
 }
 
+// Action is one that the gates' rules allow.
+func Action() authz.Action {
+	return authz.Action{Method: "GET", Host: "api.example.com", Path: "/v1/calls"}
+}
+
 // Limits are two that are told, one that is shadow and one that is unlimited.
 func Limits() []ratelimit.Limit {
 	return []ratelimit.Limit{
@@ -68,7 +73,11 @@ func Gate(c Config) *gate.Gate {
 	}
 	f.acme, f.gone = account, account
 	f.gone.Suspended = true
-	snapshot := &quota.Snapshot{Revision: 7}
+	rules, problems := authz.Compile([]authz.Rule{{Name: "tenants-may", Effect: "allow"}})
+	if len(problems) > 0 {
+		panic(problems) // a rule of ours
+	}
+	snapshot := &quota.Snapshot{Revision: 7, Rules: rules}
 	return gate.New(gate.Options{
 		Snapshot:      func() *quota.Snapshot { return snapshot },
 		Authenticator: f,

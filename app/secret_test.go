@@ -1,0 +1,50 @@
+package app
+
+import (
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// C-05: no secret is a default, and none that everybody knows is taken.
+func TestC05NoSecretIsADefault(t *testing.T) {
+	seen := map[string]string{}
+	for range 3 {
+		data := t.TempDir()
+		token, err := Init(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{secretFile, adminTokenFile, adminHashFile} {
+			content, err := os.ReadFile(filepath.Join(data, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := strings.TrimSpace(string(content))
+			if len(text) < 43 || seen[text] != "" {
+				t.Errorf("%s is %q, as is %s", name, text, seen[text])
+			}
+			seen[text] = name
+		}
+		if len(token) < 4+43 {
+			t.Errorf("the admin token has %d characters", len(token))
+		}
+	}
+	for what, secret := range map[string]string{
+		"no secret":       "",
+		"a short one":     base64.RawURLEncoding.EncodeToString(make([]byte, 31)),
+		"nothing but 0":   base64.RawURLEncoding.EncodeToString(make([]byte, 32)),
+		"a word":          "changeme",
+		"two in one file": strings.Repeat(random()+"\n", 2),
+	} {
+		data := t.TempDir()
+		if err := os.WriteFile(filepath.Join(data, secretFile), []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadKeys(data); err == nil || !strings.Contains(err.Error(), "sluiced init") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

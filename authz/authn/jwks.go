@@ -1,0 +1,410 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/voicecore-ai/sluice/authz"
+)
+
+// Defaults of KeySetsOptions.
+const (
+	DefaultRefresh  = 5 * time.Minute
+	DefaultMaxAge   = 24 * time.Hour
+	DefaultCoolDown = 30 * time.Second
+	DefaultWait     = 250 * time.Millisecond
+)
+
+const (
+	maxSources  = 10_000 // sets of keys: issuers, and tenants that have a realm each
+	maxWaiters  = 64     // requests that wait for one fetch
+	maxMissing  = 1024   // kids of one address that are known not to be there
+	maxFetches  = 16     // at a time
+	fetchLimit  = 10 * time.Second
+	sweepEvery  = time.Second
+	firstRetry  = time.Second
+	missingLife = 2 // cool-downs
+)
+
+// KeySetsOptions are what a KeySets is made of.
+type KeySetsOptions struct {
+	// Fetch gets the body behind an https URL, bounded in time and size, and refuses
+	// addresses that nobody should be able to make us ask. Required.
+	Fetch func(ctx context.Context, url string, allowPrivate bool) ([]byte, error)
+	// Issuers are those whose keys are kept fresh. Required.
+	Issuers func() *authz.Issuers
+	Now     func() time.Time // default time.Now
+	Log     *slog.Logger     // failures; default none
+
+	Refresh  time.Duration // between two fetches of a set; default DefaultRefresh
+	MaxAge   time.Duration // how long the last good keys are believed while fetches fail; default DefaultMaxAge
+	CoolDown time.Duration // between two fetches of a set that requests ask for; default DefaultCoolDown
+	Wait     time.Duration // a request waits so long for a fetch; default DefaultWait
+}
+
+// KeySets keeps the issuers' keys. There are no keys but those that an issuer
+// published within MaxAge: without them nothing is believed.
+//
+// A key that an issuer withdraws is believed until the next refresh. A new one is found by the
+// first token that names it, or, while somebody makes up names of keys, CoolDown later.
+//
+// It is safe for concurrent use. A look-up costs two map accesses.
+type KeySets struct {
+	o      KeySetsOptions
+	ctx    context.Context //nolint:containedctx // of fetches, which outlive the request that asked for them
+	cancel context.CancelFunc
+	slots  chan struct{}
+	seed   maphash.Seed
+
+	mu      sync.RWMutex
+	sources map[sourceID]*source
+}
+
+// sourceID is an address, and what it may resolve to.
+type sourceID struct {
+	url     string
+	private bool
+}
+
+// source is one address of keys.
+type source struct {
+	sourceID
+	issuer sourceID // as the issuer writes it, {tenant} included
+	set    atomic.Pointer[keySet]
+	until  atomic.Int64 // set is believed before, Unix µs
+	used   atomic.Int64 // by a request, Unix µs
+
+	mu       sync.Mutex
+	fetching chan struct{} // closed when the fetch under way ends; nil if none is
+	first    chan struct{} // closed when the first fetch has ended
+	waiting  int
+	asked    int64 // when a request last made a fetch, Unix µs
+	next     int64 // when the next refresh is due, Unix µs
+	missing  map[uint64]int64
+	status   KeySetStatus
+	fails    int // in a row
+	gone     bool
+}
+
+// KeySetStatus says how one set of keys is.
+type KeySetStatus struct {
+	URL      string
+	Keys     int    // that are believed now
+	Fetched  int64  // the last success, Unix µs; 0 for never
+	Fetches  uint64 // attempts
+	Failures uint64
+	Err      string // of the last fetch; "" after a success
+}
+
+// NewKeySets returns an empty KeySets. It panics without a required option: that
+// is a mistake of the composition root.
+func NewKeySets(o KeySetsOptions) *KeySets {
+	if o.Fetch == nil || o.Issuers == nil {
+		panic("authn: Fetch and Issuers are required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for d, otherwise := range map[*time.Duration]time.Duration{
+		&o.Refresh: DefaultRefresh, &o.MaxAge: DefaultMaxAge, &o.CoolDown: DefaultCoolDown, &o.Wait: DefaultWait,
+	} {
+		if *d <= 0 {
+			*d = otherwise
+		}
+	}
+	k := &KeySets{o: o, slots: make(chan struct{}, maxFetches), seed: maphash.MakeSeed(), sources: map[sourceID]*source{}}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	return k
+}
+
+// Run keeps the keys fresh until ctx ends. After that nothing is fetched any more.
+func (k *KeySets) Run(ctx context.Context) {
+	defer k.cancel()
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		k.sweep()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Ready waits until the first fetch of every issuer's keys has ended. A fetch that failed is
+// no error: one issuer that is down must not keep the others' callers out. Sets of realms are
+// fetched when first needed.
+func (k *KeySets) Ready(ctx context.Context) error {
+	k.sweep()
+	for _, s := range k.list() {
+		if s.issuer != s.sourceID {
+			continue
+		}
+		select {
+		case <-s.first:
+		case <-ctx.Done():
+			return fmt.Errorf("the keys at %s are still being fetched: %w", s.url, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Status is how every set is, sorted by address.
+func (k *KeySets) Status() []KeySetStatus {
+	now := k.now()
+	var all []KeySetStatus
+	for _, s := range k.list() {
+		s.mu.Lock()
+		status := s.status
+		s.mu.Unlock()
+		status.URL = s.url
+		if set := s.believed(now); set != nil {
+			status.Keys = len(set.all)
+		}
+		all = append(all, status)
+	}
+	slices.SortFunc(all, func(a, b KeySetStatus) int { return strings.Compare(a.URL, b.URL) })
+	return all
+}
+
+func (k *KeySets) now() int64 { return k.o.Now().UnixMicro() }
+
+func (k *KeySets) list() []*source {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	all := make([]*source, 0, len(k.sources))
+	for _, s := range k.sources {
+		all = append(all, s)
+	}
+	return all
+}
+
+// sweep makes the sources what the issuers say, and starts the fetches that are due.
+func (k *KeySets) sweep() {
+	now := k.now()
+	wanted := map[sourceID]bool{}
+	for _, i := range k.o.Issuers().All() {
+		wanted[sourceID{i.JWKSURI, i.AllowPrivate}] = true
+		if !strings.Contains(i.JWKSURI, authz.Realm) {
+			k.source(i, "")
+		}
+	}
+	for _, s := range k.list() {
+		idle := s.issuer != s.sourceID && now-s.used.Load() > k.o.MaxAge.Microseconds()
+		if !wanted[s.issuer] || idle {
+			k.drop(s)
+			continue
+		}
+		s.mu.Lock()
+		// A clock that was set back must not stop the refresh.
+		if due := now >= s.next || s.next-now > 2*k.o.Refresh.Microseconds(); due && s.fetching == nil {
+			k.start(s)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (k *KeySets) drop(s *source) {
+	k.mu.Lock()
+	delete(k.sources, s.sourceID)
+	k.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true // a fetch under way must not bring it back
+	s.until.Store(0)
+	s.set.Load().bury(nil)
+}
+
+// source is where the keys of an issuer's realm are; nil if there are too many.
+func (k *KeySets) source(i *authz.Issuer, realm string) *source {
+	id := sourceID{i.Keys(realm), i.AllowPrivate}
+	k.mu.RLock()
+	s := k.sources[id]
+	k.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := k.sources[id]; s != nil || len(k.sources) >= maxSources {
+		return s
+	}
+	s = &source{
+		sourceID: id, issuer: sourceID{i.JWKSURI, i.AllowPrivate},
+		first: make(chan struct{}), missing: map[uint64]int64{},
+	}
+	s.used.Store(k.now())
+	k.sources[id] = s
+	return s
+}
+
+// believed is the set that is believed at now; nil if there is none.
+func (s *source) believed(now int64) *keySet {
+	if now >= s.until.Load() {
+		return nil
+	}
+	return s.set.Load()
+}
+
+// find is the key that a token names; nil if there is none. It may wait for a fetch.
+func (k *KeySets) find(now int64, i *authz.Issuer, realm, kid, alg string) (*source, *key) {
+	s := k.source(i, realm)
+	if s == nil {
+		return nil, nil
+	}
+	s.used.Store(now)
+	if set := s.believed(now); set != nil {
+		if key, known := set.find(kid, alg); known {
+			return s, key
+		}
+	}
+	if !k.fetched(now, s, kid) {
+		return s, nil
+	}
+	set := s.believed(now)
+	if set == nil {
+		return s, nil
+	}
+	key, known := set.find(kid, alg)
+	if !known {
+		s.miss(k.hash(kid), now, k.o.CoolDown.Microseconds())
+	}
+	return s, key
+}
+
+func (k *KeySets) hash(kid string) uint64 { return maphash.String(k.seed, kid) }
+
+// fetched waits for a fetch, which it starts if the last one that a request
+// asked for is long ago. It is false if there is nothing to wait for.
+func (k *KeySets) fetched(now int64, s *source, kid string) bool {
+	coolDown := k.o.CoolDown.Microseconds()
+	s.mu.Lock()
+	since := now - s.asked
+	cool := since < 0 || since >= coolDown // a clock that was set back must not close this for an hour
+	if until, ok := s.missing[k.hash(kid)]; ok && now < until && until-now <= missingLife*coolDown && s.set.Load() != nil {
+		cool = false
+	}
+	switch {
+	case s.waiting >= maxWaiters || s.fetching == nil && !cool:
+		s.mu.Unlock()
+		return false
+	case s.fetching == nil:
+		s.asked = now
+		k.start(s)
+	}
+	s.waiting++
+	done := s.fetching
+	s.mu.Unlock()
+
+	timer := time.NewTimer(k.o.Wait)
+	defer timer.Stop()
+	ended := false
+	select {
+	case <-done:
+		ended = true
+	case <-timer.C:
+	}
+	s.mu.Lock()
+	s.waiting--
+	s.mu.Unlock()
+	return ended
+}
+
+// miss remembers that a fresh set does not have a kid, so that it can't ask for the next one either.
+func (s *source) miss(kid uint64, now, coolDown int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.missing) >= maxMissing {
+		for other := range s.missing { // any: Go begins somewhere else each time
+			delete(s.missing, other)
+			break
+		}
+	}
+	s.missing[kid] = now + missingLife*coolDown
+}
+
+// start begins a fetch. It needs s.mu.
+func (k *KeySets) start(s *source) {
+	done := make(chan struct{})
+	s.fetching = done
+	go func() {
+		begun := k.now()
+		set, err := k.fetch(s)
+		k.store(s, begun, set, err)
+		close(done)
+	}()
+}
+
+var errPanicked = errors.New("reading it failed (a panic)")
+
+func (k *KeySets) fetch(s *source) (set *keySet, err error) {
+	defer func() {
+		if recover() != nil { // nobody's keys may stop the server
+			set, err = nil, errPanicked
+		}
+	}()
+	ctx, cancel := context.WithTimeout(k.ctx, fetchLimit)
+	defer cancel()
+	select {
+	case k.slots <- struct{}{}:
+		defer func() { <-k.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	body, err := k.o.Fetch(ctx, s.url, s.private)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeySet(body)
+}
+
+// store keeps what a fetch gave. A failure keeps the keys before, and their end.
+func (k *KeySets) store(s *source, begun int64, set *keySet, err error) {
+	now := k.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fetching = nil
+	s.status.Fetches++
+	if s.status.Fetches == 1 {
+		close(s.first)
+	}
+	if s.gone {
+		return
+	}
+	if err != nil {
+		s.status.Failures++
+		s.status.Err = err.Error()
+		s.fails++
+		s.next = now + jitter(min(firstRetry<<min(s.fails-1, 20), k.o.Refresh))
+		if s.fails&(s.fails-1) == 0 { // the 1st, 2nd, 4th …
+			k.o.Log.Warn("keys of an issuer can't be fetched", "url", s.url, "failures", s.fails, "err", err)
+		}
+		return
+	}
+	before := s.set.Load()
+	set.adopt(before)
+	s.set.Store(set)
+	s.until.Store(begun + k.o.MaxAge.Microseconds())
+	before.bury(set)
+	s.status.Err, s.status.Fetched, s.fails = "", begun, 0
+	s.next = now + jitter(k.o.Refresh)
+}
+
+// jitter is d, give or take a tenth, in µs: many issuers are not asked at once.
+func jitter(d time.Duration) int64 {
+	us := d.Microseconds()
+	return us - us/10 + rand.Int64N(us/5+1) //nolint:gosec // nothing depends on guessing it
+}

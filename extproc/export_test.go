@@ -1,0 +1,4 @@
+package extproc
+
+// Missing is for the tests from outside.
+var Missing = missing

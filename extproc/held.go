@@ -1,0 +1,58 @@
+package extproc
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/tenant"
+)
+
+// goLive has the sweeper watch x from now on. It says no where the snapshot has changed since
+// the decision and the new one would not let x go on: the sweep may have passed already.
+func (x *exchange) goLive(now int64, r *gate.Request) (ok bool, reason gate.Reason) {
+	s := x.server
+	if s.o.Recheck == nil {
+		return true, gate.ReasonAdmitted
+	}
+	x.hold(now, r)
+	s.live.add(x, x.held.Principal.Expires)
+	if s.o.Revision() == x.held.Revision {
+		return true, gate.ReasonAdmitted
+	}
+	return s.recheck(now, &x.held)
+}
+
+// hold keeps what the decision and the request say, but no credential.
+func (x *exchange) hold(now int64, r *gate.Request) {
+	d := &x.decision
+	x.held = gate.Held{
+		Decision: d.ID, Revision: d.Revision, Peer: x.peer, Tenant: d.Tenant, Plan: d.Plan, Principal: d.Principal, Since: now,
+		Action: r.Action,
+	}
+	x.held.Action.Body = authz.Body{}
+	x.held.Action.Headers = slices.DeleteFunc(r.Action.Headers, func(h authz.Header) bool {
+		switch strings.ToLower(string(h.Name)) {
+		case "authorization", "x-api-key", "cookie", tenant.TokenHeader:
+			return true
+		}
+		return false
+	})
+}
+
+// ending says to a caller why a stream that was admitted is ended.
+func ending(r gate.Reason) string {
+	switch r {
+	case gate.ReasonUnauthenticated:
+		return "the credential has expired or was revoked while the request was under way"
+	case gate.ReasonSuspended:
+		return "the tenant was suspended while the request was under way"
+	case gate.ReasonForbidden:
+		return "this is no longer allowed"
+	case gate.ReasonOverLimit:
+		return "a limit of the plan was used up while the request was under way"
+	default:
+		return "whether the request may go on can't be decided"
+	}
+}

@@ -1,0 +1,238 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/ratelimit"
+)
+
+// parts are collaborators that all say yes, and count.
+type parts struct {
+	snapshot *quota.Snapshot
+	account  *quota.Account
+	identify func() (authz.Principal, *quota.Account, error)
+	charge   func() (bool, error)
+	write    func() error
+	up       bool
+	records  []audit.Entry
+	charged  int
+}
+
+func newParts(t *testing.T, rule authz.Rule) *parts {
+	t.Helper()
+	rules, problems := authz.Compile([]authz.Rule{rule})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	limit := &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: 10}
+	p := &parts{
+		snapshot: &quota.Snapshot{Revision: 3, Rules: rules},
+		account:  &quota.Account{Tenant: "acme", Plan: "gold", Charges: []ratelimit.Charge{{Limit: limit, Hits: 1}}},
+		charge:   func() (bool, error) { return true, nil },
+		write:    func() error { return nil },
+		up:       true,
+	}
+	p.identify = func() (authz.Principal, *quota.Account, error) {
+		return authz.Principal{Scheme: authz.APIKey, Name: "k1"}, p.account, nil
+	}
+	return p
+}
+
+func (p *parts) Identify(int64, *quota.Snapshot, *authz.Credentials) (authz.Principal, *quota.Account, error) {
+	return p.identify()
+}
+
+func (p *parts) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+	p.charged++
+	return p.charge()
+}
+
+func (p *parts) Available() bool { return p.up }
+
+func (p *parts) Record(e *audit.Entry) error {
+	p.records = append(p.records, *e)
+	return p.write()
+}
+
+func (p *parts) gate() *Gate {
+	return New(Options{Snapshot: func() *quota.Snapshot { return p.snapshot }, Authenticator: p, Store: p, Audit: p})
+}
+
+func ask() *Request {
+	return &Request{Peer: "p", Action: authz.Action{Method: "GET", Host: "api", Path: "/v1/calls"}}
+}
+
+var (
+	anyone   = authz.Rule{Name: "anyone", Effect: "allow"}
+	recorded = authz.Rule{Name: "recorded", Effect: "allow", Audit: "required"}
+)
+
+// refused checks that a decision denies, says so consistently, and left one record.
+func refused(t *testing.T, p *parts, d *Decision) {
+	t.Helper()
+	if d.Allowed() || d.Reason == ReasonAdmitted {
+		t.Errorf("allowed %v, reason %v: a fault let the request pass", d.Allowed(), d.Reason)
+	}
+	if len(p.records) != 1 || p.records[0].Allowed || p.records[0].Reason != d.Reason.String() || p.records[0].Decision != d.ID {
+		t.Errorf("want one record of the refusal (%v), got %+v", d.Reason, p.records)
+	}
+}
+
+// F-01, F-02: whatever a stage does but pass in time, whichever stage it is, the request is denied.
+func TestFaultsInEveryStageDeny(t *testing.T) {
+	faults := map[string]func(*Gate, stage, context.CancelFunc) stage{
+		"F-01 the deadline passes while it works": func(_ *Gate, s stage, cancel context.CancelFunc) stage {
+			run := s.run
+			s.run = func(g *Gate, now int64, r *Request, d *Decision) verdict { defer cancel(); return run(g, now, r, d) }
+			return s
+		},
+		"F-02 it panics": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(*Gate, int64, *Request, *Decision) verdict { panic("sk_secret") }
+			return s
+		},
+		"it panics with nil": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(*Gate, int64, *Request, *Decision) verdict { panic(nil) } //nolint:govet // on purpose
+			return s
+		},
+		"it says nothing": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(*Gate, int64, *Request, *Decision) verdict { var nothing verdict; return nothing }
+			return s
+		},
+		"it says something that is not known": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(*Gate, int64, *Request, *Decision) verdict { return 1 }
+			return s
+		},
+		"it claims the admission and denies": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ int64, _ *Request, d *Decision) verdict {
+				d.allowed, d.Reason = true, ReasonAdmitted
+				return denied
+			}
+			return s
+		},
+		"it is nil": func(_ *Gate, s stage, _ context.CancelFunc) stage { s.run = nil; return s },
+	}
+	for i := range stages {
+		for fault, broken := range faults {
+			t.Run(stages[i].name+": "+fault, func(t *testing.T) {
+				p := newParts(t, anyone)
+				g := p.gate()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				g.stages = append([]stage(nil), stages[:]...)
+				g.stages[i] = broken(g, g.stages[i], cancel)
+				var d Decision
+				g.Admit(ctx, 1, ask(), &d)
+				refused(t, p, &d)
+			})
+		}
+	}
+	t.Run("no stage at all denies", func(t *testing.T) {
+		p := newParts(t, anyone)
+		g := p.gate()
+		g.stages = nil
+		var d Decision
+		g.Admit(t.Context(), 1, ask(), &d)
+		refused(t, p, &d)
+	})
+}
+
+func TestFaultsOfEveryCollaboratorDeny(t *testing.T) {
+	failed := errors.New("broken")
+	for name, broken := range map[string]func(*parts){
+		"there is no snapshot":           func(p *parts) { p.snapshot = nil },
+		"F-03 the snapshot has no rules": func(p *parts) { p.snapshot = &quota.Snapshot{} },
+		"the authenticator fails": func(p *parts) {
+			p.identify = func() (q authz.Principal, a *quota.Account, err error) { return q, p.account, failed }
+		},
+		"the authenticator names nobody":    func(p *parts) { p.identify = func() (q authz.Principal, a *quota.Account, err error) { return } },
+		"the authenticator panics":          func(p *parts) { p.identify = func() (authz.Principal, *quota.Account, error) { panic(failed) } },
+		"the tenant is suspended":           func(p *parts) { p.account.Suspended = true },
+		"F-10 the store fails":              func(p *parts) { p.charge = func() (bool, error) { return true, failed } },
+		"the store panics":                  func(p *parts) { p.charge = func() (bool, error) { panic(failed) } },
+		"a limit is over":                   func(p *parts) { p.charge = func() (bool, error) { return false, nil } },
+		"there are more limits than fit":    func(p *parts) { p.account.Charges = make([]ratelimit.Charge, MaxLimits+1) },
+		"a limit is missing from its cells": func(p *parts) { p.account = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newParts(t, anyone)
+			broken(p)
+			var d Decision
+			p.gate().Admit(t.Context(), 1, ask(), &d)
+			refused(t, p, &d)
+		})
+	}
+	t.Run("F-01 a caller that has gone is denied and not charged", func(t *testing.T) {
+		p := newParts(t, anyone)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var d Decision
+		p.gate().Admit(ctx, 1, ask(), &d)
+		refused(t, p, &d)
+		if p.charged != 0 {
+			t.Error("it was charged")
+		}
+	})
+}
+
+// F-04: what must be recorded and can't be is not admitted; what may be lost is.
+func TestF04TheAuditLogIsDown(t *testing.T) {
+	failed := errors.New("disk full")
+	for _, c := range []struct {
+		name    string
+		rule    authz.Rule
+		broken  func(*parts)
+		allowed bool
+		charged int
+	}{
+		{"required, and it says so beforehand: denied without a charge", recorded, func(p *parts) { p.up = false }, false, 0},
+		{"required, and writing fails: denied", recorded, func(p *parts) { p.write = func() error { return failed } }, false, 1},
+		{"required, and it panics: denied", recorded, func(p *parts) { p.write = func() error { panic(failed) } }, false, 1},
+		{"required, and all is well: allowed", recorded, func(*parts) {}, true, 1},
+		{"best effort, and writing fails: allowed", authz.Rule{Name: "r", Effect: "allow", Audit: "best_effort"}, func(p *parts) { p.write = func() error { return failed } }, true, 1},
+		{"best effort, and it panics: allowed", authz.Rule{Name: "r", Effect: "allow", Audit: "best_effort"}, func(p *parts) { p.write = func() error { panic(failed) } }, true, 1},
+		{"not asked for: allowed", anyone, func(p *parts) { p.up = false }, true, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newParts(t, c.rule)
+			c.broken(p)
+			var d Decision
+			p.gate().Admit(t.Context(), 1, ask(), &d)
+			if d.Allowed() != c.allowed || p.charged != c.charged {
+				t.Errorf("allowed %v, charged %d times; want %v, %d", d.Allowed(), p.charged, c.allowed, c.charged)
+			}
+			if !c.allowed && d.Reason != ReasonUnavailable {
+				t.Errorf("reason %v", d.Reason)
+			}
+		})
+	}
+	t.Run("required without a log at all: denied", func(t *testing.T) {
+		p := newParts(t, recorded)
+		g := p.gate()
+		g.o.Audit = nil
+		var d Decision
+		g.Admit(t.Context(), 1, ask(), &d)
+		if d.Allowed() || p.charged != 0 {
+			t.Error("allowed or charged")
+		}
+	})
+}
+
+// X-07, per tenant: rules in shadow for one tenant are recorded and not enforced.
+func TestX07ATenantInShadowIsLetPassAndRecorded(t *testing.T) {
+	p := newParts(t, authz.Rule{Name: "never", Effect: "deny"})
+	p.account.Shadow = true
+	var d Decision
+	g := p.gate()
+	g.Admit(t.Context(), 1, ask(), &d)
+	if !d.Allowed() || g.Shadowed() != 1 {
+		t.Errorf("allowed %v, counted %d", d.Allowed(), g.Shadowed())
+	}
+	if len(p.records) != 1 || !p.records[0].Allowed || p.records[0].ShadowRule != "never" {
+		t.Errorf("records %+v", p.records)
+	}
+}

@@ -1,0 +1,62 @@
+package gate
+
+import (
+	"strings"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/token"
+)
+
+// identify finds the principal and the account: by the tenant token of the hop
+// before, or by the caller's own credentials.
+func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
+	if err := g.who(now, r, d); err != nil {
+		d.Principal, d.account = authz.Principal{}, nil
+		return d.deny(ReasonUnauthenticated, err.Error())
+	}
+	d.Tenant, d.Plan = d.account.Tenant, d.account.Plan
+	if d.account.Suspended {
+		return d.deny(ReasonSuspended, "the tenant is suspended")
+	}
+	return passed
+}
+
+func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
+	shown := len(r.Credentials.Tenant) > 0
+	switch {
+	case shown && g.o.Tokens == nil:
+		return token.ErrKey
+	case shown:
+		hop, inner, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials, g.o.Authenticator)
+		if err == nil && (!inner || hop.Account == nil) {
+			err = authz.ErrBadCredential
+		}
+		if err != nil {
+			return err
+		}
+		d.Principal, d.account, d.Edge, d.inner = hop.Claims.Principal, hop.Account, hop.Claims.Decision, true
+	default:
+		d.Principal, d.account, err = g.o.Authenticator.Identify(now, d.snapshot, &r.Credentials)
+		if err == nil && d.account == nil {
+			err = authz.ErrBadCredential
+		}
+	}
+	return err
+}
+
+// handOver makes the tenant token that the service shows to the next hop, if
+// there is a workload that can hold it. One that can't be made, for a name too long say, is
+// left out: the next hop then refuses, and this one needs no token.
+func (g *Gate) handOver(now int64, r *Request, d *Decision) verdict {
+	if g.o.Tokens == nil || !strings.HasPrefix(r.Holder, "spiffe://") {
+		return passed
+	}
+	var err error
+	d.Token, err = g.o.Tokens.Mint(d.Token[:0], now, &token.Claims{
+		Principal: d.Principal, Tenant: d.Tenant, Plan: d.Plan, Decision: d.Edge, Holder: r.Holder,
+	})
+	if err != nil {
+		d.Token = d.Token[:0]
+	}
+	return passed
+}

@@ -1,0 +1,58 @@
+package gate
+
+import (
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/tenant"
+)
+
+// Held is what must stay true for as long as an admitted request is under way:
+// who asked for what, when. A door that watches a stream keeps one. It holds no credential.
+type Held struct {
+	Decision [16]byte // id of the decision that admitted it
+	Revision uint64   // of the snapshot that did
+	Peer     string   // the Envoy that carries it
+	Tenant   tenant.ID
+	Plan     string
+	// Principal is who asked. Its Name is the API key's id, the SPIFFE id or the token's
+	// subject, by which a revocation finds it.
+	Principal authz.Principal
+	// Action is what was asked, its path canonical, without a body and without the headers
+	// that carry credentials: a condition that reads those ends the stream. Its slices are Held's own.
+	Action authz.Action
+	Since  int64 // when it was admitted, Unix µs
+
+	input authz.Input // of the rules, for Recheck
+}
+
+// Recheck says whether what was admitted may go on under the snapshot of now, and if
+// not, why: the tenant, the credential, and what the rules say now. It charges nothing and
+// costs what the rules cost.
+//
+// A token can't be revoked before its end but with its tenant: nobody here knows it by name.
+func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
+	s := g.o.Snapshot()
+	account := s.Account(h.Tenant)
+	switch {
+	case account == nil:
+		return false, ReasonUnauthenticated
+	case account.Suspended:
+		return false, ReasonSuspended
+	case !s.Stands(now, &h.Principal, account):
+		return false, ReasonUnauthenticated
+	}
+	h.input = authz.Input{Now: now, Principal: &h.Principal, Tenant: h.Tenant, Plan: account.Plan, Action: &h.Action}
+	if !account.Shadow && !s.Rules.Decide(&h.input).Allowed() {
+		return false, ReasonForbidden
+	}
+	return true, ReasonAdmitted
+}
+
+// Serves reports whether there is such a tenant and it is not suspended: all that
+// can be asked about a stream of which only the tenant is known.
+func (g *Gate) Serves(id tenant.ID) bool {
+	account := g.o.Snapshot().Account(id)
+	return account != nil && !account.Suspended
+}
+
+// Revision is that of the snapshot which decides now.
+func (g *Gate) Revision() uint64 { return g.o.Snapshot().Revision }

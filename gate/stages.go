@@ -1,0 +1,134 @@
+package gate
+
+import (
+	"context"
+
+	"github.com/voicecore-ai/sluice/authz"
+)
+
+// verdict is what a stage says. Its zero value denies, and so does every other
+// value but one: a stage can't pass by forgetting to say something.
+type verdict uint8
+
+const (
+	denied verdict = 0
+	passed verdict = 0xa5
+)
+
+// stage is one step of an admission. The fault tests run over this table, so a
+// new stage is covered without being named.
+type stage struct {
+	name string
+	run  func(*Gate, int64, *Request, *Decision) verdict
+}
+
+var stages = [...]stage{
+	{"read", (*Gate).read},
+	{"identify", (*Gate).identify},
+	{"authorize", (*Gate).authorize},
+	{"charge", (*Gate).charge},
+	{"hand over", (*Gate).handOver},
+}
+
+// run is true if every stage passed within ctx.
+func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok bool) {
+	defer func() {
+		if recover() != nil { // the value may quote input
+			g.panicked()
+			d.deny(ReasonInternal, "")
+			ok = false
+		}
+	}()
+	for i := range g.stages {
+		if ctx.Err() != nil {
+			d.deny(ReasonUnavailable, "too late to decide")
+			return false
+		}
+		if g.stages[i].run(g, now, r, d) != passed {
+			if d.Reason == ReasonAdmitted {
+				d.deny(ReasonInternal, "")
+			}
+			return false
+		}
+	}
+	if ctx.Err() != nil {
+		d.deny(ReasonUnavailable, "too late to decide")
+		return false
+	}
+	return len(g.stages) > 0
+}
+
+// read makes the host and the path canonical, once for rules, limits and records.
+func (g *Gate) read(_ int64, r *Request, d *Decision) verdict {
+	d.snapshot = g.o.Snapshot()
+	d.Revision = d.snapshot.Revision
+	if r.Malformed != "" {
+		return d.deny(ReasonMalformed, r.Malformed)
+	}
+	a := &r.Action
+	path, err := authz.CanonicalPath(a.Path)
+	if err != nil {
+		return d.deny(ReasonMalformed, err.Error())
+	}
+	host, err := authz.CanonicalHost(a.Host)
+	if err != nil {
+		return d.deny(ReasonMalformed, err.Error())
+	}
+	if a.Method == "" {
+		return d.deny(ReasonMalformed, "the request has no method")
+	}
+	a.Path, a.Host = path, host
+	return passed
+}
+
+// byDefault stands for a rule where none allows. No rule can have the name.
+const byDefault = "(default deny)"
+
+// authorize asks the rules. A tenant in shadow is let pass where they refuse, and
+// the record says what they would have done.
+func (g *Gate) authorize(now int64, r *Request, d *Decision) verdict {
+	d.input = authz.Input{Now: now, Principal: &d.Principal, Tenant: d.Tenant, Plan: d.Plan, Action: &r.Action}
+	d.Verdict = d.snapshot.Rules.Decide(&d.input)
+	switch {
+	case d.Verdict.Allowed():
+		return passed
+	case d.account.Shadow:
+		d.Verdict.Shadow, d.Verdict.ShadowRule = false, d.Verdict.Rule
+		if d.Verdict.Rule == "" {
+			d.Verdict.ShadowRule = byDefault
+		}
+		return passed
+	case d.Verdict.Failed:
+		return d.deny(ReasonForbidden, "a condition of the rules can't be evaluated for this request")
+	case d.Verdict.Rule != "":
+		return d.deny(ReasonForbidden, "a rule forbids this request")
+	default:
+		return d.deny(ReasonForbidden, "no rule allows this request")
+	}
+}
+
+// charge charges every limit that holds at this hop, or none.
+func (g *Gate) charge(now int64, _ *Request, d *Decision) verdict {
+	if d.Verdict.Audit == authz.Required && (g.o.Audit == nil || !g.o.Audit.Available()) {
+		return d.deny(ReasonUnavailable, "the decision can't be recorded right now; try again")
+	}
+	charges := d.account.Charges
+	if d.inner {
+		charges = d.account.Inner
+	}
+	if len(charges) > MaxLimits {
+		return d.deny(ReasonInternal, "the tenant has too many limits")
+	}
+	d.n = copy(d.charges[:], charges)
+	clear(d.outcomes[:d.n])
+	admitted, err := g.o.Store.Charge(now, d.charges[:d.n], d.outcomes[:d.n])
+	switch {
+	case err != nil:
+		d.n = 0
+		return d.deny(ReasonUnavailable, "usage can't be counted right now; try again")
+	case !admitted:
+		return d.deny(ReasonOverLimit, "a limit of the plan is used up")
+	default:
+		return passed
+	}
+}

@@ -1,0 +1,35 @@
+package telemetry
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/voicecore-ai/sluice/extproc"
+	"github.com/voicecore-ai/sluice/gate"
+)
+
+// Streams exports how many requests the ext_proc door watches, and which it ended.
+func Streams(s *extproc.Server) prometheus.Collector { return streams{s} }
+
+var (
+	liveDesc  = prometheus.NewDesc("sluice_streams_live", "Requests that the ext_proc door admitted and that are under way.", nil, nil)
+	endedDesc = prometheus.NewDesc("sluice_streams_ended_total",
+		"Requests that were ended after they had been admitted, by reason.", []string{"reason"}, nil)
+	stuckDesc = prometheus.NewDesc("sluice_streams_stuck_total",
+		"Requests that Envoy left open for five seconds after it was told to end them. Should be 0.", nil, nil)
+)
+
+type streams struct{ server *extproc.Server }
+
+// Describe implements prometheus.Collector.
+func (s streams) Describe(c chan<- *prometheus.Desc) { c <- liveDesc; c <- endedDesc; c <- stuckDesc }
+
+// Collect implements prometheus.Collector.
+func (s streams) Collect(c chan<- prometheus.Metric) {
+	c <- prometheus.MustNewConstMetric(liveDesc, prometheus.GaugeValue, float64(s.server.Live()))
+	for _, r := range gate.Reasons() {
+		if r != gate.ReasonAdmitted {
+			c <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(s.server.Ended(r)), r.String())
+		}
+	}
+	c <- prometheus.MustNewConstMetric(stuckDesc, prometheus.CounterValue, float64(s.server.Stuck()))
+}

@@ -17,11 +17,12 @@ func (x *exchange) goLive(now int64, r *gate.Request) (ok bool, reason gate.Reas
 		return true, gate.ReasonAdmitted
 	}
 	x.hold(now, r)
-	s.live.add(x, x.held.Principal.Expires)
-	if s.o.Revision() == x.held.Revision {
+	held := x.held // the sweeper asks about the other from now on
+	s.live.add(x, held.Principal.Expires)
+	if s.o.Revision() == held.Revision {
 		return true, gate.ReasonAdmitted
 	}
-	return s.recheck(now, &x.held)
+	return s.recheck(now, &held)
 }
 
 // hold keeps what the decision and the request say, but no credential.

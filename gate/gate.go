@@ -52,7 +52,8 @@ type Decision struct {
 
 	snapshot *quota.Snapshot
 	account  *quota.Account
-	inner    bool // a hop behind the edge
+	inner    bool  // a hop behind the edge
+	until    int64 // end of the tenant token that was shown, Unix µs; 0 for none
 
 	n        int
 	charges  [MaxLimits]ratelimit.Charge
@@ -128,6 +129,8 @@ func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
 		g.shadow.Add(1)
 	}
 	g.counts[d.Reason].Add(1)
+	// A door may keep d for as long as a stream lasts: not the catalogue of now with it, nor the request.
+	d.snapshot, d.account, d.input, d.entry = nil, nil, authz.Input{}, audit.Entry{}
 }
 
 // Charge applies charges that no tenant stands behind, for doors whose
@@ -161,7 +164,7 @@ func (d *Decision) reset() {
 	d.allowed, d.Reason, d.Detail = false, ReasonInternal, ""
 	d.ID, d.Edge, d.Tenant, d.Plan, d.Principal, d.Revision = [16]byte{}, [16]byte{}, "", "", authz.Principal{}, 0
 	d.Verdict, d.Token, d.n = authz.Verdict{}, d.Token[:0], 0
-	d.snapshot, d.account, d.inner, d.input = nil, nil, false, authz.Input{}
+	d.snapshot, d.account, d.inner, d.until = nil, nil, false, 0
 }
 
 // deny says why. It returns what a stage that denies returns.

@@ -34,7 +34,10 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 		if err != nil {
 			return err
 		}
-		d.Principal, d.account, d.Edge, d.inner = hop.Claims.Principal, hop.Account, hop.Claims.Decision, true
+		d.Principal, d.account, d.Edge, d.until = hop.Claims.Principal, hop.Account, hop.Claims.Decision, hop.Claims.Expires
+		// A tenant's own workload pays as a caller from outside: it could call itself for a
+		// token, and then everybody else with it.
+		d.inner = d.snapshot.SPIFFE(r.Credentials.SPIFFE) == nil
 	default:
 		d.Principal, d.account, err = g.o.Authenticator.Identify(now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
@@ -54,6 +57,7 @@ func (g *Gate) handOver(now int64, r *Request, d *Decision) verdict {
 	var err error
 	d.Token, err = g.o.Tokens.Mint(d.Token[:0], now, &token.Claims{
 		Principal: d.Principal, Tenant: d.Tenant, Plan: d.Plan, Decision: d.Edge, Holder: r.Holder,
+		Expires: d.until, // a workload that calls itself must not make its token anew for ever
 	})
 	if err != nil {
 		d.Token = d.Token[:0]

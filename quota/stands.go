@@ -1,6 +1,10 @@
 package quota
 
-import "github.com/voicecore-ai/sluice/authz"
+import (
+	"slices"
+
+	"github.com/voicecore-ai/sluice/authz"
+)
 
 // KeyOf is the API key with that id: for who was admitted by it, not for who shows it.
 func (s *Snapshot) KeyOf(id string) (Credential, bool) {
@@ -12,7 +16,7 @@ func (s *Snapshot) KeyOf(id string) (Credential, bool) {
 }
 
 // Stands reports whether p, who proved to be a's a while ago, still is: the API key with
-// that id is there, a's and not expired; the workload is still a's; the credential has not ended. now
+// that id is there, a's, not expired and has the scopes that it had; the workload is still a's; the credential has not ended. now
 // is Unix µs. A token of an issuer is known here by its end only.
 func (s *Snapshot) Stands(now int64, p *authz.Principal, a *Account) bool {
 	if p.Expires != 0 && p.Expires <= now {
@@ -23,7 +27,7 @@ func (s *Snapshot) Stands(now int64, p *authz.Principal, a *Account) bool {
 		return s.SPIFFE(p.Name) == a
 	case authz.APIKey:
 		c, ok := s.KeyOf(p.Name)
-		return ok && c.Account == a && (c.Expires.IsZero() || c.Expires.UnixMicro() > now)
+		return ok && c.Account == a && slices.Equal(c.Scopes, p.Roles) && (c.Expires.IsZero() || c.Expires.UnixMicro() > now)
 	case authz.JWT:
 		return true
 	default:

@@ -61,7 +61,8 @@ type Claims struct {
 	Decision  [16]byte // the edge's decision id
 	Holder    string   // SPIFFE id of the workload that may show the token
 
-	// Issued and Expires bound when it may be shown, Unix µs in whole seconds. Mint sets them.
+	// Issued and Expires bound when it may be shown, Unix µs in whole seconds. Mint sets
+	// them; what Expires says before is the latest that it may be.
 	Issued, Expires int64
 }
 
@@ -104,13 +105,16 @@ const (
 )
 
 // Mint appends to b the token that says c, from now (Unix µs) for Life but not
-// beyond the end of the caller's own credential. It returns b unchanged with an error.
+// beyond the end of the caller's own credential, nor beyond c.Expires if that is not 0. It returns b unchanged with an error.
 func (t *Tokens) Mint(b []byte, now int64, c *Claims) ([]byte, error) {
 	claims := *c
 	claims.Issued = floorSecond(now)
 	claims.Expires = floorSecond(claims.Issued + t.life)
 	if end := c.Principal.Expires; end != 0 {
 		claims.Expires = min(claims.Expires, floorSecond(end))
+	}
+	if c.Expires != 0 { // of the token that the hop before showed: a chain of hops ends with its first
+		claims.Expires = min(claims.Expires, floorSecond(c.Expires))
 	}
 	if claims.Expires <= claims.Issued {
 		return b, ErrExpired

@@ -29,7 +29,7 @@ func (s *server) getUsage(r *quotav1.GetUsageRequest, _ *Act) (*quotav1.Usage, e
 	if account == nil {
 		return nil, notFound(tenantName(of))
 	}
-	now := s.now()
+	now := s.now().Truncate(time.Microsecond) // counters know no shorter time, and a window ends on a whole one
 	charges := slices.Clone(account.Charges)
 	for i := range charges {
 		charges[i].Hits = 0 // look, don't charge

@@ -139,7 +139,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int, error) {
 	media, parameters, err := mime.ParseMediaType(types[0])
 	charset, hasCharset := parameters["charset"]
 	if err != nil || media != "application/json" || hasCharset && !strings.EqualFold(charset, "utf-8") {
-		return malformed(http.StatusUnsupportedMediaType, "content-type: only application/json, in UTF-8")
+		return malformed(http.StatusUnsupportedMediaType, "content-type: only application/json, in UTF-8; with curl, -H 'content-type: application/json'")
 	}
 	if !json.Valid(body) {
 		return malformed(http.StatusBadRequest, "the body is not one JSON value")

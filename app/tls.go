@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -18,26 +19,89 @@ import (
 
 // transport is mTLS with peers on a list, checked once a connection, in the handshake.
 func transport(c Config, log *slog.Logger) (credentials.TransportCredentials, error) {
-	certificate, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	f := &certificates{c: c, log: log}
+	f.seen = f.stamp() // before they are read: what changes meanwhile is read again
+	var err error
+	if f.current, err = f.load(); err != nil {
+		return nil, err
+	}
+	creds := credentials.NewTLS(&tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.config(time.Now()), nil },
+	})
+	return handshakes{creds, log, rate.NewLimiter(rate.Every(time.Second), 10)}, nil
+}
+
+// certificates are the files of mTLS, loaded again when they change: a mesh
+// renews them every hour or so. What can't be loaded changes nothing.
+type certificates struct {
+	c   Config
+	log *slog.Logger
+
+	mu      sync.Mutex
+	current *tls.Config
+	looked  time.Time
+	seen    string // what the files looked like when they were last loaded
+	problem string // that was logged, and holds
+}
+
+// config is for a handshake that begins now. The files are looked at once a second at most.
+func (f *certificates) config(now time.Time) *tls.Config {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(f.looked) < time.Second {
+		return f.current
+	}
+	f.looked = now
+	stamp := f.stamp()
+	if stamp == f.seen {
+		return f.current
+	}
+	renewed, err := f.load()
+	if err != nil {
+		if err.Error() != f.problem {
+			f.log.Error("the certificates can't be loaded; those before stay in use", "error", err)
+		}
+		f.problem = err.Error()
+		return f.current
+	}
+	f.log.Info("certificates loaded", "expires", renewed.Certificates[0].Leaf.NotAfter)
+	f.current, f.seen, f.problem = renewed, stamp, ""
+	return f.current
+}
+
+// stamp changes when a file does. Links are followed, so a swapped link counts.
+func (f *certificates) stamp() (s string) {
+	for _, path := range []string{f.c.TLSCert, f.c.TLSKey, f.c.TLSClientCA} {
+		if info, err := os.Stat(path); err != nil {
+			s += err.Error()
+		} else {
+			s += fmt.Sprint(info.Size(), info.ModTime().UnixNano(), " ")
+		}
+	}
+	return s
+}
+
+func (f *certificates) load() (*tls.Config, error) {
+	certificate, err := tls.LoadX509KeyPair(f.c.TLSCert, f.c.TLSKey)
 	if err != nil {
 		return nil, fmt.Errorf("tls-cert, tls-key: %w", err)
 	}
-	pem, err := os.ReadFile(c.TLSClientCA)
+	pem, err := os.ReadFile(f.c.TLSClientCA)
 	if err != nil {
 		return nil, fmt.Errorf("tls-client-ca: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", c.TLSClientCA)
+		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", f.c.TLSClientCA)
 	}
-	creds := credentials.NewTLS(&tls.Config{
+	return &tls.Config{
 		MinVersion:       tls.VersionTLS12,
 		Certificates:     []tls.Certificate{certificate},
 		ClientAuth:       tls.RequireAndVerifyClientCert,
 		ClientCAs:        roots,
-		VerifyConnection: func(s tls.ConnectionState) error { return checkPeer(s, c.Peers) },
-	})
-	return handshakes{creds, log, rate.NewLimiter(rate.Every(time.Second), 10)}, nil
+		VerifyConnection: func(s tls.ConnectionState) error { return checkPeer(s, f.c.Peers) },
+	}, nil
 }
 
 var errPeer = errors.New("the client's certificate names no SPIFFE id on the list of peers, or several")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,19 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 			})
 		}
 	}
+	t.Run("a renewed certificate is served, and half of one changes nothing", func(t *testing.T) {
+		before := served(t, w, config)
+		half := ca.issue(t, "half", later, serverID)
+		replace(t, half.certFile, server.certFile)
+		eventually(t, "the log says that the key is another's", func() bool {
+			return served(t, w, config) == before && strings.Contains(w.log(t), "those before stay in use")
+		})
+		replace(t, half.keyFile, server.keyFile)
+		eventually(t, "the renewed one is served", func() bool { return served(t, w, config) != before })
+		if s := w.get(t.Context(), key); s.status != http.StatusTooManyRequests {
+			t.Errorf("Envoy's request: %d, %v, want the 429 of before", s.status, s.err)
+		}
+	})
 	t.Run("plain text is refused", func(t *testing.T) {
 		refused(t, w, func(conn net.Conn) net.Conn { return conn })
 	})
@@ -119,6 +133,26 @@ func isServer(s tls.ConnectionState, roots *x509.CertPool) error {
 		return errors.New("not sluiced")
 	}
 	return nil
+}
+
+// served is the serial number of the certificate that sluiced shows.
+func served(t *testing.T, w *world, config *tls.Config) string {
+	t.Helper()
+	conn, err := tls.Dial("tcp", w.GRPC, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+}
+
+// replace puts one file in the place of another at once, as whoever renews certificates does.
+func replace(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err = errors.Join(err, os.WriteFile(to+".new", text, 0o600), os.Rename(to+".new", to)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // refused wants a connection to end before the server has said a word of HTTP/2.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,7 +64,9 @@ func TestDescriptorFilesOfTheReferenceLimitThroughEnvoy(t *testing.T) {
 
 	t.Run("a half-written file changes nothing and a whole one holds soon", func(t *testing.T) {
 		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_un")
-		wait(t, 2500*time.Millisecond)
+		eventually(t, "the log names file and line", func() bool {
+			return strings.Contains(w.log(t), "the descriptor files are refused; the ones before stay in force") && strings.Contains(w.log(t), "demo.yaml: is not YAML: line 3")
+		})
 		if n := admitted("carl", 20); n != 5 {
 			t.Errorf("%d admitted while the file was broken, want 5 as before", n)
 		}

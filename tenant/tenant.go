@@ -63,9 +63,9 @@ func ParseID(s string) (ID, error) {
 const folded = len("xtenantname")
 
 // IsReservedHeader reports whether a header name is a spelling of one that
-// only Sluice may write. Case, '-', '_' and '.' do not count, because some
-// upstream (CGI, WSGI, PHP) folds each of them: X_Tenant_Id, x.tenant.id and
-// xTenantID are all one name. It allocates nothing.
+// only Sluice may write. Case and marks do not count, because some upstream folds
+// each of them (CGI, WSGI and PHP '-', '_' and '.'; lighttpd all): X_Tenant_Id,
+// x.tenant.id, x~tenant!id and xTenantID are all one name. It allocates nothing.
 func IsReservedHeader(name string) bool {
 	const ours = "xsluice"
 	var f [folded]byte
@@ -73,10 +73,10 @@ func IsReservedHeader(name string) bool {
 	for i := 0; i < len(name) && !longer; i++ {
 		c := name[i]
 		switch {
-		case c == '-' || c == '_' || c == '.':
-			continue
 		case c >= 'A' && c <= 'Z':
 			c += 'a' - 'A'
+		case (c < 'a' || c > 'z') && (c < '0' || c > '9'):
+			continue
 		}
 		if n == len(f) {
 			longer = true

@@ -26,7 +26,7 @@ func TestParseID(t *testing.T) {
 func TestIsReservedHeader(t *testing.T) {
 	for _, name := range []string{
 		"x-tenant-id", "X-Tenant-Id", "x_tenant_id", "x.tenant.id", "xTenantID", "X-TENANT_ID", "-x--tenant..id_",
-		"x-tenant", "tenant", "Tenant-Id", "tenant_name", "x-tenant-name",
+		"x-tenant", "tenant", "Tenant-Id", "tenant_name", "x-tenant-name", "x~tenant!id", "x+tenant*id", "tenant|id", "x'sluice`plan",
 		tenant.PrincipalHeader, tenant.PlanHeader, tenant.DecisionHeader, "X_Sluice_Anything-at-all", "xsluice", "x-sluice-" + strings.Repeat("a", 1000),
 	} {
 		if !tenant.IsReservedHeader(name) {

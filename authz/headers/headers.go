@@ -122,7 +122,7 @@ func (r *Reader) Add(name, value []byte) {
 		r.pseudo(name, value)
 	case is(name, xfcc):
 		r.xfcc.add(value, maxXFCC)
-	case tenant.IsReservedHeader(string(name)):
+	case tenant.IsReservedHeader(string(name)) || overrides(name):
 		if len(r.reserved) == maxReserved {
 			r.malformed("there are too many reserved headers")
 			return
@@ -132,6 +132,35 @@ func (r *Reader) Add(name, value []byte) {
 		}
 		r.reserved = append(r.reserved, string(name))
 	}
+}
+
+// overrides reports whether a framework may take another method or path from a header
+// of that name than the request line has, which is what the rules were asked about. An
+// upstream must not see it. Marks and case do not count, as in [tenant.IsReservedHeader].
+func overrides(name []byte) bool {
+	if name[0]|0x20 != 'x' {
+		return false
+	}
+	var f [len("xhttpmethodoverride")]byte
+	n := 0
+	for _, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			continue
+		}
+		if n == len(f) {
+			return false
+		}
+		f[n] = c
+		n++
+	}
+	switch string(f[:n]) {
+	case "xhttpmethod", "xhttpmethodoverride", "xmethodoverride", "xoriginalurl", "xoriginaluri", "xrewriteurl":
+		return true
+	}
+	return false
 }
 
 func (r *Reader) pseudo(name, value []byte) {

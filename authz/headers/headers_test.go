@@ -164,6 +164,12 @@ func TestWhatAnUpstreamMustNotSeeIsStripped(t *testing.T) {
 			[]pair{{"x_tenant_id", "a"}, {"x.tenant.id", "a"}, {"tenant", "a"}, {"X_TENANT_ID", "a"}, {"x-sluice-plan", "a"}},
 			[]string{"x_tenant_id", "x.tenant.id", "tenant", "x-sluice-plan"},
 		},
+		{
+			"P-10, H-08 what makes a framework take another method or path",
+			[]pair{{"x-http-method-override", "DELETE"}, {"X_HTTP_Method", "a"}, {"x-method-override", "a"}, {"x-original-url", "/admin"}, {"x-original-uri", "a"}, {"x.rewrite.url", "a"}},
+			[]string{"x-http-method-override", "X_HTTP_Method", "x-method-override", "x-original-url", "x-original-uri", "x.rewrite.url"},
+		},
+		{"names that are only like those", []pair{{"x-http-method-overrides", "a"}, {"x-original-urls", "a"}, {"http-method", "a"}, {"x", "a"}, {"x-http-metho", "a"}}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := read(tt.in...).AppendStripped(nil, written); !slices.Equal(got, tt.want) {

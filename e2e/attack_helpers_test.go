@@ -22,9 +22,11 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // scene is a running stack that is attacked: its upstream writes down the bytes
@@ -42,6 +44,8 @@ func stage(t *testing.T, config string, o stack.Options) *scene {
 		config = deploy.Demo
 	}
 	s := &scene{witness: startWitness(t)}
+	// Envoy waits a second before it ends a connection that it closes by HTTP/2.
+	config = strings.Replace(config, "stream_idle_timeout: 300s", "stream_idle_timeout: 300s\n                delayed_close_timeout: 0.05s", 1)
 	o.Config = strings.ReplaceAll(config, "${UPSTREAM_PORT}", s.witness.port)
 	o.Workers = 1
 	o.Args = append([]string{"--audit-anonymous-rate", "1000"}, o.Args...)
@@ -83,67 +87,115 @@ type reply struct {
 	closed bool
 }
 
-// judge sends one request and compares its end with the verdict: the answer, the one
-// record in the audit log, and whether the upstream was contacted. It returns the answer,
-// the record (zero if sluiced was not asked) and what the upstream saw (zero if nothing).
-func (s *scene) judge(t *testing.T, want verdict, act func() reply) (reply, audit.Record, sighting) {
-	t.Helper()
-	records, asked, contacts := len(s.decisions(t)), s.asked(t), s.witness.contacts()
-	got := act()
-	if got.status != want.status {
-		t.Errorf("status %d, want %d; %s", got.status, want.status, clip(got.body))
-	}
-	if want.reason == unasked {
-		if n := s.asked(t) - asked; n != 0 {
-			t.Errorf("sluiced was asked %d times, want Envoy to answer before", n)
-		}
-		if n := len(s.decisions(t)) - records; n != 0 {
-			t.Errorf("%d records of what sluiced was not asked", n)
-		}
-		if n := s.witness.contacts() - contacts; n != 0 {
-			t.Errorf("the upstream was contacted %d times", n)
-		}
-		return got, audit.Record{}, sighting{}
-	}
-	record := s.oneRecord(t, records)
-	if record.Reason != want.reason || record.Allowed == nil || *record.Allowed != (want.reason == admitted) {
-		t.Errorf("the record says %s (%s), want %s", record.Reason, record.Detail, want.reason)
-	}
-	if n := s.asked(t) - asked; n != 1 {
-		t.Errorf("sluiced was asked %d times, want once", n)
-	}
-	seen := s.witness.contacts() - contacts
-	if want.reason != admitted {
-		if seen != 0 {
-			t.Errorf("the upstream was contacted %d times", seen)
-		}
-		if id := got.header.Get("x-sluice-decision-id"); !got.closed && id != record.Decision {
-			t.Errorf("the caller was told decision %q, the record has %q", id, record.Decision)
-		}
-		return got, record, sighting{}
-	}
-	if seen != 1 {
-		t.Fatalf("the upstream was contacted %d times, want once", seen)
-	}
-	last := s.witness.newest()
-	if ids := last.values("x-sluice-decision-id"); len(ids) != 1 || ids[0] != record.Decision {
-		t.Errorf("the upstream got decision %q, the record has %q", ids, record.Decision)
-	}
-	return got, record, last
+// ending is what came of one request.
+type ending struct {
+	reply
+	record audit.Record // zero if sluiced was not asked
+	seen   sighting     // by the upstream; zero if it was not contacted
+
+	asked, contacts int
 }
 
-// oneRecord waits for the one decision after so many.
-func (s *scene) oneRecord(t *testing.T, before int) audit.Record {
+// judge sends one request and compares its end with the verdict: the answer, the one
+// record in the audit log, and whether the upstream was contacted.
+func (s *scene) judge(t *testing.T, want verdict, act func() reply) ending {
 	t.Helper()
-	var now []audit.Record
-	eventually(t, "the decision is in the audit log", func() bool {
-		now = s.decisions(t)
-		return len(now) > before
-	})
-	if len(now) != before+1 {
-		t.Errorf("%d records of one request", len(now)-before)
+	records := len(s.decisions(t))
+	e := s.observe(t, act)
+	s.settle(t, records+e.asked)
+	s.check(t, want, &e)
+	return e
+}
+
+// observe sends one request. Its record may be on its way still.
+func (s *scene) observe(t *testing.T, act func() reply) ending {
+	t.Helper()
+	asked, contacts := s.asked(t), s.witness.contacts()
+	e := ending{reply: act()}
+	e.asked, e.contacts = s.asked(t)-asked, s.witness.contacts()-contacts
+	if e.contacts > 0 {
+		e.seen = s.witness.newest()
 	}
-	return now[before]
+	return e
+}
+
+// settle waits until the audit log has so many decisions, and fails if it has more.
+func (s *scene) settle(t *testing.T, want int) {
+	t.Helper()
+	got := 0
+	eventually(t, "each decision is in the audit log", func() bool {
+		got = len(s.decisions(t))
+		return got >= want
+	})
+	if got > want {
+		t.Errorf("%d records of %d decisions", got, want)
+	}
+}
+
+// check compares what came of a request with the verdict, and finds its record.
+func (s *scene) check(t *testing.T, want verdict, e *ending) {
+	t.Helper()
+	if e.status != want.status {
+		t.Errorf("status %d, want %d; %s", e.status, want.status, clip(e.body))
+	}
+	passed := want.reason == admitted
+	if n := e.contacts; n != 0 && !passed || n != 1 && passed {
+		t.Errorf("the upstream was contacted %d times; it saw %+v", n, e.seen)
+	}
+	if want.reason == unasked {
+		if e.asked != 0 {
+			t.Errorf("sluiced was asked, want Envoy to answer before")
+		}
+		return
+	}
+	if e.asked != 1 {
+		t.Errorf("sluiced was asked %d times, want once", e.asked)
+	}
+	id := e.header.Get("x-sluice-decision-id")
+	if passed {
+		id = strings.Join(e.seen.values("x-sluice-decision-id"), " and ")
+	}
+	records := s.recordsOf(t, id)
+	if len(records) != 1 {
+		t.Fatalf("%d records of decision %q, want one", len(records), id)
+	}
+	e.record = records[0]
+	if r := e.record; r.Reason != want.reason || r.Allowed == nil || *r.Allowed != passed {
+		t.Errorf("the record says %s (%s), want %s", r.Reason, r.Detail, want.reason)
+	}
+	if passed {
+		asAuthorized(t, e)
+	}
+}
+
+// asAuthorized fails where the upstream saw another request than the record
+// says was admitted, or who the caller is in any way but once.
+func asAuthorized(t *testing.T, e *ending) {
+	t.Helper()
+	method, rest, _ := strings.Cut(e.seen.line, " ")
+	path, version, _ := strings.Cut(rest, " ")
+	canonical, err := authz.CanonicalPath(path)
+	if method != e.record.Method || err != nil || canonical != e.record.Path || version != "HTTP/1.1" {
+		t.Errorf("the upstream saw %q, the record says %s %s", e.seen.line, e.record.Method, e.record.Path)
+	}
+	hosts := e.seen.values("host")
+	if len(hosts) != 1 {
+		t.Fatalf("the upstream saw the hosts %q", hosts)
+	}
+	if host, err := authz.CanonicalHost(hosts[0]); err != nil || host != e.record.Host {
+		t.Errorf("the upstream saw the host %q, the record says %q", hosts[0], e.record.Host)
+	}
+	ours := map[string]string{"x-tenant-id": e.record.Tenant, "x-sluice-plan": e.record.Plan, "x-sluice-principal": e.record.Principal, "x-sluice-decision-id": e.record.Decision}
+	for name, want := range ours {
+		if got := e.seen.values(name); len(got) != 1 || got[0] != want {
+			t.Errorf("the upstream saw %s: %q, the record says %q", name, got, want)
+		}
+	}
+	for _, h := range e.seen.headers {
+		if _, known := ours[strings.ToLower(h.name)]; tenant.IsReservedHeader(h.name) && !known || strings.Contains(h.value, "slk_") {
+			t.Errorf("the upstream saw %s: %s", h.name, h.value)
+		}
+	}
 }
 
 // recordsOf are the decisions in the audit log that have that id.
@@ -180,7 +232,7 @@ func (w *world) audited(t *testing.T) (records []audit.Record) {
 	return records
 }
 
-var askedStats = regexp.MustCompile(`(?m)^http\.[^:]*\.(?:ext_authz\.sluice\.(?:ok|denied|error)|ext_proc\.sluice\.streams_started): (\d+)$`)
+var askedStats = regexp.MustCompile(`(?m)^http\.[^:]*\.(?:ext_authz\.sluice\.(?:ok|denied|error|invalid)|ext_proc\.sluice\.streams_started): (\d+)$`)
 
 // asked is how often Envoy has asked sluiced by ext_authz or ext_proc.
 func (w *world) asked(t *testing.T) (n int) {
@@ -430,8 +482,13 @@ func readSighting(in *bufio.Reader) (s sighting, err error) {
 	}
 	text, err := io.ReadAll(body)
 	s.body = string(text)
-	if err == nil && len(s.values("transfer-encoding")) > 0 {
-		_, err = readLine(in)
+	for err == nil && len(s.values("transfer-encoding")) > 0 { // trailers
+		var line string
+		if line, err = readLine(in); line == "" {
+			break
+		}
+		name, value, _ := strings.Cut(line, ": ")
+		s.headers = append(s.headers, field{name, value})
 	}
 	return s, err
 }

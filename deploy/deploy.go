@@ -17,6 +17,8 @@ var (
 	ExtProc string // ext_proc, request and response headers
 	//go:embed envoy/mtls.yaml
 	MTLS string // not a whole configuration: what the cluster of sluiced gets for mTLS
+	//go:embed envoy/mesh.yaml
+	Mesh string // a service's Envoy in a mesh, mTLS in and out, and the tenant from hop to hop
 	//go:embed envoy/streams.yaml
 	Streams string // ext_proc to the end of each request: WebSocket, server-sent events, gRPC streams
 )

@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-var configurations = map[string]string{"demo": Demo, "sidecar": Sidecar, "rls": RLS, "extproc": ExtProc, "streams": Streams}
+var configurations = map[string]string{"demo": Demo, "sidecar": Sidecar, "rls": RLS, "extproc": ExtProc, "streams": Streams, "mesh": Mesh}
 
 // walk calls visit with every mapping below node.
 func walk(node any, visit func(map[string]any)) {

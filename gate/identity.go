@@ -48,15 +48,20 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 }
 
 // handOver makes the tenant token that the service shows to the next hop, if
-// there is a workload that can hold it. One that can't be made, for a name too long say, is
-// left out: the next hop then refuses, and this one needs no token.
+// there is a workload that can hold it: the one whose certificate the caller saw, else, where that is
+// not a mesh's (a gateway that clients reach), the one whose Envoy asks. One that can't be made, for a
+// name too long say, is left out: the next hop then refuses, and this one needs no token.
 func (g *Gate) handOver(now int64, r *Request, d *Decision) verdict {
-	if g.o.Tokens == nil || !strings.HasPrefix(r.Holder, "spiffe://") {
+	holder := r.Holder
+	if !strings.HasPrefix(holder, "spiffe://") {
+		holder = r.Peer
+	}
+	if g.o.Tokens == nil || !strings.HasPrefix(holder, "spiffe://") {
 		return passed
 	}
 	var err error
 	d.Token, err = g.o.Tokens.Mint(d.Token[:0], now, &token.Claims{
-		Principal: d.Principal, Tenant: d.Tenant, Plan: d.Plan, Decision: d.Edge, Holder: r.Holder,
+		Principal: d.Principal, Tenant: d.Tenant, Plan: d.Plan, Decision: d.Edge, Holder: holder,
 		Expires: d.until, // a workload that calls itself must not make its token anew for ever
 	})
 	if err != nil {

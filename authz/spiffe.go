@@ -54,3 +54,30 @@ func spiffeBytes(s string, upper bool) bool {
 	}
 	return true
 }
+
+// maxForwarded is longer than what proxies write about certificates.
+const maxForwarded = 16 << 10
+
+// SeveralIDs reports whether a value of x-forwarded-client-cert says of the
+// certificate with that SPIFFE id that it names others beside it, which X.509-SVID (section 2) forbids:
+// Envoy tells only the first as the principal. One that is too long to be read says so too.
+// Whoever forges such a value refuses only himself. It allocates nothing.
+func SeveralIDs(id string, xfcc []string) bool {
+	const uri = "URI="
+	for _, rest := range xfcc {
+		if len(rest) > maxForwarded {
+			return true
+		}
+		for {
+			_, after, found := strings.Cut(rest, uri)
+			if !found {
+				break
+			}
+			rest = after
+			if after, ok := strings.CutPrefix(after, id); ok && strings.HasPrefix(after, ";"+uri) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -41,3 +41,32 @@ func TestI02SPIFFEIdsHaveOneSpelling(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestI05ACertificateWithSeveralIds(t *testing.T) {
+	const id, other = "spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/c"
+	for _, c := range []struct {
+		name string
+		xfcc []string
+		want bool
+	}{
+		{"nothing is said", nil, false},
+		{"one id", []string{"By=x;Hash=y;URI=" + id}, false},
+		{"one id, of somebody else", []string{"URI=" + other + ";URI=https://x"}, false},
+		{"a proxy before said something about its client, and the peer has one", []string{"URI=" + other + ";URI=" + other + ",By=x;URI=" + id}, false},
+		{"an id that this one begins", []string{"URI=" + id + "2;URI=" + other}, false},
+		{"two ids", []string{"By=x;URI=" + id + ";URI=" + other}, true},
+		{"the same one twice", []string{"URI=" + id + ";URI=" + id}, true},
+		{"two ids after what somebody else said", []string{`Subject="` + `,By=x;URI=` + id + ";URI=" + other}, true},
+		{"two ids in the second value", []string{"URI=" + id, "URI=" + id + ";URI=" + other}, true},
+		{"more than is read", []string{strings.Repeat("x", 17<<10)}, true},
+	} {
+		t.Run("I-05 "+c.name, func(t *testing.T) {
+			if got := authz.SeveralIDs(id, c.xfcc); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	if n := testing.AllocsPerRun(100, func() { authz.SeveralIDs(id, []string{"By=x;URI=" + id}) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/token"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -190,4 +191,49 @@ func BenchmarkAdmit(b *testing.B) {
 			}
 		})
 	}
+}
+
+func TestTheTokenIsBoundToWhoGetsTheRequest(t *testing.T) {
+	const service, peer = "spiffe://mesh/ns/calls/sa/a", "spiffe://mesh/ns/edge/sa/gateway"
+	tokens := token.New(token.Options{Secret: [32]byte{1}})
+	s := snapshot(t)
+	fresh := func() *gate.Gate {
+		return gate.New(gate.Options{
+			Snapshot:      func() *quota.Snapshot { return s },
+			Authenticator: authn.New(authn.Options{Pepper: pepper}),
+			Store:         memstore.New(memstore.Options{MaxCells: 1000}), Tokens: tokens,
+		})
+	}
+	for _, c := range []struct{ name, holder, peer, want string }{
+		{"to the workload whose certificate the caller saw", service, peer, service},
+		{"else to the one whose Envoy asks", "", peer, peer},
+		{"else, where clients see a public name, to the one whose Envoy asks", "api.example.com", peer, peer},
+		{"to nobody where neither has a SPIFFE id", "", "loopback", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := request("", "key-acme")
+			r.Holder, r.Peer = c.holder, c.peer
+			var d gate.Decision
+			fresh().Admit(t.Context(), now, r, &d)
+			if !d.Allowed() || (len(d.Token) > 0) != (c.want != "") {
+				t.Fatalf("%v, a token of %d bytes", d.Reason, len(d.Token))
+			}
+			if c.want == "" {
+				return
+			}
+			if claims, err := tokens.Verify(now, string(d.Token), c.want); err != nil || claims.Holder != c.want {
+				t.Errorf("%+v, %v", claims, err)
+			}
+		})
+	}
+	t.Run("I-05 a peer with several ids is nobody, whatever it shows", func(t *testing.T) {
+		for _, r := range []*gate.Request{request("spiffe://mesh/ns/acme/sa/app"), request("spiffe://mesh/ns/acme/sa/app", "key-acme")} {
+			r.Credentials.XFCC = []string{"By=x;URI=" + r.Credentials.SPIFFE + ";URI=spiffe://mesh/ns/umbrella/sa/app"}
+			var d gate.Decision
+			fresh().Admit(t.Context(), now, r, &d)
+			if d.Reason != gate.ReasonUnauthenticated {
+				t.Errorf("%v", d.Reason)
+			}
+		}
+	})
 }

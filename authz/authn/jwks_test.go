@@ -189,7 +189,7 @@ func TestJ01LastGoodKeysAreBelievedForADay(t *testing.T) {
 	})
 }
 
-func TestKeysAreRefreshedInTheBackground(t *testing.T) {
+func TestF14KeysAreRefreshedInTheBackgroundUpOrDown(t *testing.T) {
 	play(t, bothUp, func(s *scene) {
 		s.pass(time.Hour)
 		if n := s.count(mainKeys); n < 11 || n > 15 { // 12 intervals, give or take a tenth each

@@ -29,30 +29,34 @@ const (
 // call is one method and the recorded bytes that both servers are sent.
 type call struct {
 	name, method string
-	target       float64 // most that ours may cost, as a multiple of the reference
-	request      []byte
+	target       float64  // most that ours may cost, as a multiple of the reference
+	requests     [][]byte // sent in turn
 }
 
-func calls(key string) []call {
-	check := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+// checkRequest is what Envoy asks about a typical request that has one more header.
+func checkRequest(name, value string) *authv3.CheckRequest {
+	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Source:      &authv3.AttributeContext_Peer{Address: address("10.1.2.3", 41234)},
 		Destination: &authv3.AttributeContext_Peer{Address: address("10.1.2.4", 8080)},
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 			Id: "1234567890123456789", Method: "GET", Path: "/v1/calls/42", Host: "api.voicecore.example", Scheme: "https", Protocol: "HTTP/2",
 			Headers: map[string]string{
 				":authority": "api.voicecore.example", ":method": "GET", ":path": "/v1/calls/42", ":scheme": "https",
-				"x-api-key": key, "user-agent": "voicecore-sdk/3.0", "accept": "application/json",
+				name: value, "user-agent": "voicecore-sdk/3.0", "accept": "application/json",
 				"x-forwarded-proto": "https", "x-request-id": "b5b2c9a0-8a3e-4a57-9a43-0f8b8f0d3c11",
 			},
 		}},
 	}}
+}
+
+func calls(key string) []call {
 	limit := &rlsv3.RateLimitRequest{Domain: "bench", Descriptors: []*rlv3.RateLimitDescriptor{
 		{Entries: []*rlv3.RateLimitDescriptor_Entry{{Key: "tenant", Value: "acme"}}},
 		{Entries: []*rlv3.RateLimitDescriptor_Entry{{Key: "tenant", Value: "acme"}, {Key: "route", Value: "calls"}}},
 	}}
 	return []call{
-		{"rls", rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, 0.85, marshal(limit)},
-		{"ext_authz", authv3.Authorization_Check_FullMethodName, 1.25, marshal(check)},
+		{"rls", rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, 0.85, [][]byte{marshal(limit)}},
+		{"ext_authz", authv3.Authorization_Check_FullMethodName, 1.25, [][]byte{marshal(checkRequest("x-api-key", key))}},
 	}
 }
 
@@ -148,16 +152,20 @@ func load(ctx context.Context, conn *grpc.ClientConn, pid int, c call) (float64,
 	}
 	var wg sync.WaitGroup
 	failed := make(chan error, inFlight)
-	for range inFlight {
+	for caller := range inFlight {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			var reply []byte
-			for range callsPerRound / inFlight {
-				if err := conn.Invoke(ctx, c.method, c.request, &reply); err != nil {
+			for i := range callsPerRound / inFlight {
+				request := c.requests[(i*inFlight+caller)%len(c.requests)]
+				if err := conn.Invoke(ctx, c.method, request, &reply); err != nil {
 					failed <- err
 					return
 				}
+			}
+			if err := c.admitted(reply); err != nil {
+				failed <- err
 			}
 		}()
 	}
@@ -168,6 +176,21 @@ func load(ctx context.Context, conn *grpc.ClientConn, pid int, c call) (float64,
 	}
 	after, err := cpu(pid)
 	return float64((after - before).Microseconds()) / callsPerRound, err
+}
+
+// admitted looks at a caller's last answer: a refusal would be cheap and not what is measured.
+func (c call) admitted(reply []byte) error {
+	if c.method != authv3.Authorization_Check_FullMethodName {
+		return nil
+	}
+	var answer authv3.CheckResponse
+	if err := proto.Unmarshal(reply, &answer); err != nil {
+		return err
+	}
+	if answer.GetStatus().GetCode() != 0 {
+		return fmt.Errorf("refused: %s", answer.GetDeniedResponse().GetBody())
+	}
+	return nil
 }
 
 // cpu is what all threads of a process have run, in ns resolution (Linux, /proc/PID/task/*/schedstat).

@@ -39,6 +39,7 @@ func main() {
 	out := flag.String("json", "", "file for the results as JSON")
 	packages := flag.String("packages", "", "file with the output of 'go test -bench' to put beside them")
 	rounds := flag.Int("rounds", 10, "rounds of each measurement, in the order A B B A")
+	only := flag.String("only", "", "the one part to run: calls, authz, flood or envoy; \"\" for all")
 	asReference := flag.Bool("reference", false, "serve the reference (used by bench itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -47,7 +48,7 @@ func main() {
 		if *asReference {
 			return serveReference()
 		}
-		return bench(ctx, options{*envoy, *sluiced, *packages, *out, *rounds})
+		return bench(ctx, options{*envoy, *sluiced, *packages, *out, *only, *rounds})
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -57,8 +58,8 @@ func main() {
 
 // options are the flags that say what to measure.
 type options struct {
-	envoy, sluiced, packages, out string
-	rounds                        int
+	envoy, sluiced, packages, out, only string
+	rounds                              int
 }
 
 func bench(ctx context.Context, o options) (err error) {
@@ -73,15 +74,24 @@ func bench(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	calls, err := benchCalls(ctx, o.sluiced, filepath.Join(dir, "calls"), o.rounds)
-	if err != nil {
-		return err
+	for _, part := range []struct {
+		name string
+		run  func(dir string) ([]result, error)
+	}{
+		{"calls", func(dir string) ([]result, error) { return benchCalls(ctx, o.sluiced, dir, o.rounds) }},
+		{"authz", func(dir string) ([]result, error) { return benchAuthz(ctx, o.sluiced, dir, o.rounds) }},
+		{"flood", func(dir string) ([]result, error) { return benchFlood(ctx, o.envoy, o.sluiced, dir) }},
+		{"envoy", func(dir string) ([]result, error) { return benchEnvoy(ctx, o.envoy, o.sluiced, dir, o.rounds) }},
+	} {
+		if o.only != "" && o.only != part.name {
+			continue
+		}
+		more, err := part.run(filepath.Join(dir, part.name))
+		if err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+		results = append(results, more...)
 	}
-	wirings, err := benchEnvoy(ctx, o.envoy, o.sluiced, filepath.Join(dir, "envoy"), o.rounds)
-	if err != nil {
-		return err
-	}
-	results = append(append(results, calls...), wirings...)
 	if o.out == "" {
 		return nil
 	}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/accesslog"
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
+	"github.com/voicecore-ai/sluice/authz/audit"
 	"github.com/voicecore-ai/sluice/gate"
 )
 
@@ -318,10 +319,25 @@ func TestLongStringsAreCutBetweenRunes(t *testing.T) {
 	}
 }
 
+func TestA03TheLoggerMasksWhatACallerChose(t *testing.T) {
+	var out bytes.Buffer
+	l := accesslog.NewLogger(accesslog.LoggerOptions{Log: slog.New(slog.NewTextHandler(&out, nil)), Mask: audit.NewMask([32]byte{1}), Queue: 1})
+	const key = "slk_abcdefgh_0123456789012345678901234567890123456789012"
+	l.Record(accesslog.Entry{Final: true, Path: "/v1/" + key, Authority: key + ".example.com", RequestID: "Bearer%20" + key, Details: key})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.Run(ctx)
+	if text := out.String(); strings.Contains(text, "abcdefgh") || strings.Count(text, "[masked:") != 4 || !strings.Contains(text, "/v1/[masked:") {
+		t.Errorf("%s", text)
+	}
+}
+
 func TestTheLoggerWritesWhatIsFinalAndDropsWhatDoesNotFit(t *testing.T) {
 	var out bytes.Buffer
 	var labels []accesslog.Labels
-	l := accesslog.NewLogger(slog.New(slog.NewJSONHandler(&out, nil)), func(l accesslog.Labels, _ *accesslog.Entry) { labels = append(labels, l) }, 2)
+	l := accesslog.NewLogger(accesslog.LoggerOptions{
+		Log: slog.New(slog.NewJSONHandler(&out, nil)), Metric: func(l accesslog.Labels, _ *accesslog.Entry) { labels = append(labels, l) }, Queue: 2,
+	})
 	l.Record(accesslog.Entry{Code: 200})
 	l.Record(accesslog.Entry{Final: true, Code: 200, Tenant: "acme", Path: "/\n\x1b[31m"})
 	l.Record(accesslog.Entry{Final: true, Code: 200, GRPC: true, GRPCStatus: 8})
@@ -352,7 +368,7 @@ func TestTheLoggerWritesWhatIsFinalAndDropsWhatDoesNotFit(t *testing.T) {
 
 func TestASlowLogBlocksNobody(t *testing.T) {
 	gone, held := make(chan struct{}), make(chan struct{})
-	l := accesslog.NewLogger(slog.New(slog.NewTextHandler(stuck{held, gone}, nil)), nil, 1)
+	l := accesslog.NewLogger(accesslog.LoggerOptions{Log: slog.New(slog.NewTextHandler(stuck{held, gone}, nil)), Queue: 1})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { l.Run(ctx); close(done) }()
@@ -412,7 +428,7 @@ func FuzzMessage(f *testing.F) {
 
 func BenchmarkMessage(b *testing.B) {
 	g := answertest.Gate(answertest.Config{})
-	m := accesslog.NewLogger(slog.New(slog.DiscardHandler), nil, 1)
+	m := accesslog.NewLogger(accesslog.LoggerOptions{Log: slog.New(slog.DiscardHandler), Queue: 1})
 	s := accesslog.New(accesslog.Options{
 		Verifier: g, Recorder: m, Peer: func(context.Context) (string, bool) { return answertest.Peer, true },
 	})

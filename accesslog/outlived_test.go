@@ -17,7 +17,7 @@ func TestAStreamThatItsTenantOutlivedIsAnnounced(t *testing.T) {
 	r := newRig(t, 0)
 	served := true
 	var text bytes.Buffer
-	logger := accesslog.NewLogger(slog.New(slog.NewTextHandler(&text, nil)), nil, 8)
+	logger := accesslog.NewLogger(accesslog.LoggerOptions{Log: slog.New(slog.NewTextHandler(&text, nil)), Queue: 8})
 	r.door = accesslog.New(accesslog.Options{
 		Verifier: r.gate, Recorder: both{r.memory, logger}, Log: slog.New(slog.DiscardHandler),
 		Peer:   func(context.Context) (string, bool) { return answertest.Peer, true },

@@ -22,14 +22,27 @@ type Labels struct {
 type Logger struct {
 	log     *slog.Logger
 	metric  func(Labels, *Entry)
+	mask    func(string) string
 	queue   chan Entry
 	dropped atomic.Uint64
 }
 
-// NewLogger returns a Logger whose queue holds so many entries; metric may be nil,
-// must not block, and must not keep the entry.
-func NewLogger(log *slog.Logger, metric func(Labels, *Entry), queue int) *Logger {
-	return &Logger{log: log, metric: metric, queue: make(chan Entry, max(queue, 1))}
+// LoggerOptions are what a Logger is made of. Log is required.
+type LoggerOptions struct {
+	Log *slog.Logger
+	// Metric is told about every entry; it must not block and must not keep it. Optional.
+	Metric func(Labels, *Entry)
+	// Mask takes credentials out of what a caller chose: a key in a path is a key in a log. Optional.
+	Mask  func(string) string
+	Queue int // entries that wait
+}
+
+// NewLogger returns a Logger.
+func NewLogger(o LoggerOptions) *Logger {
+	if o.Mask == nil {
+		o.Mask = func(s string) string { return s }
+	}
+	return &Logger{log: o.Log, metric: o.Metric, mask: o.Mask, queue: make(chan Entry, max(o.Queue, 1))}
 }
 
 // Record implements Recorder.
@@ -79,15 +92,15 @@ func (l *Logger) write(e *Entry) {
 		slog.Time("start", e.Start),
 		slog.Duration("duration", e.Duration),
 		slog.String("method", e.Method),
-		slog.String("authority", e.Authority),
-		slog.String("path", e.Path),
-		slog.String("request_id", e.RequestID),
+		slog.String("authority", l.mask(e.Authority)),
+		slog.String("path", l.mask(e.Path)),
+		slog.String("request_id", l.mask(e.RequestID)),
 		slog.String("route", e.Route),
 		slog.String("cluster", e.Cluster),
 		slog.Uint64("attempts", uint64(e.Attempts)),
 		slog.Uint64("code", uint64(e.Code)),
 		slog.Any("flags", e.Flags.Names()),
-		slog.String("details", e.Details),
+		slog.String("details", l.mask(e.Details)),
 		slog.Uint64("bytes_in", e.BytesIn),
 		slog.Uint64("bytes_out", e.BytesOut),
 	}

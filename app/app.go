@@ -197,7 +197,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	extauthz.New(check).Register(a.grpc)
 	a.extproc = extproc.New(o)
 	a.extproc.Register(a.grpc)
-	a.recorder = accesslog.NewLogger(a.log.WithGroup("request"), nil, accessQueue)
+	a.recorder = accesslog.NewLogger(accesslog.LoggerOptions{Log: a.log.WithGroup("request"), Mask: audit.NewMask(keys.mask), Queue: accessQueue})
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
 		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },

@@ -27,6 +27,7 @@ type Log struct {
 	spare   batch
 	closed  bool
 	dropped uint64 // entries since the last gap record
+	refused uint64 // required ones that were not taken, since then
 	flood   flood
 
 	wake          chan struct{} // something waits
@@ -88,7 +89,9 @@ func (l *Log) Record(e *Entry) error {
 	}
 	required := e.Class == authz.Required
 	if required && l.failing.Load() {
-		return ErrUnavailable
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.refuse()
 	}
 	var space [2048]byte
 	body := l.enc.append(space[:0], e)
@@ -110,7 +113,7 @@ func (l *Log) enqueue(body []byte, required bool) (*done, error) {
 	case l.closed:
 		return nil, ErrClosed
 	case full && required:
-		return nil, ErrUnavailable
+		return nil, l.refuse()
 	case full:
 		l.dropped++
 		l.stats.dropped.Add(1)
@@ -127,6 +130,17 @@ func (l *Log) enqueue(body []byte, required bool) (*done, error) {
 		nudge(l.urgent)
 	}
 	return l.queue.done, nil
+}
+
+// refuse counts a required entry that can't be taken: what it is about is refused, and that
+// would otherwise be nowhere. l.mu is held.
+func (l *Log) refuse() error {
+	if l.closed {
+		return ErrClosed
+	}
+	l.refused++
+	l.stats.dropped.Add(1)
+	return ErrUnavailable
 }
 
 func nudge(c chan struct{}) {

@@ -79,6 +79,7 @@ type job struct {
 	now           int64
 	queue, flood  batch
 	dropped, late uint64
+	refused       uint64
 	extra         []byte // the body of a record of the log's own
 	sign          bool
 }
@@ -102,7 +103,7 @@ func (l *Log) step(tick bool) {
 	if tick {
 		l.flood.summarize(now, &l.enc, &l.o)
 	}
-	j := job{now: now, queue: l.queue, flood: l.flood.ready, dropped: l.dropped, late: l.w.late, sign: tick && l.w.cur.unsigned > 0}
+	j := job{now: now, queue: l.queue, flood: l.flood.ready, dropped: l.dropped, late: l.w.late, refused: l.refused, sign: tick && l.w.cur.unsigned > 0}
 	l.queue, l.spare = l.spare, batch{}
 	l.flood.ready = batch{}
 	l.mu.Unlock()
@@ -115,6 +116,7 @@ func (l *Log) step(tick bool) {
 	l.spare = batch{data: j.queue.data[:0], ends: j.queue.ends[:0]}
 	if err == nil {
 		l.dropped -= j.dropped
+		l.refused -= j.refused
 		l.w.late -= j.late
 	}
 	l.mu.Unlock()
@@ -203,7 +205,7 @@ type page struct {
 func (l *Log) compose(j *job) page {
 	w := &l.w
 	p := page{out: w.out[:0], next: w.cur, l: l, now: j.now}
-	nothing := j.extra == nil && len(j.queue.ends)+len(j.flood.ends) == 0 && j.dropped+j.late+w.lost == 0 && w.resume == nil && w.old == nil
+	nothing := j.extra == nil && len(j.queue.ends)+len(j.flood.ends) == 0 && j.dropped+j.late+j.refused+w.lost == 0 && w.resume == nil && w.old == nil
 	if nothing && !j.sign {
 		return p
 	}
@@ -224,7 +226,7 @@ func (l *Log) compose(j *job) page {
 		p.add(j.extra)
 	}
 	p.gap("queue_full", j.dropped)
-	p.gap("write_failed", w.lost)
+	p.gap("write_failed", w.lost+j.refused)
 	p.gap("recorded_late", j.late)
 	p.batch(&j.queue)
 	p.batch(&j.flood)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -84,6 +85,22 @@ func (a *authority) issue(t *testing.T, name string, until time.Time, uris ...st
 		certFile:    a.write(t, name+".crt", "CERTIFICATE", der),
 		keyFile:     a.write(t, name+".key", "PRIVATE KEY", keyDER),
 	}
+}
+
+// issueLocal signs a certificate for a server on loopback.
+func (a *authority) issueLocal(t *testing.T) tls.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "local"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	key := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func (a *authority) write(t *testing.T, name, kind string, der []byte) string {

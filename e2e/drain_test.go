@@ -35,7 +35,10 @@ func check(ctx context.Context, conn *grpc.ClientConn, key string, headers ...st
 }
 
 func checkRequest(key string, headers ...string) *authv3.CheckRequest {
-	list := []*corev3.HeaderValue{{Key: ":authority", RawValue: []byte("api.example.com")}, {Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")}, {Key: "x-api-key", RawValue: []byte(key)}}
+	list := []*corev3.HeaderValue{
+		{Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")},
+		{Key: ":authority", RawValue: []byte("api.example.com")}, {Key: "x-api-key", RawValue: []byte(key)},
+	}
 	for i := 0; i+1 < len(headers); i += 2 {
 		list = append(list, &corev3.HeaderValue{Key: headers[i], RawValue: []byte(headers[i+1])})
 	}

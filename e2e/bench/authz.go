@@ -187,7 +187,8 @@ func (p pairing) bench(ctx context.Context, sluiced, dir string, rounds int) (r 
 	return r, nil
 }
 
-// allRecorded is an error if fewer than n records were made: what is dropped costs nothing.
+// allRecorded is an error if more than one of a hundred records is missing: what is dropped
+// costs nothing. Some may be, where a disk that hangs meets a load without a pause.
 func (s *served) allRecorded(ctx context.Context, n int) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.stack.HTTP+"/metrics", nil)
 	if err != nil {
@@ -203,8 +204,8 @@ func (s *served) allRecorded(ctx context.Context, n int) error {
 	}
 	_, rest, _ := strings.Cut(string(page), "\nsluice_audit_records_total ")
 	var records float64
-	if _, err := fmt.Sscan(rest, &records); err != nil || records < float64(n) {
-		return fmt.Errorf("%v records of %d calls: %w", records, n, err)
+	if _, err := fmt.Sscan(rest, &records); err != nil || records < 0.99*float64(n) {
+		return errors.Join(err, fmt.Errorf("%v records of %d calls", records, n))
 	}
 	return nil
 }

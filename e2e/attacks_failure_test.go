@@ -401,11 +401,11 @@ func startKeyServer(t *testing.T) *keyServer {
 	return k
 }
 
-// token is a good one.
-func (k *keyServer) token(t *testing.T) string {
+// token is a good one for some time.
+func (k *keyServer) token(t *testing.T, life time.Duration) string {
 	t.Helper()
 	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
-	message := part(`{"alg":"ES256","kid":"a"}`) + "." + part(fmt.Sprintf(`{"iss":"https://id.example.com","aud":"api","sub":"u","exp":%d}`, time.Now().Unix()+600))
+	message := part(`{"alg":"ES256","kid":"a"}`) + "." + part(fmt.Sprintf(`{"iss":"https://id.example.com","aud":"api","sub":"u","exp":%d}`, time.Now().Add(life).Unix()))
 	digest := sha256.Sum256([]byte(message))
 	r, s, err := ecdsa.Sign(rand.Reader, k.key, digest[:])
 	if err != nil {
@@ -425,13 +425,13 @@ func TestF07ReadyWithKeys(t *testing.T) {
 		k := startKeyServer(t)
 		time.AfterFunc(time.Second, func() { close(k.open) })
 		s := stage(t, "", stack.Options{Catalog: catalogue(t, classes+k.issuer())})
-		token := k.token(t)
+		token := k.token(t, time.Hour)
 		s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/may/x", "authorization: Bearer "+token)) })
 	})
 	t.Run("F-07 an issuer that hangs holds up the start for a bounded time, and its tokens are refused", func(t *testing.T) {
 		k := startKeyServer(t)
 		s := stage(t, "", stack.Options{Catalog: catalogue(t, classes+k.issuer())})
-		token, key := k.token(t), s.key(t, "acme")
+		token, key := k.token(t, time.Hour), s.key(t, "acme")
 		s.judge(t, isNobody, func() reply { return s.raw(t, http1("GET", "/may/x", "authorization: Bearer "+token)) })
 		s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/may/x", "x-api-key: "+key)) })
 		close(k.open)

@@ -272,9 +272,9 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 	w, service := streams(t)
 	for kind, open := range kinds() {
 		for _, change := range []struct {
-			name string
-			make func(*testing.T, string)
-		}{{"the tenant is suspended", w.suspend}, {"the key is revoked", w.revoke}} {
+			name, reason string
+			make         func(*testing.T, string)
+		}{{"the tenant is suspended", "suspended", w.suspend}, {"the key is revoked", "unauthenticated", w.revoke}} {
 			t.Run("S-01 "+kind+" is ended when "+change.name, func(t *testing.T) {
 				name := fmt.Sprintf("t%d", time.Now().UnixNano())
 				o := open(t, w, w.tenant(t, name, limit("per-minute", fixed, 1000, time.Minute)))
@@ -308,6 +308,9 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 				if len(bystander.end) != 0 {
 					t.Errorf("another tenant's stream ended too: %s", bystander.how)
 				}
+				within(t, 5*time.Second, "the end is one record, with the reason", func() bool {
+					return fmt.Sprint(w.endings(t, name)) == fmt.Sprint(map[string]int{change.reason: 1}) && len(w.endings(t, name+"-other")) == 0
+				})
 				w.suspend(t, name+"-other")
 				within(t, stated, "the other is let go", func() bool { return service.live.Load() == 0 })
 			})
@@ -423,12 +426,27 @@ func TestTwoThousandStreamsAtOnce(t *testing.T) {
 	} else {
 		t.Logf("2,000 streams were ended within %v of the change", took)
 	}
+	within(t, 10*time.Second, "each end is one record", func() bool {
+		return fmt.Sprint(w.endings(t, "acme")) == fmt.Sprint(map[string]int{"suspended": n})
+	})
 	for _, o := range all {
 		<-o.end
 		if !strings.HasPrefix(o.how, "403") {
 			t.Fatalf("a caller was told %s", o.how)
 		}
 	}
+}
+
+// endings are the records of streams of a tenant that were ended, by reason.
+func (w *world) endings(t *testing.T, tenant string) map[string]int {
+	t.Helper()
+	reasons := map[string]int{}
+	for _, r := range w.audited(t) {
+		if r.Kind == "stream_end" && r.Tenant == tenant {
+			reasons[r.Reason]++
+		}
+	}
+	return reasons
 }
 
 // TestALocalReplyIsChargedOnce is E-09: whoever answers, a request is charged once, at its headers.

@@ -29,7 +29,8 @@ func transport(c Config, log *slog.Logger) (credentials.TransportCredentials, er
 		MinVersion:         tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.config(time.Now()), nil },
 	})
-	return handshakes{creds, log, rate.NewLimiter(rate.Every(time.Second), 10)}, nil
+	perSecond := func() *rate.Limiter { return rate.NewLimiter(rate.Every(time.Second), 10) }
+	return handshakes{creds, log, perSecond(), perSecond()}, nil
 }
 
 // certificates are the files of mTLS, loaded again when they change: a mesh
@@ -122,14 +123,20 @@ func checkPeer(s tls.ConnectionState, peers []string) error {
 // on the list sees only a closed connection, and Envoy's statistics say no more.
 type handshakes struct {
 	credentials.TransportCredentials
-	log   *slog.Logger
-	limit *rate.Limiter
+	log *slog.Logger
+	// Who has a certificate of ours and is not listed has lines of its own: anybody can
+	// connect and say nothing, and must not hide whose name is worth knowing.
+	unlisted, others *rate.Limiter
 }
 
 func (h handshakes) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, info, err := h.TransportCredentials.ServerHandshake(conn)
 	probe := errors.Is(err, io.EOF) // it only looked whether the port is open
-	if err != nil && !probe && h.limit.Allow() {
+	limit := h.others
+	if errors.Is(err, errPeer) {
+		limit = h.unlisted
+	}
+	if err != nil && !probe && limit.Allow() {
 		h.log.Warn("a TLS handshake failed, and nobody was let in", "from", conn.RemoteAddr(), "error", err)
 	}
 	return c, info, err

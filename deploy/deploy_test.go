@@ -52,6 +52,9 @@ func wrong(text string) (problems []string) {
 				problems = append(problems, "response_trailer_mode: the stream to sluiced ends before the upgrade does")
 			}
 		}
+		if asks, ok := m["request_attributes"].([]any); ok && !slices.Contains(asks, any("source.address")) {
+			problems = append(problems, "request_attributes: without source.address all strangers are one source to the audit log")
+		}
 		if m["cluster_name"] == nil && m["name"] == "sluice" {
 			if breakers := fmt.Sprint(m["circuit_breakers"]); breakers == "<nil>" {
 				problems = append(problems, "circuit_breakers: the default of 1024 refuses what is not asked about")
@@ -70,7 +73,7 @@ func TestNoConfigurationHangsStreamsOrFailsOpen(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{
-		"a: {failure_mode_allow: true}", "a: {disable_immediate_response: true}", "a: {processing_mode: {request_body_mode: STREAMED}}",
+		"a: {failure_mode_allow: true}", "a: {request_attributes: [source.principal]}", "a: {disable_immediate_response: true}", "a: {processing_mode: {request_body_mode: STREAMED}}",
 		"a: [{upgrade_configs: [{}]}, {processing_mode: {response_trailer_mode: SKIP}}]", "clusters: [{name: sluice}]", "a: [",
 	} {
 		t.Run("what is not in order is seen: "+bad, func(t *testing.T) {

@@ -45,7 +45,7 @@ type attacker struct {
 	decoder *hpack.Decoder
 }
 
-func attack(t *testing.T, address string) *attacker {
+func dialHTTP2(t *testing.T, address string) *attacker {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -210,7 +210,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 	before, _ := memory(t, w)
 
 	t.Run("it is told of 10,000 streams and 64 KiB of headers", func(t *testing.T) {
-		s := attack(t, w.GRPC).settings
+		s := dialHTTP2(t, w.GRPC).settings
 		if s[http2.SettingMaxConcurrentStreams] != 10_000 || s[http2.SettingMaxHeaderListSize] != 64<<10 {
 			t.Errorf("%v", s)
 		}
@@ -220,7 +220,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		for i := range 33 { // of 2 KiB, so that the last is one too many
 			many = append(many, fmt.Sprintf("x-%02d", i), strings.Repeat("a", 2000))
 		}
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		if _, err := a.open(block(authv3.Authorization_Check_FullMethodName, many...)); err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		a.saw("an answer to the next call", func() bool { return a.status[id] == "0" })
 	})
 	t.Run("one header over 64 KiB ends the connection", func(t *testing.T) {
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		_, _ = a.open(block(authv3.Authorization_Check_FullMethodName, "x-big", strings.Repeat("a", 65<<10)))
 		select {
 		case <-a.ended:
@@ -241,7 +241,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		}
 	})
 	t.Run("headers that never end are cut off", func(t *testing.T) {
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		part := block("/x", "x-big", strings.Repeat("a", 16<<10-200))
 		err := a.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: check})
 		sent := 0
@@ -272,7 +272,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		z := gzip.NewWriter(&packed)
 		_, _ = io.CopyN(z, zeros{}, 50<<20)
 		_ = z.Close()
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		id, _ := a.open(block(authv3.Authorization_Check_FullMethodName, "grpc-encoding", "gzip"))
 		message := framed(1, packed.Bytes())
 		for len(message) > 0 {
@@ -287,7 +287,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 	})
 	t.Run("a message in frames of one byte is read", func(t *testing.T) {
 		request, _ := proto.Marshal(checkRequest(key, "x-pad", strings.Repeat("a", 30_000)))
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		id, _ := a.open(check)
 		message := framed(0, request)
 		for i := range message {
@@ -298,7 +298,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		a.saw("an answer", func() bool { return a.status[id] == "0" })
 	})
 	t.Run("the 10,001st stream is refused", func(t *testing.T) {
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		for range 10_000 {
 			if _, err := a.open(process); err != nil {
 				t.Fatal(err)
@@ -312,7 +312,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		t.Logf("10,000 open streams: %d MiB more", now-before)
 	})
 	t.Run("pings without end get GOAWAY with ENHANCE_YOUR_CALM", func(t *testing.T) {
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		for range 1000 {
 			if a.WritePing(false, [8]byte{1}) != nil {
 				break
@@ -329,7 +329,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		request, _ := proto.Marshal(checkRequest(key))
 		calls, begin := other.calls.Load(), time.Now()
 		const streams = 20_000
-		a := attack(t, w.GRPC)
+		a := dialHTTP2(t, w.GRPC)
 		for i := range streams {
 			headers := check
 			if i%2 == 0 {

@@ -58,7 +58,7 @@ func wholeJSON(a *Action) error {
 	if !a.Body.Whole {
 		return errPartial
 	}
-	typed := 0
+	typed, marks := 0, 0
 	for i := range a.Headers {
 		value := a.Headers[i].Value
 		switch string(a.Headers[i].Name) {
@@ -68,8 +68,10 @@ func wholeJSON(a *Action) error {
 			}
 		case "content-encoding":
 			return errEncoding
-		case "x-envoy-auth-partial-body": // Envoy's mark, or a client's who wants to be taken for it
-			return errPartial
+		case "x-envoy-auth-partial-body": // Envoy's mark on each body that it sends, in the place of a client's
+			if marks++; marks > 1 || string(value) != "false" {
+				return errPartial
+			}
 		case "content-length":
 			if n, err := strconv.ParseUint(string(value), 10, 63); err != nil || n != uint64(len(a.Body.Bytes)) {
 				return errPartial

@@ -298,7 +298,9 @@ func TestBodiesThatCanNotBeReadOneWay(t *testing.T) {
 		{"B-03 a content-length that lies", post(body, "content-length", "16"), "not all of it"},
 		{"B-03 two content-lengths", post(body, "content-length", "15", "content-length", "16"), "not all of it"},
 		{"B-03 a content-length that is none", post(body, "content-length", "+15"), "not all of it"},
-		{"H-09 a mark of a partial body", post(body, "x-envoy-auth-partial-body", "false"), "not all of it"},
+		{"H-09 a mark of a partial body", post(body, "x-envoy-auth-partial-body", "true"), "not all of it"},
+		{"H-09 two marks", post(body, "x-envoy-auth-partial-body", "false", "x-envoy-auth-partial-body", "false"), "not all of it"},
+		{"H-09 a mark that says neither", post(body, "x-envoy-auth-partial-body", "False"), "not all of it"},
 		{"B-04 65 KiB", post(`{"tenant":"` + strings.Repeat("a", 65<<10) + `"}`), "64 KiB"},
 		{"B-04 depth 33", post(strings.Repeat("[", 33) + strings.Repeat("]", 33)), "32 deep"},
 		{"B-04 depth 30,000", post(strings.Repeat("[", 30_000) + strings.Repeat("]", 30_000)), ""},
@@ -319,7 +321,7 @@ func TestBodiesThatCanNotBeReadOneWay(t *testing.T) {
 		})
 	}
 	for _, in := range []*authz.Input{
-		post(body), post(body, "content-length", "15"), post(" " + body + "\r\n"), post(`{"tenant":"\u00541","pair":"\ud83d\ude00"}`),
+		post(body), post(body, "content-length", "15"), post(body, "x-envoy-auth-partial-body", "false"), post(" " + body + "\r\n"), post(`{"tenant":"\u00541","pair":"\ud83d\ude00"}`),
 		change(post(body), func(a *authz.Action) { a.Headers = header("content-type", "Application/JSON ; charset=UTF-8") }),
 	} {
 		if got := evaluate(t, `request.body.tenant == "T1"`, in); got != "true" {

@@ -129,6 +129,7 @@ type call struct {
 	service   string
 	stream    string
 	body      []byte // of in.Bytes
+	text      bool   // the body came as text, which may differ from what the upstream gets
 	forms     headerForms
 
 	request  gate.Request
@@ -154,7 +155,7 @@ func (c *call) reset() {
 	c.in.Reset()
 	c.reader.Reset()
 	c.broken, c.principal, c.source, c.holder, c.service, c.forms = false, "", "", "", "", 0
-	c.stream, c.body = "", nil
+	c.stream, c.body, c.text = "", nil, false
 	clear(c.pairs)
 	c.pairs = c.pairs[:0]
 	c.request = gate.Request{}
@@ -199,7 +200,7 @@ func (c *call) ask(peer string) {
 		Peer:        peer, Stream: c.stream, Holder: c.holder, Malformed: c.reader.Malformed,
 		Action: authz.Action{
 			Service: c.service, Host: c.reader.Host, Method: c.reader.Method, Path: c.reader.Path, GRPC: c.reader.GRPC,
-			Headers: c.pairs, Body: authz.Body{Bytes: c.body, Whole: len(c.body) > 0},
+			Headers: c.pairs, Body: authz.Body{Bytes: c.body, Whole: c.whole()},
 		},
 	}
 	c.request.Credentials.Source = c.source

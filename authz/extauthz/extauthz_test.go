@@ -141,16 +141,17 @@ func TestEveryRefusal(t *testing.T) {
 		{"a key that is no UTF-8", answertest.Config{}, raw("x-api-key", "\xff\xfe"), 401},
 		{"a key of 60 KiB", answertest.Config{}, raw("x-api-key", strings.Repeat("k", 60<<10)), 401},
 		{"a key of 64 KiB", answertest.Config{}, raw("x-api-key", strings.Repeat("k", 64<<10)), 400},
-		{"a key and a header of 1 MiB", answertest.Config{}, raw("x-api-key", answertest.Key, "cookie", strings.Repeat("k", 1<<20)), 400},
+		{"H-14 10,000 headers", answertest.Config{}, raw(append(slices.Repeat([]string{"x-a", "1"}, 10_000), good...)...), 400},
+		{"H-14 a key and a header of 1 MiB", answertest.Config{}, raw("x-api-key", answertest.Key, "cookie", strings.Repeat("k", 1<<20)), 400},
 		{"two authorities", answertest.Config{}, raw("x-api-key", answertest.Key, ":authority", "a", ":authority", "a"), 400},
 		{"the headers in both forms", answertest.Config{}, both, 400},
-		{"a tenant from a header", answertest.Config{}, request("x-tenant-id", "acme"), 401},
+		{"H-07 a tenant from a header", answertest.Config{}, request("x-tenant-id", "acme"), 401},
 		{"a suspended tenant", answertest.Config{}, request("x-api-key", answertest.SuspendedKey), 403},
 		{"a limit", over, request(good...), 429},
 		{"a limit, by mTLS", over, from(answertest.SPIFFE, request()), 429},
 		{"a store that fails", answertest.Config{Err: errors.New("down")}, request(good...), 503},
 		{"a store that panics", answertest.Config{Panic: "sk_good is broken"}, request(good...), 503},
-		{"a plan that would break the header", answertest.Config{Plan: "pro\r\nx-admin: 1"}, request(good...), 503},
+		{"H-13 a plan that would break the header", answertest.Config{Plan: "pro\r\nx-admin: 1"}, request(good...), 503},
 	} {
 		for _, grpcCaller := range []bool{false, true} {
 			name := tt.name

@@ -72,10 +72,16 @@ type wiring struct{ name, config string }
 
 // asSent is the sidecar's Envoy as somebody who forgot every line that makes a
 // request plain would write it, so that sluiced sees what was sent.
-func asSent() string {
-	config := deploy.Sidecar
+func asSent() string { return unguarded(deploy.Sidecar) }
+
+func unguarded(config string) string {
 	for _, line := range []string{"normalize_path: true", "merge_slashes: true", "path_with_escaped_slashes_action: REJECT_REQUEST", "headers_with_underscores_action: REJECT_REQUEST"} {
 		config = strings.Replace(config, line, "", 1)
+	}
+	before, rest, found := strings.Cut(config, "early_header_mutation_extensions:")
+	if found {
+		_, after, _ := strings.Cut(rest, "http_filters:")
+		config = before + "http_filters:" + after
 	}
 	return config
 }
@@ -84,6 +90,7 @@ const (
 	gateway = "at the gateway"
 	sidecar = "in a sidecar"
 	plain   = "in a sidecar that normalises nothing"
+	extProc = "by ext_proc where Envoy normalises nothing"
 )
 
 // pathAttack is a path and the verdicts where Envoy makes it plain, and where it does not.
@@ -141,7 +148,7 @@ func pathAttacks() []pathAttack {
 }
 
 func TestAttacksOnPaths(t *testing.T) {
-	for _, w := range []wiring{{gateway, deploy.Demo}, {plain, asSent()}} {
+	for _, w := range []wiring{{gateway, deploy.Demo}, {plain, asSent()}, {extProc, unguarded(deploy.ExtProc)}} {
 		t.Run(w.name, func(t *testing.T) {
 			s := stage(t, w.config, stack.Options{})
 			acme, umbrella := s.customer(t, "acme"), s.customer(t, "umbrella")
@@ -153,7 +160,7 @@ func TestAttacksOnPaths(t *testing.T) {
 			var attacks []attack
 			for _, p := range pathAttacks() {
 				want := p.gateway
-				if w.name == plain {
+				if w.name != gateway {
 					want = p.plain
 				}
 				attacks = append(attacks,
@@ -184,7 +191,7 @@ func harmlessPaths(acme string) (attacks []attack) {
 }
 
 func TestAttacksOnMethods(t *testing.T) {
-	for _, w := range []wiring{{gateway, deploy.Demo}, {plain, asSent()}} {
+	for _, w := range []wiring{{gateway, deploy.Demo}, {plain, asSent()}, {extProc, unguarded(deploy.ExtProc)}} {
 		t.Run(w.name, func(t *testing.T) {
 			s := stage(t, w.config, stack.Options{})
 			acme, umbrella := s.customer(t, "acme"), s.customer(t, "umbrella")
@@ -194,7 +201,7 @@ func TestAttacksOnMethods(t *testing.T) {
 			s.rule(t, "all", &quotav1.Rule{Who: &quotav1.Rule_Who{Tenants: []string{"tenants/umbrella"}}})
 			s.rule(t, "nobody-deletes", &quotav1.Rule{Effect: "deny", What: &quotav1.Rule_What{Methods: []string{"DELETE"}}})
 			s.rule(t, "nobody-connects", &quotav1.Rule{Effect: "deny", What: &quotav1.Rule_What{Methods: []string{"CONNECT"}}})
-			s.run(t, slices.Concat(overridden(acme), methodAttacks(acme), []attack{
+			s.run(t, slices.Concat(overridden(acme), methodAttacks(w.name, acme), []attack{
 				{name: "P-10 the method that is forbidden, by who may do the others", request: http1("DELETE", "/v1/calls", umbrella), want: isForbidden},
 				{name: "P-10 the same in lower case by HTTP/2", fields: ask2("delete", "/v1/calls", field2(umbrella)), want: isForbidden},
 			}))
@@ -232,8 +239,12 @@ func overridden(key string) (attacks []attack) {
 
 // methodAttacks are by somebody who may GET and POST. What Envoy's parser of HTTP/1.1
 // does not know it refuses; by HTTP/2 a method is any text.
-func methodAttacks(key string) []attack {
+func methodAttacks(in, key string) []attack {
 	k, notFound := field2(key), verdict{http.StatusNotFound, unasked}
+	connect := notFound
+	if in == extProc {
+		connect = isMalformed // ext_proc asks before Envoy looks for a route
+	}
 	return []attack{
 		{name: "P-10 the method that is forbidden", request: http1("DELETE", "/v1/calls", key), want: isForbidden},
 		{name: "P-10 the method that is forbidden, in lower case", request: http1("delete", "/v1/calls", key), want: byEnvoy},
@@ -248,9 +259,9 @@ func methodAttacks(key string) []attack {
 		{name: "P-10 a method with a request line in it by HTTP/2", fields: ask2("GET /admin HTTP/1.1\r\nx: y", "/v1/calls", k), want: byEnvoy},
 		{name: "P-10 a method with a blank by HTTP/2", fields: ask2("GET /admin", "/v1/calls", k), want: byEnvoy},
 		{name: "P-08 the asterisk of OPTIONS has no route", request: http1("OPTIONS", "*", key), want: notFound},
-		{name: "P-11 CONNECT has no route", request: "CONNECT other.example.com:443 HTTP/1.1\r\nhost: other.example.com:443\r\nconnection: close\r\n" + key + "\r\n\r\n", want: notFound},
+		{name: "P-11 CONNECT, which has no route", request: "CONNECT other.example.com:443 HTTP/1.1\r\nhost: other.example.com:443\r\nconnection: close\r\n" + key + "\r\n\r\n", want: connect},
 		{name: "P-11 CONNECT with a path", request: http1("CONNECT", "/v1/calls", key), want: byEnvoy},
-		{name: "P-11 CONNECT by HTTP/2 has no route", fields: []field{{":method", "CONNECT"}, {":authority", "other.example.com:443"}, k}, want: notFound},
+		{name: "P-11 CONNECT by HTTP/2, which has no route", fields: []field{{":method", "CONNECT"}, {":authority", "other.example.com:443"}, k}, want: connect},
 		{name: "P-11 CONNECT with a protocol by HTTP/2", fields: ask2("CONNECT", "/v1/calls", field{":protocol", "websocket"}, k), want: byEnvoy},
 		{name: "P-11 TRACE", request: http1("TRACE", "/v1/calls", key), want: isForbidden},
 	}

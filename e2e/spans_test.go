@@ -180,7 +180,7 @@ func TestACollectorThatIsDownBlocksNothing(t *testing.T) {
 	}
 	_ = closed.Close()
 	for name, l := range map[string]net.Listener{"nobody listens": closed, "somebody listens and is silent": silent} {
-		t.Run("where "+name, func(t *testing.T) {
+		t.Run("T-05 where "+name, func(t *testing.T) {
 			w := alone(t, stack.Options{Args: []string{"--otlp-endpoint", l.Addr().String()}})
 			key := w.tenant(t, "acme", limit("per-second", gcra, plenty, time.Second))
 			ctx := traceparent(t.Context(), sampledTrace, sampledParent, "01")

@@ -58,14 +58,15 @@ func spiffeBytes(s string, upper bool) bool {
 // maxForwarded is longer than what proxies write about certificates.
 const maxForwarded = 16 << 10
 
-// SeveralIDs reports whether a value of x-forwarded-client-cert says of the
-// certificate with that SPIFFE id that it names others beside it, which X.509-SVID (section 2) forbids:
-// Envoy tells only the first as the principal. One that is too long to be read says so too.
-// Whoever forges such a value refuses only himself. It allocates nothing.
-func SeveralIDs(id string, xfcc []string) bool {
+// NotTheID reports whether x-forwarded-client-cert says of the certificate with that SPIFFE id
+// that it names others beside it, which X.509-SVID (section 2) forbids, or that it has none: Envoy
+// tells the first URI as the principal, and where there is none a DNS name, which can read
+// like an id. by is the SPIFFE id of the workload that Envoy stands before. A value that is too
+// long to be read counts too. Whoever forges one refuses only himself. It allocates nothing.
+func NotTheID(id, by string, xfcc []string) bool {
 	const uri = "URI="
-	for _, rest := range xfcc {
-		if len(rest) > maxForwarded {
+	for i, rest := range xfcc {
+		if len(rest) > maxForwarded || i == len(xfcc)-1 && strings.HasSuffix(rest, uri) && writtenBy(rest, by) {
 			return true
 		}
 		for {
@@ -80,4 +81,16 @@ func SeveralIDs(id string, xfcc []string) bool {
 		}
 	}
 	return false
+}
+
+// writtenBy reports whether the last element of a value is by's own, and not what a proxy
+// before it said.
+func writtenBy(value, by string) bool {
+	const name = "By="
+	at := strings.LastIndex(value, name)
+	if at < 0 || by == "" {
+		return false
+	}
+	rest, ok := strings.CutPrefix(value[at+len(name):], by)
+	return ok && strings.HasPrefix(rest, ";")
 }

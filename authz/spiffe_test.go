@@ -42,8 +42,8 @@ func TestI02SPIFFEIdsHaveOneSpelling(t *testing.T) {
 	}
 }
 
-func TestI05ACertificateWithSeveralIds(t *testing.T) {
-	const id, other = "spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/c"
+func TestI05ACertificateWithSeveralIdsOrNone(t *testing.T) {
+	const id, other, by = "spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/c", "spiffe://td/ns/s/sa/s"
 	for _, c := range []struct {
 		name string
 		xfcc []string
@@ -58,15 +58,19 @@ func TestI05ACertificateWithSeveralIds(t *testing.T) {
 		{"the same one twice", []string{"URI=" + id + ";URI=" + id}, true},
 		{"two ids after what somebody else said", []string{`Subject="` + `,By=x;URI=` + id + ";URI=" + other}, true},
 		{"two ids in the second value", []string{"URI=" + id, "URI=" + id + ";URI=" + other}, true},
+		{"no id, so that the principal is a DNS name", []string{"By=" + by + ";Hash=y;URI="}, true},
+		{"no id after what somebody else said", []string{"URI=" + id + ",By=" + by + ";URI="}, true},
+		{"the gateway's client had none, and this Envoy adds nothing", []string{"By=" + id + ";Hash=y;URI="}, false},
+		{"somebody else's client had none", []string{"By=x;URI=,By=y;URI=" + id}, false},
 		{"more than is read", []string{strings.Repeat("x", 17<<10)}, true},
 	} {
 		t.Run("I-05 "+c.name, func(t *testing.T) {
-			if got := authz.SeveralIDs(id, c.xfcc); got != c.want {
+			if got := authz.NotTheID(id, by, c.xfcc); got != c.want {
 				t.Errorf("got %v", got)
 			}
 		})
 	}
-	if n := testing.AllocsPerRun(100, func() { authz.SeveralIDs(id, []string{"By=x;URI=" + id}) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { authz.NotTheID(id, by, []string{"By=x;URI=" + id}) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

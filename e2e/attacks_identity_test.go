@@ -145,6 +145,7 @@ func withOddIDs(strict, open *hop) (all []certified) {
 		certified{"I-05 bytes that are no UTF-8 get a decision", open, uris(acmeAgent + "\xff"), ask, isNobody, ""},
 		certified{"I-05 an OTHERNAME is no id", open, []asn1.RawValue{san(otherName, "\x06\x03\x2a\x03\x04\xa0\x20\x0c\x1e"+acmeAgent)}, ask, isNobody, ""},
 		certified{"I-05 a mail address is no id", open, []asn1.RawValue{san(email, acmeAgent)}, ask, isNobody, ""},
+		certified{"I-05 a DNS name that looks like an id is none, though Envoy tells it as the principal", open, []asn1.RawValue{san(dnsName, acmeAgent)}, ask, isNobody, ""},
 		certified{"I-05 a DNS name that looks like an id does not get past Envoy", strict, []asn1.RawValue{san(dnsName, acmeAgent)}, ask, byEnvoy, ""},
 	)
 	for what, id := range map[string]string{

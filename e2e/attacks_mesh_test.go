@@ -130,7 +130,7 @@ func testStolenTokens(t *testing.T, h *threeHops) {
 		{"it may show it again: each is a hop, none is an edge", h.b, &a, false, passes, "", bearing(h.tokenA)},
 		{"with other spellings of the tenant beside it the token decides", h.b, &a, false, passes, "", bearingToo([]string{h.tokenA}, "x-tenant-id: umbrella", "x.tenant.id: umbrella", "x-sluice-plan: gold")},
 		{"a key of the same tenant beside it is fine, and not charged as an edge", h.b, &a, false, passes, "", bearingToo([]string{h.tokenA}, "x-api-key: "+h.key)},
-		{"a connection header that names ours as hop-by-hop takes nothing away", h.b, &a, false, passes, "", strings.Replace(bearing(h.tokenA), "connection: close", "connection: close, x-tenant-id, x-sluice-tenant-token, x-sluice-plan, x-sluice-principal, x-sluice-decision-id", 1)},
+		{"a connection header that names it as hop-by-hop takes it away, and so the request is nobody's", h.b, &a, false, isNobody, "", strings.Replace(bearing(h.tokenA), "connection: close", "connection: close, x-tenant-id, x-sluice-tenant-token, x-sluice-plan, x-sluice-principal, x-sluice-decision-id", 1)},
 		{"replayed by workload C it is refused", h.b, &c, false, isNobody, "another workload", bearing(h.tokenA)},
 		{"replayed by the gateway it is refused", h.b, &gateway, false, isNobody, "another workload", bearing(h.tokenA)},
 		{"C that says in x-forwarded-client-cert that it is A is refused", h.b, &c, false, isNobody, "another workload", bearingToo([]string{h.tokenA}, "x-forwarded-client-cert: By="+serviceB+";URI="+serviceA)},

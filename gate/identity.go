@@ -24,7 +24,7 @@ func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
 func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 	shown := len(r.Credentials.Tenant) > 0
 	switch {
-	case r.Credentials.SPIFFE != "" && authz.SeveralIDs(r.Credentials.SPIFFE, r.Credentials.XFCC):
+	case r.Credentials.SPIFFE != "" && authz.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
 		return authz.ErrManyCredentials
 	case shown && g.o.Tokens == nil:
 		return token.ErrKey

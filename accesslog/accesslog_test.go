@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -330,6 +332,41 @@ func TestA03TheLoggerMasksWhatACallerChose(t *testing.T) {
 	if text := out.String(); strings.Contains(text, "abcdefgh") || strings.Count(text, "[masked:") != 4 || !strings.Contains(text, "/v1/[masked:") {
 		t.Errorf("%s", text)
 	}
+}
+
+func TestF04StrangersCannotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		l := accesslog.NewLogger(accesslog.LoggerOptions{Log: slog.New(slog.NewTextHandler(&out, nil)), Queue: 100_000})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); l.Run(ctx) }()
+		const flood = 10_000
+		for range 10 { // a second
+			for range flood / 10 {
+				l.Record(accesslog.Entry{Final: true, Code: 401})
+				l.Record(accesslog.Entry{Final: true, Code: 200, Tenant: "acme"})
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		cancel()
+		<-done
+		text := out.String()
+		strangers := strings.Count(text, "code=401")
+		if known := strings.Count(text, "tenant=acme"); strangers > 260 || known != flood || l.Dropped() != 0 {
+			t.Errorf("%d lines of strangers, %d of a tenant, %d dropped", strangers, known, l.Dropped())
+		}
+		counted := 0
+		for line := range strings.Lines(text) {
+			if _, n, ok := strings.Cut(line, "not logged one by one\" count="); ok {
+				i, _ := strconv.Atoi(strings.TrimSpace(n))
+				counted += i
+			}
+		}
+		if counted+strangers != flood {
+			t.Errorf("%d logged and %d counted of %d", strangers, counted, flood)
+		}
+	})
 }
 
 func TestTheLoggerWritesWhatIsFinalAndDropsWhatDoesNotFit(t *testing.T) {

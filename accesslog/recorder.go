@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Labels are what a metric may be cut by: few values each, none from a client.
@@ -25,7 +28,17 @@ type Logger struct {
 	mask    func(string) string
 	queue   chan Entry
 	dropped atomic.Uint64
+
+	strangers *rate.Limiter
+	unlogged  atomic.Uint64 // of them since the last line that said so
 }
+
+// Lines a second and at once about callers who proved nothing: whoever can send requests
+// could fill the disk with them. The others are counted, in a line a second.
+const (
+	strangerRate  = 50
+	strangerBurst = 200
+)
 
 // LoggerOptions are what a Logger is made of. Log is required.
 type LoggerOptions struct {
@@ -42,7 +55,7 @@ func NewLogger(o LoggerOptions) *Logger {
 	if o.Mask == nil {
 		o.Mask = func(s string) string { return s }
 	}
-	return &Logger{log: o.Log, metric: o.Metric, mask: o.Mask, queue: make(chan Entry, max(o.Queue, 1))}
+	return &Logger{log: o.Log, metric: o.Metric, mask: o.Mask, queue: make(chan Entry, max(o.Queue, 1)), strangers: rate.NewLimiter(strangerRate, strangerBurst)}
 }
 
 // Record implements Recorder.
@@ -51,6 +64,10 @@ func (l *Logger) Record(e Entry) {
 		l.metric(labelsOf(&e), &e)
 	}
 	if !e.Final && !e.Outlived {
+		return
+	}
+	if e.Tenant == "" && !l.strangers.Allow() {
+		l.unlogged.Add(1)
 		return
 	}
 	select {
@@ -65,8 +82,13 @@ func (l *Logger) Dropped() uint64 { return l.dropped.Load() }
 
 // Run writes until ctx ends, then what is queued, and returns. Call it once.
 func (l *Logger) Run(ctx context.Context) {
+	defer l.count()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
 	for {
 		select {
+		case <-ticker.C:
+			l.count()
 		case e := <-l.queue:
 			l.write(&e)
 		case <-ctx.Done():
@@ -79,6 +101,12 @@ func (l *Logger) Run(ctx context.Context) {
 				}
 			}
 		}
+	}
+}
+
+func (l *Logger) count() {
+	if n := l.unlogged.Swap(0); n > 0 {
+		l.log.LogAttrs(context.Background(), slog.LevelInfo, "requests of callers who proved nothing, not logged one by one", slog.Uint64("count", n))
 	}
 }
 

@@ -79,6 +79,8 @@ func Compile(rules []Rule) (*Rules, []Problem) {
 			out.headers = out.headers || rule.when.headers || rule.when.body
 		}
 	}
+	out.enforced.settle()
+	out.shadow.settle()
 	out.fresh = newTracker()
 	out.pool.New = func() any { return newEvaluation(out.fresh) }
 	return out, nil

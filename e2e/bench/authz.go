@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,16 +57,19 @@ rules:
 `
 }
 
-// ruled is a catalogue of n tenants, each with a rule and a workload of its own.
-func ruled(n int, audit string) string {
+// ruled is a catalogue of n tenants, each with a workload of its own, and of a rule for so many of them each.
+func ruled(n, each int, audit string) string {
 	var b strings.Builder
 	b.WriteString(widePlan + "tenants:\n")
-	for i := range n {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("t%d", i)
 		fmt.Fprintf(&b, "  - {id: t%d, plan: wide, principals: [%s]}\n", i, workload(i))
 	}
 	b.WriteString("rules:\n")
-	for i := range n {
-		fmt.Fprintf(&b, "  - {name: r%d, effect: allow%s, who: {tenants: [t%d]}, what: {methods: [GET], paths: [\"/v1/calls/{id}\"]}}\n", i, audit, i)
+	for group := range slices.Chunk(names, each) {
+		fmt.Fprintf(&b, "  - {name: r-%s, effect: allow%s, who: {tenants: [%s]}, what: {methods: [GET], paths: [\"/v1/calls/{id}\"]}}\n",
+			group[0], audit, strings.Join(group, ", "))
 	}
 	return b.String()
 }
@@ -136,8 +140,10 @@ func benchAuthz(ctx context.Context, sluiced, dir string, rounds int) (results [
 	}
 	results = append(results, r)
 	for _, c := range []pairing{
-		{"1,000 rules and tenants / 10", rulesTarget, side{catalog: ruled(1000, ""), tenants: 1000}, side{catalog: ruled(10, ""), tenants: 10}},
-		{"on record / audit off", auditTarget, side{catalog: ruled(10, recorded), tenants: 10}, side{catalog: ruled(10, ""), tenants: 10, args: []string{"--audit", "off"}}},
+		{"1,000 tenants, 1,000 rules / 10 rules", rulesTarget, side{catalog: ruled(1000, 1, ""), tenants: 1000}, side{catalog: ruled(1000, 100, ""), tenants: 1000}},
+		// Without a target: what a thousand tenants cost beside their rules is that nothing of them is in a cache.
+		{"1,000 tenants and rules / 10 and 10", 0, side{catalog: ruled(1000, 1, ""), tenants: 1000}, side{catalog: ruled(10, 1, ""), tenants: 10}},
+		{"on record / audit off", auditTarget, side{catalog: ruled(10, 1, recorded), tenants: 10}, side{catalog: ruled(10, 1, ""), tenants: 10, args: []string{"--audit", "off"}}},
 	} {
 		r, err := c.bench(ctx, sluiced, filepath.Join(dir, fmt.Sprintf("pair%d", len(results))), rounds)
 		if err != nil {

@@ -162,23 +162,23 @@ func TestF03NoRulesThroughEnvoy(t *testing.T) {
 	})
 }
 
-// bytesCodec sends bytes as they are, for messages that are none.
-type bytesCodec struct{}
+// rawCodec sends bytes as they are, for messages that are none.
+type rawCodec struct{}
 
-func (bytesCodec) Name() string { return "proto" }
-func (bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
+func (rawCodec) Name() string { return "proto" }
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if m, ok := v.(proto.Message); ok {
 		b, err := proto.Marshal(m)
 		return mem.BufferSlice{mem.SliceBuffer(b)}, err
 	}
 	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
 }
-func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return proto.Unmarshal(data.Materialize(), v.(proto.Message))
 }
 
-// garbage is what no Envoy sends, by what it is.
-func garbage(good []byte) map[string][]byte {
+// hostileBytes is what no Envoy sends, by what it is.
+func hostileBytes(good []byte) map[string][]byte {
 	all := map[string][]byte{
 		"nothing": {}, "one byte": {0x08}, "noise": []byte(strings.Repeat("\xff\x00\x81", 200)), "text": []byte("GET / HTTP/1.1\r\n\r\n"),
 		"a length beyond the end": {0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, "a field of number 0": {0x00, 0x01}, "a group without end": {0x0b},
@@ -199,8 +199,8 @@ func TestF05GarbageToEveryDoor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	force := grpc.ForceCodecV2(bytesCodec{})
-	for name, b := range garbage(good) {
+	force := grpc.ForceCodecV2(rawCodec{})
+	for name, b := range hostileBytes(good) {
 		t.Run("F-05 ext_authz refuses "+name+", with one record", func(t *testing.T) {
 			before := len(w.decisions(t))
 			var answer authv3.CheckResponse
@@ -220,7 +220,7 @@ func TestF05GarbageToEveryDoor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := garbage(process)
+	all := hostileBytes(process)
 	all["a CheckRequest"] = good
 	for name, b := range all {
 		t.Run("F-05 ext_proc ends with an error, or refuses, "+name, func(t *testing.T) {

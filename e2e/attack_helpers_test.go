@@ -108,6 +108,20 @@ func (s *scene) judge(t *testing.T, want verdict, act func() reply) ending {
 	return e
 }
 
+// judged is judge, with the parts of what came of it.
+func (s *scene) judged(t *testing.T, want verdict, act func() reply) (reply, audit.Record, sighting) {
+	t.Helper()
+	e := s.judge(t, want, act)
+	return e.reply, e.record, e.seen
+}
+
+// oneRecord waits for the one decision after so many.
+func (s *scene) oneRecord(t *testing.T, before int) audit.Record {
+	t.Helper()
+	s.settle(t, before+1)
+	return s.decisions(t)[before]
+}
+
 // observe sends one request. Its record may be on its way still.
 func (s *scene) observe(t *testing.T, act func() reply) ending {
 	t.Helper()

@@ -516,7 +516,7 @@ func TestA03SecretsAreNowhere(t *testing.T) {
 			case admitted:
 				at = "/may/" + key + "/" + strings.ReplaceAll(token, ".", "%2e") + path[len("/may/x"):]
 			}
-			got, _, _ := s.judge(t, c.want, func() reply {
+			got, _, _ := s.judged(t, c.want, func() reply {
 				return s.raw(t, http1("POST", at, append(slices.Clone(c.lines), common...)...)+body)
 			})
 			for _, canary := range canaries {

@@ -41,7 +41,7 @@ func TestE04BodiesThroughEnvoy(t *testing.T) {
 			}
 			for name, body := range bodies {
 				t.Run(fmt.Sprintf("E-01, E-04 %s passes with request mode %s and response mode %s", name, mode, response), func(t *testing.T) {
-					_, record, seen := s.judge(t, passes, func() reply {
+					_, record, seen := s.judged(t, passes, func() reply {
 						return s.raw(t, http1("POST", "/may/x", key, fmt.Sprintf("content-length: %d", len(body)))+body)
 					})
 					if seen.body != body {
@@ -53,7 +53,7 @@ func TestE04BodiesThroughEnvoy(t *testing.T) {
 				})
 			}
 			t.Run("E-03 chunks with an empty one at the end, and trailers, pass in mode "+mode, func(t *testing.T) {
-				_, _, seen := s.judge(t, passes, func() reply {
+				_, _, seen := s.judged(t, passes, func() reply {
 					return s.raw(t, http1("POST", "/may/x", key, "transfer-encoding: chunked", "te: trailers")+"1\r\nx\r\n2\r\n\xc3\xbc\r\n0\r\n\r\n")
 				})
 				if seen.body != "x\xc3\xbc" {
@@ -61,7 +61,7 @@ func TestE04BodiesThroughEnvoy(t *testing.T) {
 				}
 			})
 			t.Run("E-01 a stranger's body reaches nobody in mode "+mode, func(t *testing.T) {
-				_, record, _ := s.judge(t, isNobody, func() reply {
+				_, record, _ := s.judged(t, isNobody, func() reply {
 					return s.raw(t, http1("POST", "/may/x", "content-length: 3")+"abc")
 				})
 				if record.Source != "127.0.0.0/24" {

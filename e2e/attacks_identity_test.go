@@ -100,7 +100,7 @@ func TestAttacksOnWorkloads(t *testing.T) {
 	all = append(all, withForwarded(strict, told, plain, keys)...)
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
-			_, record, seen := c.at.judge(t, c.want, func() reply {
+			_, record, seen := c.at.judged(t, c.want, func() reply {
 				if c.sans == nil {
 					return plainly(t, c.at.in, c.ask)
 				}
@@ -270,7 +270,8 @@ func (s *scene) tooLarge(t *testing.T, request string, extProc bool) {
 	}
 }
 
-func asAcme(t *testing.T, _ *scene, seen sighting) {
+func asAcme(t *testing.T, e ending) {
+	seen := e.seen
 	t.Helper()
 	if v := seen.values(tenant.Header); len(v) != 1 || v[0] != "acme" {
 		t.Errorf("the upstream got tenant %q", v)

@@ -118,7 +118,7 @@ func (s *tokenScene) signer(issuer string) *signer {
 // try judges one token.
 func (s *tokenScene) try(t *testing.T, token string, want verdict) sighting {
 	t.Helper()
-	_, record, seen := s.judge(t, want, func() reply { return s.raw(t, bearerOf(token)) })
+	_, record, seen := s.judged(t, want, func() reply { return s.raw(t, bearerOf(token)) })
 	if want == passes && record.Scheme != "jwt" {
 		t.Errorf("the record says scheme %q", record.Scheme)
 	}

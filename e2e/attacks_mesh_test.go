@@ -90,7 +90,7 @@ func TestTheTenantGoesThroughThreeHops(t *testing.T) {
 		if got, want := h.used(t, "acme"), map[string]int64{"calls": 1, "hops": 2}; !maps.Equal(got, want) {
 			t.Errorf("gateway and A used %v, want %v", got, want)
 		}
-		_, record, atB := h.b.judge(t, passes, func() reply { return plainly(t, h.a.out, bearing(h.tokenA)) })
+		_, record, atB := h.b.judged(t, passes, func() reply { return plainly(t, h.a.out, bearing(h.tokenA)) })
 		tokenB := told(t, atB, "acme", h.key)
 		if got, want := h.used(t, "acme"), map[string]int64{"calls": 1, "hops": 3}; !maps.Equal(got, want) {
 			t.Errorf("all three used %v, want %v", got, want)
@@ -167,7 +167,7 @@ func testStolenTokens(t *testing.T, h *threeHops) {
 				return
 			}
 			edge := h.used(t, "acme")["calls"]
-			_, record, seen := at.at.judge(t, at.want, func() reply {
+			_, record, seen := at.at.judged(t, at.want, func() reply {
 				if at.plain {
 					return plainly(t, at.at.in, at.ask)
 				}

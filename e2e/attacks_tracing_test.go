@@ -124,7 +124,7 @@ func TestT02OddTraceContexts(t *testing.T) {
 	before := series(s.metrics(t))
 	for name, lines := range oddContexts() {
 		t.Run("T-02 "+name+" changes neither the decision nor the tenant", func(t *testing.T) {
-			_, record, seen := s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/v1/calls", append(lines, "x-api-key: "+key)...)) })
+			_, record, seen := s.judged(t, passes, func() reply { return s.raw(t, http1("GET", "/v1/calls", append(lines, "x-api-key: "+key)...)) })
 			if v := seen.values(tenant.Header); record.Tenant != "acme" || len(v) != 1 || v[0] != "acme" {
 				t.Errorf("tenant %q, and the upstream got %q", record.Tenant, v)
 			}
@@ -189,7 +189,7 @@ func TestT03TheFlagsOfAClientDoNotSampleForUs(t *testing.T) {
 			s.rule(t, "tenants-may", &quotav1.Rule{})
 			key := s.tenant(t, "acme")
 			for range 5 {
-				_, record, _ := s.judge(t, passes, func() reply {
+				_, record, _ := s.judged(t, passes, func() reply {
 					return s.raw(t, http1("GET", "/v1/calls", "x-api-key: "+key, "traceparent: 00-"+clientTrace+"-"+sampledParent+"-"+at.flags))
 				})
 				if record.Trace == clientTrace {

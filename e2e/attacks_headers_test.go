@@ -262,6 +262,19 @@ func smuggled(key string) (attacks []attack) {
 	unknown := verdict{http.StatusNotImplemented, unasked}
 	send("H-15 chunks of another name", unknown, "0\r\n\r\n"+second, "transfer-encoding: xchunked")
 	send("H-15 chunks after another encoding", unknown, "0\r\n\r\n"+second, "transfer-encoding: identity, chunked")
+	by2 := func(name string, want verdict, body string, fields ...field) {
+		attacks = append(attacks, attack{name: "H-15 by HTTP/2, " + name, fields: append(ask2("POST", "/v1/calls", field2(key)), fields...), body: body, want: want})
+	}
+	by2("chunks", byEnvoy, "0\r\n\r\n"+second, field{"transfer-encoding", "chunked"})
+	by2("a connection header", byEnvoy, "", field{"connection", "x-tenant-id"})
+	by2("a pseudo-header that nobody knows", byEnvoy, "", field{":tenant", "umbrella"})
+	by2("a path after the headers", byEnvoy, "", field{":path", "/admin"})
+	by2("a second request, which is the body of the first", passes, second)
+	attacks = append(attacks,
+		attack{name: "H-15 bare line feeds, which Envoy takes for line ends and mends", request: strings.ReplaceAll(http1("GET", "/v1/calls", key), "\r\n", "\n"), want: passes},
+		attack{name: "H-15 HTTP/1.0", request: strings.Replace(http1("GET", "/v1/calls", key), "HTTP/1.1", "HTTP/1.0", 1), want: verdict{http.StatusUpgradeRequired, unasked}},
+		attack{name: "H-15 HTTP/0.9", request: "GET /v1/calls\r\n\r\n", want: verdict{http.StatusUpgradeRequired, unasked}},
+	)
 	send("H-16 a tenant in the trailers", passes, "4\r\naaaa\r\n0\r\nx-tenant-id: umbrella\r\nx-sluice-plan: umbrella\r\n\r\n", "transfer-encoding: chunked", "te: trailers", "trailer: x-tenant-id")
 	return attacks
 }

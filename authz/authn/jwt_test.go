@@ -242,9 +242,9 @@ func badClaims() []bad {
 	all = append(all, bad{"J-11 Realm_access beside realm_access", token(nil, m{"realm_access": `{"roles":["a"]}`, "Realm_access": `{"roles":["b"]}`}), "token_roles"})
 	for _, org := range []string{
 		"", `null`, `"acme"`, `{}`, `{"tenant":1}`, `{"tenant":null}`, `{"tenant":"Acme"}`, `{"tenant":""}`, `{"tenant":"a/b"}`, `{"tenant":["acme"]}`,
-		`{"tenant":"\u0061cme "}`, `{"Tenant":"acme"}`, `{"tenant":"acme","Tenant":"umbrella"}`, `{"tenant":"acme","tenant":"umbrella"}`, `[{"tenant":"acme"}]`, `{"tenant":"nobody"}`, `{"tenant":1e309}`, `{"tenant":"ten\u0430nt"}`,
+		`{"tenant":"\u0061cme "}`, `{"Tenant":"acme"}`, `{"tenant":"acme","Tenant":"umbrella"}`, `{"tenant":"acme","tenant":"umbrella"}`, `[{"tenant":"acme"}]`, `{"tenant":"nobody"}`, `{"tenant":1e309}`, `{"tenant":"ten\u0430nt"}`, `{"tenant":"acme\r\nx-admin: 1"}`,
 	} {
-		all = append(all, bad{"J-11 the org " + org, token(nil, m{"iss": `"https://claim.example.com"`, "org": org}), "token_tenant"})
+		all = append(all, bad{"H-07, H-13, J-11 the org " + org, token(nil, m{"iss": `"https://claim.example.com"`, "org": org}), "token_tenant"})
 	}
 	return append(all,
 		bad{"J-11 Org beside org", token(nil, m{"iss": `"https://claim.example.com"`, "org": `{"tenant":"acme"}`, "Org": `{}`}), "token_tenant"},

@@ -53,6 +53,7 @@ type App struct {
 	catalog     *catalog.Catalog
 	audit       *audit.Log           // nil: off
 	auditCopies *telemetry.AuditLogs // nil: none
+	spans       *telemetry.Spans     // nil: nobody traces
 	keysets     *authn.KeySets
 	authn       *authn.Authenticator
 	gate        *gate.Gate
@@ -160,12 +161,13 @@ func (a *App) quotaAPI(keys keys) (*api.Service, error) {
 func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	options := append(grpcOptions(), grpc.ForceServerCodecV2(rls.Codec()))
 	if a.config.OTLPEndpoint != "" {
-		tracing, stop, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version, a.log)
+		tracing, spans, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version, a.log)
 		if err != nil {
 			return err
 		}
 		options = append(options, tracing)
-		a.cleanup = append(a.cleanup, stop)
+		a.spans = spans
+		a.cleanup = append(a.cleanup, spans.Stop)
 	}
 	if a.config.TLSCert != "" {
 		creds, err := transport(a.config, a.log)
@@ -228,6 +230,9 @@ func (a *App) buildHTTP(service *api.Service) error {
 	)
 	if a.audit != nil {
 		registry.MustRegister(telemetry.Audit(a.audit, a.auditCopies))
+	}
+	if a.spans != nil {
+		registry.MustRegister(a.spans.Collector())
 	}
 	rest, err := service.Handler()
 	if err != nil {

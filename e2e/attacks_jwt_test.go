@@ -104,7 +104,11 @@ func (s *tokenScene) hostileSets(t *testing.T, es map[string]any) {
 	s.idp.publish("/weak", jwk)
 	s.idp.publish("/twins", es, ecJWK("es", newKey(t)))
 	private := ecJWK("es", s.key)
-	private["d"] = b64(s.key.D.FillBytes(make([]byte, 32)))
+	d, err := s.key.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	private["d"] = b64(d)
 	s.idp.publish("/secret", private)
 	s.idp.answer("/redirected", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/good", http.StatusFound) })
 	s.idp.answer("/html", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>maintenance")) })

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -192,6 +193,15 @@ func TestACollectorThatIsDownBlocksNothing(t *testing.T) {
 				}
 			}
 			t.Logf("%d calls in %v", calls, time.Since(begin))
+			const waiting = 2048 // at most
+			eventually(t, "what found no room, or was not taken, is counted", func() bool {
+				dropped, failed := 0, 0
+				for line := range strings.Lines(w.metrics(t)) {
+					_, _ = fmt.Sscanf(line, `sluice_spans_total{result="dropped"} %d`, &dropped)
+					_, _ = fmt.Sscanf(line, `sluice_spans_total{result="failed"} %d`, &failed)
+				}
+				return dropped > 0 && dropped+failed >= calls-waiting
+			})
 			ended, err := w.Terminate()
 			if err != nil {
 				t.Fatal(err)

@@ -61,7 +61,7 @@ func neverDial(o outbound.Options) (*outbound.Client, *atomic.Int64) {
 	})), &dialed
 }
 
-func TestB11URLsThatAreNotAsked(t *testing.T) {
+func TestB11J06URLsThatAreNotAsked(t *testing.T) {
 	for _, tt := range []struct{ url, wrong string }{
 		{"http://id.example.com/", "https://"},
 		{"file:///etc/passwd", "https://"},
@@ -130,7 +130,7 @@ func TestB11URLsThatAreNotAsked(t *testing.T) {
 	}
 }
 
-func TestB11NamesThatLeadInside(t *testing.T) {
+func TestB11J06NamesThatLeadInside(t *testing.T) {
 	for _, tt := range []struct {
 		addresses          []string
 		refused, inCluster bool
@@ -168,7 +168,7 @@ func TestB11NamesThatLeadInside(t *testing.T) {
 	}
 }
 
-func TestB11TheAddressThatWasCheckedIsDialed(t *testing.T) {
+func TestB11J06TheAddressThatWasCheckedIsDialed(t *testing.T) {
 	at, roots := server(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "keys") })
 	asked := 0
 	var dialed []netip.AddrPort

@@ -34,6 +34,7 @@ type Config struct {
 	TLSKey             string        `koanf:"tls-key"`
 	TLSClientCA        string        `koanf:"tls-client-ca"`
 	Peers              []string      `koanf:"peers"`
+	EdgePeers          []string      `koanf:"edge-peers"`
 	XFCCForwarders     []string      `koanf:"xfcc-forwarders"`
 	Audit              string        `koanf:"audit"`
 	AuditDir           string        `koanf:"audit-dir"`
@@ -77,6 +78,7 @@ func Flags(f *pflag.FlagSet) {
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
 	f.StringSlice("peers", nil, "SPIFFE `ids`, with commas between, that may use the doors over mTLS")
+	f.StringSlice("edge-peers", nil, "those `ids` of --peers at which requests may begin; the others must bring a tenant token; none for all of them")
 	f.StringSlice("xfcc-forwarders", nil, "SPIFFE `ids`, with commas between, of proxies that may name their client in x-forwarded-client-cert")
 	f.String("audit", "on", "`word` on or off: keep a signed record of refusals, administrators' acts and what rules ask for")
 	f.String("audit-dir", "", "`folder` of the audit log; \"\" for audit in the data folder")
@@ -215,6 +217,11 @@ func (c Config) check() (problems []error) {
 	for _, id := range c.XFCCForwarders {
 		if problem := authz.CheckSPIFFE(id); problem != "" {
 			wrong("xfcc-forwarders %q: %s; write one like spiffe://cluster.local/ns/istio-system/sa/ingress", id, problem)
+		}
+	}
+	for _, id := range c.EdgePeers {
+		if !slices.Contains(c.Peers, id) {
+			wrong("edge-peers %q: not one of peers, so it may not ask at all; add it there, or leave it out here", id)
 		}
 	}
 	for _, p := range c.Peers {

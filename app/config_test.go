@@ -68,7 +68,7 @@ func TestAValueOfTheWrongKindIsNamedWithItsSource(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := load(t, []string{"SLUICE_DRAIN_TIMEOUT=5", "SLUICE_GRPC_LISTEN=127.0.0.1"}, []string{"--config", path, "--http-listen", "http://x:1", "--peers", "me", "--uds", strings.Repeat("x", 108)})
+	_, err := load(t, []string{"SLUICE_DRAIN_TIMEOUT=5", "SLUICE_GRPC_LISTEN=127.0.0.1"}, []string{"--config", path, "--http-listen", "http://x:1", "--peers", "me", "--edge-peers", "spiffe://mesh/ns/edge/sa/gw", "--uds", strings.Repeat("x", 108)})
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -79,7 +79,7 @@ func TestAValueOfTheWrongKindIsNamedWithItsSource(t *testing.T) {
 		`log-level "loud": one of debug, info, warn, error`, `"tls.cert" is no setting`,
 		`SLUICE_DRAIN_TIMEOUT: drain-timeout "5": want a time`,
 		"grpc-listen 127.0.0.1: want host:port", "http-listen http://x:1: want host:port",
-		`peers "me": a SPIFFE id begins with spiffe://`, "tls-cert: empty, so", "at most 107 bytes, and this has 108",
+		`peers "me": a SPIFFE id begins with spiffe://`, `edge-peers "spiffe://mesh/ns/edge/sa/gw": not one of peers`, "tls-cert: empty, so", "at most 107 bytes, and this has 108",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("does not say %q:\n%v", want, err)

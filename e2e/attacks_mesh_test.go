@@ -3,10 +3,13 @@ package e2e
 import (
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/voicecore-ai/sluice/authz"
@@ -36,7 +39,7 @@ type threeHops struct {
 
 func startThreeHops(t *testing.T) *threeHops {
 	t.Helper()
-	m := startMesh(t)
+	m := startMesh(t, "--edge-peers", envoyID)
 	h := &threeHops{mesh: m, a: m.service(t, "a", serviceA), b: m.service(t, "b", serviceB)}
 	m.witness = h.a.witness // the gateway's upstream is A's Envoy, and behind it A
 	m.rule(t, "tenants-may", &quotav1.Rule{})
@@ -107,6 +110,46 @@ func TestTheTenantGoesThroughThreeHops(t *testing.T) {
 	}
 	testStolenTokens(t, h)
 	testRevocations(t, h)
+	testStolenKey(t, h)
+}
+
+// testStolenKey has somebody with a service's key ask sluiced without an Envoy, in the
+// name of whom he likes.
+func testStolenKey(t *testing.T, h *threeHops) {
+	const agent = "spiffe://demo/ns/acme/sa/agent"
+	_, err := h.quota.UpdateTenant(h.admin(t), &quotav1.UpdateTenantRequest{Tenant: &quotav1.Tenant{Name: "tenants/acme", Plan: "plans/acme", Principals: []string{agent}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := func(id, from string, headers ...string) *authv3.CheckResponse {
+		request := checkRequest(h.key, headers...)
+		fields := request.GetAttributes().GetRequest().GetHttp().GetHeaderMap()
+		fields.Headers = slices.DeleteFunc(fields.Headers, func(v *corev3.HeaderValue) bool { return v.GetKey() == "x-api-key" })
+		request.Attributes.Source = &authv3.AttributeContext_Peer{Principal: from}
+		request.Attributes.Destination = &authv3.AttributeContext_Peer{Principal: id}
+		before := len(h.decisions(t))
+		r, err := authv3.NewAuthorizationClient(h.dialAs(t, h.ca.issue(t, "stolen", h.until, id))).Check(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if record := h.oneRecord(t, before); record.Peer != id || *record.Allowed != (r.GetOkResponse() != nil) {
+			t.Errorf("the record is %+v", record)
+		}
+		return r
+	}
+	t.Run("tenant token: who has stolen a service's key gets none in the name of a tenant's workload", func(t *testing.T) {
+		if r := claim(serviceB, agent); r.GetOkResponse() != nil {
+			t.Errorf("admitted: %v", r)
+		}
+		if r := claim(serviceB, agent, tenant.TokenHeader, h.tokenA); r.GetOkResponse() != nil {
+			t.Errorf("admitted by a token of A: %v", r)
+		}
+	})
+	t.Run("tenant token: the gateway, at which requests begin, is believed", func(t *testing.T) {
+		if r := claim(envoyID, agent); r.GetOkResponse() == nil {
+			t.Errorf("refused: %v", r)
+		}
+	})
 }
 
 func testStolenTokens(t *testing.T, h *threeHops) {

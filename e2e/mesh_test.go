@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -69,14 +70,19 @@ func startMesh(t *testing.T, args ...string) *mesh {
 		"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", m.ca.file,
 		"--peers", strings.Join([]string{envoyID, serviceA, serviceB, operatorID}, ","),
 	}, args...)})
-	operator := m.ca.issue(t, "operator", m.until, operatorID)
-	m.conn = m.dial(t, way{"", credentials.NewTLS(&tls.Config{
-		InsecureSkipVerify: true, // Go checks names, and a SPIFFE certificate has none
-		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, m.ca.pool()) },
-		NextProtos:         []string{"h2"}, Certificates: []tls.Certificate{operator.Certificate},
-	})})
+	m.conn = m.dialAs(t, m.ca.issue(t, "operator", m.until, operatorID))
 	m.quota = quotav1.NewQuotaServiceClient(m.conn)
 	return m
+}
+
+// dialAs opens a connection to sluiced with a certificate.
+func (m *mesh) dialAs(t *testing.T, l leaf) *grpc.ClientConn {
+	t.Helper()
+	return m.dial(t, way{"", credentials.NewTLS(&tls.Config{
+		InsecureSkipVerify: true, // Go checks names, and a SPIFFE certificate has none
+		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, m.ca.pool()) },
+		NextProtos:         []string{"h2"}, Certificates: []tls.Certificate{l.Certificate},
+	})})
 }
 
 // secure is deploy/envoy/mtls.yaml for a cluster whose server has that id.

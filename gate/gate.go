@@ -92,6 +92,9 @@ type Options struct {
 	Tokens        *token.Tokens // nil: no tenant token is made, and none is accepted
 	Audit         Auditor       // nil: nothing is recorded
 	Log           *slog.Logger  // panics; default none
+	// Edges are the peers at which requests may begin. The others must bring a tenant token: whoever
+	// steals a service's key can't claim a caller. Nil: requests may begin at all of them.
+	Edges []string
 }
 
 // Gate admits requests. It is safe for concurrent use.

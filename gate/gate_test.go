@@ -237,3 +237,45 @@ func TestTheTokenIsBoundToWhoGetsTheRequest(t *testing.T) {
 		}
 	})
 }
+
+func TestRequestsBeginAtEdgesAlone(t *testing.T) {
+	const edge, service = "spiffe://mesh/ns/edge/sa/gateway", "spiffe://mesh/ns/calls/sa/a"
+	tokens := token.New(token.Options{Secret: [32]byte{1}})
+	s := snapshot(t)
+	admit := func(r *gate.Request, peer string) gate.Decision {
+		g := gate.New(gate.Options{
+			Snapshot:      func() *quota.Snapshot { return s },
+			Authenticator: authn.New(authn.Options{Pepper: pepper}),
+			Store:         memstore.New(memstore.Options{MaxCells: 1000}), Tokens: tokens, Edges: []string{edge},
+		})
+		r.Peer, r.Holder = peer, peer
+		var d gate.Decision
+		g.Admit(t.Context(), now, r, &d)
+		return d
+	}
+	for _, c := range []struct {
+		name, peer, spiffe string
+		keys               []string
+		want               gate.Reason
+	}{
+		{"at an edge a key speaks for its tenant", edge, "", []string{"key-acme"}, gate.ReasonAdmitted},
+		{"at a service the same key speaks for nobody", service, "", []string{"key-acme"}, gate.ReasonUnauthenticated},
+		{"at a service nobody can say that a tenant's workload called", service, "spiffe://mesh/ns/acme/sa/app", nil, gate.ReasonUnauthenticated},
+		{"an id that an edge's begins is no edge", edge + "2", "", []string{"key-acme"}, gate.ReasonUnauthenticated},
+		{"who has no name is no edge", "", "", []string{"key-acme"}, gate.ReasonUnauthenticated},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if d := admit(request(c.spiffe, c.keys...), c.peer); d.Reason != c.want {
+				t.Errorf("%v: %s", d.Reason, d.Detail)
+			}
+		})
+	}
+	t.Run("at a service the token of the hop before is enough", func(t *testing.T) {
+		first := admit(request("", "key-acme"), edge)
+		r := request(edge)
+		r.Credentials.Tenant = []string{string(first.Token)}
+		if d := admit(r, service); d.Reason != gate.ReasonAdmitted || d.Tenant != "acme" {
+			t.Errorf("%v: %s", d.Reason, d.Detail)
+		}
+	})
+}

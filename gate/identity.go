@@ -1,11 +1,15 @@
 package gate
 
 import (
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/token"
 )
+
+var errNoEdge = errors.New("no request begins here: show the tenant token of the hop before")
 
 // identify finds the principal and the account: by the tenant token of the hop
 // before, or by the caller's own credentials.
@@ -26,6 +30,8 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 	switch {
 	case r.Credentials.SPIFFE != "" && authz.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
 		return authz.ErrManyCredentials
+	case !shown && len(g.o.Edges) > 0 && !slices.Contains(g.o.Edges, r.Peer):
+		return errNoEdge
 	case shown && g.o.Tokens == nil:
 		return token.ErrKey
 	case shown:

@@ -222,6 +222,11 @@ func TestE08ResetsWhileItIsAsked(t *testing.T) {
 	within(t, 20*time.Second, "E-08 no stream and no goroutine is left", func() bool {
 		return s.metric(t, "sluice_streams_live") == "0" && s.number(t, "go_goroutines") <= goroutines+15
 	})
+	within(t, 20*time.Second, "E-08 the last of what was decided too late is on record", func() bool {
+		before := len(s.decisions(t))
+		wait(t, 300*time.Millisecond)
+		return len(s.decisions(t)) == before
+	})
 	if n := s.witness.contacts(); n != 1 {
 		t.Errorf("E-08 the upstream was contacted %d times", n)
 	}

@@ -20,8 +20,8 @@ func (a *App) openAudit(keys keys) error {
 	}
 	o := audit.Options{
 		Dir: filepath.Join(a.config.Data, auditFolder), Origin: keys.origin, Seed: keys.audit, Mask: keys.mask,
-		WholeSource: a.config.AuditWholeSources, SourceRate: a.config.AuditAnonymousRate,
-		Retention: audit.Retention{Bytes: int64(a.config.AuditMaxMiB) << 20, Age: a.config.AuditMaxAge},
+		WholeSource: a.config.AuditWholeSources, SourceRate: a.config.AuditAnonymousRate, TenantRate: a.config.AuditTenantRate,
+		Retention: audit.Retention{Bytes: int64(a.config.AuditMaxMiB) << 20, Age: a.config.AuditMaxAge, Keep: a.config.AuditKeep},
 		Log:       a.log,
 	}
 	if a.config.AuditDir != "" {
@@ -53,10 +53,11 @@ func (a *App) auditor() gate.Auditor {
 	return a.audit
 }
 
-// recordAct writes an administrator's act, or that somebody was refused one.
+// recordAct writes an administrator's act, or that somebody was refused one. The act has
+// happened: if its record can't be made, the log of the server says so, and it stands.
 func (a *App) recordAct(act api.Act) {
 	e := audit.Entry{
-		Time: act.Time, Kind: audit.KindAdmin, Class: authz.BestEffort, Anonymous: act.Actor == "",
+		Time: act.Time, Kind: audit.KindAdmin, Class: authz.Required, Anonymous: act.Actor == "",
 		Source: act.Source, Actor: act.Actor, Act: act.Method, Resource: act.Resource,
 		Allowed: act.Reason == "", Reason: act.Reason, Revision: act.Revision,
 	}

@@ -40,7 +40,9 @@ type Config struct {
 	AuditDir           string        `koanf:"audit-dir"`
 	AuditWholeSources  bool          `koanf:"audit-whole-sources"`
 	AuditAnonymousRate int           `koanf:"audit-anonymous-rate"`
+	AuditTenantRate    int           `koanf:"audit-tenant-rate"`
 	AuditMaxMiB        int           `koanf:"audit-max-mib"`
+	AuditKeep          time.Duration `koanf:"audit-keep"`
 	AuditMaxAge        time.Duration `koanf:"audit-max-age"`
 	AuditOTLP          bool          `koanf:"audit-otlp"`
 	JournalOnDamage    string        `koanf:"journal-on-damage"`
@@ -84,7 +86,9 @@ func Flags(f *pflag.FlagSet) {
 	f.String("audit-dir", "", "`folder` of the audit log; \"\" for audit in the data folder")
 	f.Bool("audit-whole-sources", false, "record client addresses whole, not cut to their network")
 	f.Int("audit-anonymous-rate", 10, "refusals of callers without identity that are recorded singly, as a `number` a second for each source; the others are counted")
+	f.Int("audit-tenant-rate", 50, "refusals of one tenant's callers that are recorded singly, as a `number` a second; the others are counted; those of a rule with audit: required always are")
 	f.Int("audit-max-mib", 4096, "most MiB of audit log that are kept, as a `number`; the oldest segments go first; 0 for no bound")
+	f.Duration("audit-keep", 24*time.Hour, "`time` for which nothing is deleted whatever --audit-max-mib says; a disk that is full for it refuses what must be recorded")
 	f.Duration("audit-max-age", 0, "`time` after which segments of the audit log are deleted; 0 for never")
 	f.Bool("audit-otlp", false, "send a copy of each audit record to --otlp-endpoint as a log")
 	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
@@ -240,8 +244,9 @@ func (c Config) check() (problems []error) {
 	if c.MaxCells < 1000 {
 		wrong("max-cells %d: at least 1000", c.MaxCells)
 	}
-	if c.AuditAnonymousRate < 1 || c.AuditMaxMiB < 0 || c.AuditMaxAge < 0 {
-		wrong("audit-anonymous-rate %d, audit-max-mib %d, audit-max-age %v: a rate of at least 1, and no negative bounds", c.AuditAnonymousRate, c.AuditMaxMiB, c.AuditMaxAge)
+	if c.AuditAnonymousRate < 1 || c.AuditTenantRate < 1 || c.AuditMaxMiB < 0 || c.AuditMaxAge < 0 || c.AuditKeep < 0 {
+		wrong("audit-anonymous-rate %d, audit-tenant-rate %d, audit-max-mib %d, audit-max-age %v, audit-keep %v: rates of at least 1, and no negative bounds",
+			c.AuditAnonymousRate, c.AuditTenantRate, c.AuditMaxMiB, c.AuditMaxAge, c.AuditKeep)
 	}
 	if c.AuditOTLP && (c.OTLPEndpoint == "" || c.Audit == "off") {
 		wrong("audit-otlp: needs otlp-endpoint, and audit on")

@@ -108,6 +108,11 @@ type Options struct {
 	SourceBurst int // at once; default 20
 	Sources     int // told apart; the rest share one; default 4096
 	SourceBytes int // written a second for all unauthenticated records; default 64 KiB
+	// The same for refusals of callers who proved who they are, by tenant; those that a
+	// rule asks a record of (Class Required) are not bounded.
+	TenantRate  int // default 50
+	TenantBurst int // default 200
+	TenantBytes int // for all tenants; default 256 KiB
 
 	// Copy is given each batch of whole lines after it was written, such as
 	// telemetry's OTLP sink. It must not block and must not keep the slice.
@@ -132,7 +137,7 @@ type Stats struct {
 	Records    uint64 // written, of every kind
 	Bytes      uint64 // written
 	Dropped    uint64 // entries that are missing: queue full, or lost with a failed write
-	Suppressed uint64 // unauthenticated entries that are counted only
+	Suppressed uint64 // refusals that are counted only
 	Late       uint64 // required records whose caller had given up
 	Fsyncs     uint64
 	Errors     uint64 // failed writes
@@ -151,6 +156,9 @@ func (o *Options) setDefaults() {
 	set(&o.SourceBurst, 20)
 	set(&o.Sources, 4096)
 	set(&o.SourceBytes, 64<<10)
+	set(&o.TenantRate, 50)
+	set(&o.TenantBurst, 200)
+	set(&o.TenantBytes, 256<<10)
 	if o.Now == nil {
 		o.Now = func() int64 { return time.Now().UnixMicro() }
 	}

@@ -90,7 +90,7 @@ func BenchmarkRecordAnonymousFlood(b *testing.B) {
 	e := stranger("203.0.113.7")
 	b.ReportAllocs()
 	for b.Loop() {
-		l.recordAnonymous(e)
+		_ = l.Record(e)
 	}
 }
 

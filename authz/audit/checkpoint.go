@@ -17,11 +17,15 @@ import (
 // Checkpoint says what the log was when so many records were in it. Its text is
 // a signed note as transparency logs use it (C2SP signed-note), over four lines: origin,
 // count, head in base64, "time" and Unix µs. The head is that of a hash chain, not of a tree.
+//
+// The one beside the log has a fifth line, "newest", and no record holds it: so whoever cuts
+// the log's end finds no text in what is left that would pass for it.
 type Checkpoint struct {
 	Origin string
 	Count  uint64   // records in the log since it began
 	Head   [32]byte // the hash of the last of them
 	Time   int64    // Unix µs
+	Newest bool     // of the file beside the log
 }
 
 // maxNote bounds the text of a checkpoint: an origin has at most 255 bytes.
@@ -76,9 +80,15 @@ func (s *signer) checkpoint(c *Checkpoint) ([]byte, error) {
 	return note.Sign(&note.Note{Text: c.text()}, s)
 }
 
+const newestLine = "newest"
+
 func (c *Checkpoint) text() string {
-	return c.Origin + "\n" + strconv.FormatUint(c.Count, 10) + "\n" +
+	text := c.Origin + "\n" + strconv.FormatUint(c.Count, 10) + "\n" +
 		base64.StdEncoding.EncodeToString(c.Head[:]) + "\ntime " + strconv.FormatInt(c.Time, 10) + "\n"
+	if c.Newest {
+		text += newestLine + "\n"
+	}
+	return text
 }
 
 var errNote = errors.New("is no checkpoint of this log: origin, count, head and time, each on its line, an empty line, and one signature")
@@ -92,7 +102,7 @@ func parseCheckpoint(text []byte) (Checkpoint, error) {
 	}
 	body, _, _ := strings.Cut(string(text), "\n\n")
 	lines := strings.Split(body, "\n")
-	if len(lines) != 4 {
+	if c.Newest = len(lines) == 5 && lines[4] == newestLine; len(lines) != 4 && !c.Newest {
 		return c, errNote
 	}
 	c.Origin = lines[0]

@@ -4,18 +4,39 @@ import (
 	"net/netip"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
-// flood limits what strangers can make the log write. Each source has a rate for single
+// flood limits what refused callers can make the log write: strangers by the network
+// they come from, proven callers by their tenant. Each source has a rate for single
 // records; what is beyond it is counted, and each second one summary for each source
-// says how many. All of it has one budget of bytes: what that has no room for is counted
+// says how many. All of them have one budget of bytes: what that has no room for is counted
 // in one summary for everybody. Guarded by Log.mu.
-type flood struct {
-	sources map[netip.Prefix]source
+type flood[K comparable] struct {
+	o       floodOptions
+	name    func(*Entry, K) // writes into a summary whom it is about
+	sources map[K]source
 	others  source // of those for whom there was no room
 	ready   batch
 	budget  int   // bytes that may be written
 	filled  int64 // when budget was last added to, Unix µs
+}
+
+// floodOptions bound one kind of source.
+type floodOptions struct{ rate, burst, sources, bytes int }
+
+func newFlood[K comparable](o floodOptions, name func(*Entry, K)) flood[K] {
+	return flood[K]{o: o, name: name, sources: map[K]source{}, budget: o.bytes}
+}
+
+func newStrangers(o *Options) flood[netip.Prefix] {
+	return newFlood(floodOptions{o.SourceRate, o.SourceBurst, o.Sources, o.SourceBytes},
+		func(e *Entry, at netip.Prefix) { e.Source = sourceText(at) })
+}
+
+func newRefused(o *Options) flood[tenant.ID] {
+	return newFlood(floodOptions{o.TenantRate, o.TenantBurst, o.Sources, o.TenantBytes},
+		func(e *Entry, id tenant.ID) { e.Tenant = id })
 }
 
 type source struct {
@@ -27,13 +48,12 @@ type source struct {
 // summaryBytes is what is kept back for the summary for everybody.
 const summaryBytes = 512
 
-// recordAnonymous writes an entry about somebody who proved nothing: singly up to
-// Options.SourceRate for its source (Entry.Source as it is recorded), else as part of a count.
-// It has a queue and a budget of its own, never blocks, and whatever e.Class is, it is best effort.
-func (l *Log) recordAnonymous(e *Entry) {
-	at := network(e.Source, l.o.WholeSource)
+// recordRefused writes an entry about a refusal: singly up to the rate of its source,
+// else as part of a count. It has a queue and a budget of its own, never blocks, and
+// whatever e.Class is, it is best effort.
+func recordRefused[K comparable](l *Log, f *flood[K], at K, e *Entry) {
 	l.mu.Lock()
-	single := !l.closed && l.flood.admit(e.Time, at, e.Reason, &l.o)
+	single := !l.closed && f.admit(e.Time, at, e.Reason)
 	l.mu.Unlock()
 	if !single {
 		l.stats.suppressed.Add(1)
@@ -45,31 +65,31 @@ func (l *Log) recordAnonymous(e *Entry) {
 	body := l.enc.append(space[:0], &plain)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || !l.flood.take(e.Time, len(body), &l.o) {
-		l.flood.count(at, e.Reason)
+	if l.closed || !f.take(e.Time, len(body)) {
+		f.count(at, e.Reason)
 		l.stats.suppressed.Add(1)
 		return
 	}
-	l.flood.ready.add(body)
+	f.ready.add(body)
 	nudge(l.wake)
 }
 
 // admit reports whether the source may have a record of its own.
-func (f *flood) admit(now int64, at netip.Prefix, reason string, o *Options) bool {
+func (f *flood[K]) admit(now int64, at K, reason string) bool {
 	s, known := f.sources[at]
-	if !known && len(f.sources) >= o.Sources {
+	if !known && len(f.sources) >= f.o.sources {
 		s = f.others
 	}
-	step := 1_000_000 / int64(o.SourceRate)
+	step := 1_000_000 / int64(f.o.rate)
 	tat := max(s.tat, now)
-	single := tat-now <= step*int64(o.SourceBurst-1)
+	single := tat-now <= step*int64(f.o.burst-1)
 	if single {
 		s.tat = tat + step
 	} else {
 		s.missing++
 		s.reason = reason
 	}
-	if !known && len(f.sources) >= o.Sources {
+	if !known && len(f.sources) >= f.o.sources {
 		f.others = s
 	} else {
 		f.sources[at] = s
@@ -77,7 +97,7 @@ func (f *flood) admit(now int64, at netip.Prefix, reason string, o *Options) boo
 	return single
 }
 
-func (f *flood) count(at netip.Prefix, reason string) {
+func (f *flood[K]) count(at K, reason string) {
 	s, known := f.sources[at]
 	if !known {
 		f.others.missing++
@@ -89,16 +109,16 @@ func (f *flood) count(at netip.Prefix, reason string) {
 	f.sources[at] = s
 }
 
-// take spends a line with a body of n bytes. The budget fills at SourceBytes a second, up to one second's.
-func (f *flood) take(now int64, n int, o *Options) bool {
+// take spends a line with a body of n bytes. The budget fills by so many bytes a second, up to one second's.
+func (f *flood[K]) take(now int64, n int) bool {
 	n += hashSuffix + len(seqStart) + 20
 	if passed := min(now-f.filled, 1_000_000); passed > 0 {
-		f.budget = min(f.budget+int(passed*int64(o.SourceBytes)/1_000_000), o.SourceBytes)
+		f.budget = min(f.budget+int(passed*int64(f.o.bytes)/1_000_000), f.o.bytes)
 		f.filled = now
 	} else if passed < -1_000_000 {
 		f.filled = now // the clock went back
 	}
-	if f.budget-n < summaryBytes || len(f.ready.data)+n > 2*o.SourceBytes { // the disk may hang
+	if f.budget-n < summaryBytes || len(f.ready.data)+n > 2*f.o.bytes { // the disk may hang
 		return false
 	}
 	f.budget -= n
@@ -106,12 +126,14 @@ func (f *flood) take(now int64, n int, o *Options) bool {
 }
 
 // summarize queues what was counted, and forgets sources that are idle.
-func (f *flood) summarize(now int64, enc *encoder, o *Options) {
+func (f *flood[K]) summarize(now int64, enc *encoder) {
 	var space [512]byte
 	for at, s := range f.sources {
 		if s.missing > 0 {
-			body := enc.append(space[:0], summary(now, s, sourceText(at)))
-			if f.take(now, len(body), o) {
+			e := summary(now, s)
+			f.name(e, at)
+			body := enc.append(space[:0], e)
+			if f.take(now, len(body)) {
 				f.ready.add(body)
 			} else {
 				f.others.missing += s.missing
@@ -125,7 +147,9 @@ func (f *flood) summarize(now int64, enc *encoder, o *Options) {
 		}
 	}
 	if f.others.missing > 0 {
-		f.ready.add(enc.append(space[:0], summary(now, f.others, "")))
+		e := summary(now, f.others)
+		e.Detail = "several sources"
+		f.ready.add(enc.append(space[:0], e))
 		f.budget = max(f.budget-summaryBytes, 0)
 		f.others.missing = 0
 	}
@@ -138,10 +162,6 @@ func sourceText(at netip.Prefix) string {
 	return at.Addr().String()
 }
 
-func summary(now int64, s source, from string) *Entry {
-	e := &Entry{Time: now, Kind: kindSummary, Class: authz.BestEffort, Source: from, Reason: s.reason, count: s.missing}
-	if from == "" {
-		e.Detail = "several sources"
-	}
-	return e
+func summary(now int64, s source) *Entry {
+	return &Entry{Time: now, Kind: kindSummary, Class: authz.BestEffort, Reason: s.reason, count: s.missing}
 }

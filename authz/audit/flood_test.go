@@ -9,16 +9,22 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 func stranger(source string) *Entry {
-	return &Entry{Time: time.Now().UnixMicro(), Class: authz.Required, Source: source, Method: "GET", Path: "/v1/calls", Reason: "unauthenticated"}
+	return &Entry{Time: time.Now().UnixMicro(), Class: authz.Required, Anonymous: true, Source: source, Method: "GET", Path: "/v1/calls", Reason: "unauthenticated"}
 }
 
-// totals are how many entries are in a log singly, and in summaries.
+// totals are how many refusals of strangers are in a log singly, and in summaries.
 func totals(t *testing.T, dir string) (single, summed, summaries int) {
 	t.Helper()
-	err := Search(os.DirFS(dir), Filter{Reason: "unauthenticated"}, func(r *Record, _ []byte) error {
+	return totalsOf(t, dir, "unauthenticated")
+}
+
+func totalsOf(t *testing.T, dir, reason string) (single, summed, summaries int) {
+	t.Helper()
+	err := Search(os.DirFS(dir), Filter{Reason: reason}, func(r *Record, _ []byte) error {
 		if r.Kind == "summary" {
 			summaries++
 			summed += int(r.Count)
@@ -39,7 +45,7 @@ func TestStrangersAreCounted(t *testing.T) {
 			o := options(t)
 			l := open(t, o)
 			for i := range 20 {
-				l.recordAnonymous(stranger(fmt.Sprintf("203.0.113.%d", i)))
+				_ = l.Record(stranger(fmt.Sprintf("203.0.113.%d", i)))
 			}
 			closeLog(t, l)
 			if single, summed, _ := totals(t, o.Dir); single != 20 || summed != 0 {
@@ -53,9 +59,9 @@ func TestStrangersAreCounted(t *testing.T) {
 			l := open(t, o)
 			for range 10 {
 				for range 1000 {
-					l.recordAnonymous(stranger("203.0.113.7"))
+					_ = l.Record(stranger("203.0.113.7"))
 				}
-				l.recordAnonymous(stranger("198.51.100.1"))
+				_ = l.Record(stranger("198.51.100.1"))
 				time.Sleep(time.Second)
 			}
 			closeLog(t, l)
@@ -76,13 +82,14 @@ func TestStrangersAreCounted(t *testing.T) {
 			const seconds, each = 5, 3000
 			for s := range seconds {
 				for i := range each {
-					l.recordAnonymous(stranger(fmt.Sprintf("10.%d.%d.1", s, i%256)))
-					l.recordAnonymous(stranger(fmt.Sprintf("2001:db8:%x::1", i)))
+					_ = l.Record(stranger(fmt.Sprintf("10.%d.%d.1", s, i%256)))
+					_ = l.Record(stranger(fmt.Sprintf("2001:db8:%x::1", i)))
 				}
 				record(t, l, entry(authz.Required))
 				time.Sleep(time.Second)
 			}
-			if n := len(l.flood.sources); n > o.Sources {
+			synctest.Wait() // the writer forgets sources too
+			if n := len(l.strangers.sources); n > o.Sources {
 				t.Errorf("%d sources are remembered", n)
 			}
 			closeLog(t, l)
@@ -110,11 +117,11 @@ func TestStrangersAreCounted(t *testing.T) {
 			_ = l.Record(entry(authz.Required))
 			for i := range 100 {
 				for range 100 {
-					l.recordAnonymous(stranger(fmt.Sprintf("10.0.%d.1", i)))
+					_ = l.Record(stranger(fmt.Sprintf("10.0.%d.1", i)))
 				}
 				time.Sleep(time.Second)
 			}
-			if n := len(l.flood.ready.data); n > 2*64<<10 {
+			if n := len(l.strangers.ready.data); n > 2*64<<10 {
 				t.Errorf("%d bytes wait", n)
 			}
 			f.write.Store(false)
@@ -129,9 +136,9 @@ func TestStrangersAreCounted(t *testing.T) {
 	t.Run("they are never required, and a closed log counts them nowhere", func(t *testing.T) {
 		o := options(t)
 		l := open(t, o)
-		l.recordAnonymous(stranger("bad\naddress"))
+		_ = l.Record(stranger("bad\naddress"))
 		closeLog(t, l)
-		l.recordAnonymous(stranger("203.0.113.7"))
+		_ = l.Record(stranger("203.0.113.7"))
 		err := Search(os.DirFS(o.Dir), Filter{Denied: true}, func(r *Record, text []byte) error {
 			if r.Required || r.Source != "unknown" || strings.ContainsAny(string(text), "\n") {
 				t.Errorf("%s", text)
@@ -141,5 +148,55 @@ func TestStrangersAreCounted(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// refusal is one of a caller who proved to be a tenant's.
+func refusal(id tenant.ID, class authz.Class) *Entry {
+	return &Entry{
+		Time: time.Now().UnixMicro(), Class: class, Tenant: id, Principal: "k1", Scheme: authz.APIKey,
+		Method: "GET", Path: "/v1/calls", Reason: "over_limit",
+	}
+}
+
+func TestRefusalsOfATenantAreBounded(t *testing.T) {
+	t.Run("a tenant that hammers is recorded singly up to its rate, then counted, and hides nobody", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := options(t)
+			l := open(t, o)
+			const seconds, each = 5, 4000
+			for range seconds {
+				for range each {
+					record(t, l, refusal("noisy", authz.BestEffort))
+				}
+				record(t, l, refusal("quiet", authz.BestEffort))
+				time.Sleep(time.Second)
+			}
+			closeLog(t, l)
+			single, summed, _ := totalsOf(t, o.Dir, "over_limit")
+			if single+summed != seconds*(each+1) {
+				t.Errorf("%d singly, %d summed up, of %d", single, summed, seconds*(each+1))
+			}
+			if n := count(t, o.Dir, Filter{Tenant: "quiet"}); n != seconds {
+				t.Errorf("%d records of the quiet tenant, want %d", n, seconds)
+			}
+			if most := 200 + (seconds+1)*50 + seconds; single > most {
+				t.Errorf("%d records singly, want at most %d", single, most)
+			}
+			intact(t, o.Dir)
+		})
+	})
+	t.Run("a refusal by a rule that requires a record is always one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := options(t)
+			l := open(t, o)
+			for range 1000 {
+				record(t, l, refusal("acme", authz.Required))
+			}
+			closeLog(t, l)
+			if n := count(t, o.Dir, Filter{Tenant: "acme"}); n != 1000 {
+				t.Errorf("%d records, want 1000", n)
+			}
+		})
 	})
 }

@@ -1,12 +1,14 @@
 package audit
 
 import (
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // Log is an open audit log. It is safe for concurrent use. One goroutine writes;
@@ -22,13 +24,14 @@ type Log struct {
 	lock     *os.File
 	disk     disk
 
-	mu      sync.Mutex
-	queue   batch
-	spare   batch
-	closed  bool
-	dropped uint64 // entries since the last gap record
-	refused uint64 // required ones that were not taken, since then
-	flood   flood
+	mu        sync.Mutex
+	queue     batch
+	spare     batch
+	closed    bool
+	dropped   uint64 // entries since the last gap record
+	refused   uint64 // required ones that were not taken, since then
+	strangers flood[netip.Prefix]
+	refusals  flood[tenant.ID] // of callers who proved who they are
 
 	wake          chan struct{} // something waits
 	urgent        chan struct{} // and somebody waits for it, or it is much
@@ -78,13 +81,17 @@ func (l *Log) Available() bool { return !l.failing.Load() && !l.stalled.Load() }
 // Record writes e as its class asks. A required entry is on disk when Record returns
 // nil; otherwise what it is about must not be done. A best-effort entry is queued for at most
 // 50 ms, which a crash loses, or dropped and counted in a gap record; the error is nil or ErrClosed. An entry of the class
-// Unrecorded is not written, an anonymous one singly or as part of a count.
+// Unrecorded is not written; an anonymous one, and a refusal that no rule asks a record of,
+// singly or as part of a count.
 func (l *Log) Record(e *Entry) error {
-	if e.Anonymous {
-		l.recordAnonymous(e)
+	switch {
+	case e.Anonymous:
+		recordRefused(l, &l.strangers, network(e.Source, l.o.WholeSource), e)
 		return nil
-	}
-	if e.Class == authz.Unrecorded {
+	case e.Class == authz.Unrecorded:
+		return nil
+	case e.Class == authz.BestEffort && e.Kind == KindDecision && !e.Allowed:
+		recordRefused(l, &l.refusals, e.Tenant, e)
 		return nil
 	}
 	required := e.Class == authz.Required

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"syscall"
 )
@@ -27,7 +26,7 @@ func Open(o Options) (*Log, error) {
 		o: o, enc: encoder{mask: masker{o.Mask}, whole: o.WholeSource},
 		disk: disk{write: (*os.File).Write, sync: (*os.File).Sync},
 		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		flood: flood{sources: map[netip.Prefix]source{}, budget: o.SourceBytes},
+		strangers: newStrangers(&o), refusals: newRefused(&o),
 	}
 	if err := l.prepare(); err != nil {
 		return nil, err
@@ -173,7 +172,7 @@ func (l *Log) newestSigned(folder fs.FS) (*Checkpoint, error) {
 		keys = append(keys, l.previous.key)
 	}
 	c, err := verify(text, keys...)
-	if err != nil || c.Origin != l.o.Origin {
+	if err != nil || c.Origin != l.o.Origin || !c.Newest {
 		return nil, nil
 	}
 	return &c, nil

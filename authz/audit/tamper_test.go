@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -132,6 +133,19 @@ func TestA01Tampering(t *testing.T) {
 				}
 			}
 		}, checkpointFile, 0, "its end is missing"},
+		{"A-01 the tail cut, and the checkpoint that is left put beside the log", func(t *testing.T, f fstest.MapFS, l []string) []string {
+			for i := len(l) - 2; ; i-- {
+				if !strings.Contains(l[i], `"kind":"checkpoint"`) {
+					continue
+				}
+				var record struct{ Note string }
+				if err := json.Unmarshal([]byte(l[i]), &record); err != nil || record.Note == "" {
+					t.Fatalf("%v: %s", err, l[i])
+				}
+				f[checkpointFile] = &fstest.MapFile{Data: []byte(record.Note)}
+				return l[:i+1]
+			}
+		}, checkpointFile, 0, "out of the log itself"},
 		{"A-01 the last checkpoint cut", func(_ *testing.T, _ fstest.MapFS, l []string) []string { return l[:n-1] }, checkpointFile, 0, "is of a checkpoint that is not in the log"},
 		{"A-01 the tail cut in the middle of a line", func(_ *testing.T, _ fstest.MapFS, l []string) []string {
 			l[n-4] = l[n-4][:len(l[n-4])/2]

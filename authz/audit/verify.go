@@ -81,6 +81,7 @@ func Verify(folder fs.FS, o VerifyOptions) (Report, error) {
 		return Report{}, errors.New("no audit log here: no " + segmentName(1) + " nor later")
 	}
 	v.watch(v.beside)
+	v.besideSays, _ = parseCheckpoint(v.beside) // what is wrong with it is said at the end
 	v.watch(o.Expect)
 	for i, f := range files {
 		if v.r.Problem != nil {
@@ -117,6 +118,8 @@ type verifier struct {
 	inLog     []byte
 	inLogSeq  uint64
 	besideSeq uint64
+
+	besideSays Checkpoint // what the file beside the log claims
 }
 
 func (v *verifier) problem(file string, line int, why string) {
@@ -309,7 +312,7 @@ func (v *verifier) checkpoint(l *line, before state) (why string) {
 	if err != nil {
 		return fmt.Sprintf("is a checkpoint that %s: it, or something after record %d, was written without the key", err, v.r.Signed)
 	}
-	if c.Origin != v.r.Origin || c.Count != before.seq || c.Head != before.head {
+	if c.Origin != v.r.Origin || c.Count != before.seq || c.Head != before.head || c.Newest {
 		return fmt.Sprintf("is a checkpoint of other records: something after record %d was changed, or it comes from another place", v.r.Signed)
 	}
 	if !bytes.Equal(l.sealed[bytes.IndexByte(l.sealed, ',')+1:], meta{Note: m.Note}.body(c.Time, "checkpoint")) {
@@ -318,7 +321,7 @@ func (v *verifier) checkpoint(l *line, before state) (why string) {
 	v.r.Checkpoints++
 	v.r.Signed, v.r.SignedAt = c.Count, c.Time
 	v.inLog, v.inLogSeq = []byte(m.Note), c.Count
-	if bytes.Equal(v.inLog, v.beside) {
+	if c.Count == v.besideSays.Count && v.isBeside(c) {
 		v.besideSeq = c.Count
 	}
 	if v.claimed != nil {
@@ -357,6 +360,9 @@ func (v *verifier) end(files []segmentFile) {
 		v.problem(checkpointFile, 0, "is missing: it says how long the log was")
 	case v.besideSeq == 0:
 		v.elsewhere(checkpointFile, v.beside)
+		if !v.besideSays.Newest {
+			v.problem(checkpointFile, 0, "is a checkpoint out of the log itself, which says nothing about how long the log was: its end may have been cut")
+		}
 		v.problem(checkpointFile, 0, "is of a checkpoint that is not in the log: the log's end is missing, or was written again")
 	case v.public != nil && !bytes.Equal(v.public, publicPEM(v.current.public)):
 		v.problem(publicFile, 0, "is not the key that signs this log")
@@ -367,6 +373,13 @@ func (v *verifier) end(files []segmentFile) {
 	if v.o.Expect != nil {
 		v.elsewhere("the checkpoint kept elsewhere", v.o.Expect)
 	}
+}
+
+// isBeside reports whether the file beside the log is of the checkpoint c, and signed by the key of its time.
+func (v *verifier) isBeside(c Checkpoint) bool {
+	c.Newest = true
+	beside, err := verify(v.beside, *v.current)
+	return err == nil && beside == c
 }
 
 // elsewhere compares a checkpoint from outside the chain with it.

@@ -28,7 +28,7 @@ type writer struct {
 	lost    uint64  // entries that a failed write took with it
 	late    uint64  // guarded by Log.mu
 
-	newest      []byte // checkpoint
+	newest      Checkpoint
 	unpublished bool
 	publishedAt int64
 	keyWritten  bool
@@ -76,12 +76,12 @@ func (l *Log) run() {
 
 // job is what one commit writes.
 type job struct {
-	now           int64
-	queue, flood  batch
-	dropped, late uint64
-	refused       uint64
-	extra         []byte // the body of a record of the log's own
-	sign          bool
+	now                    int64
+	queue, flood, refusals batch
+	dropped, late          uint64
+	refused                uint64
+	extra                  []byte // the body of a record of the log's own
+	sign                   bool
 }
 
 // step writes what waits. A tick also signs it and does what is due.
@@ -101,11 +101,12 @@ func (l *Log) step(tick bool) {
 	}
 	l.mu.Lock()
 	if tick {
-		l.flood.summarize(now, &l.enc, &l.o)
+		l.strangers.summarize(now, &l.enc)
+		l.refusals.summarize(now, &l.enc)
 	}
-	j := job{now: now, queue: l.queue, flood: l.flood.ready, dropped: l.dropped, late: l.w.late, refused: l.refused, sign: tick && l.w.cur.unsigned > 0}
+	j := job{now: now, queue: l.queue, flood: l.strangers.ready, refusals: l.refusals.ready, dropped: l.dropped, late: l.w.late, refused: l.refused, sign: tick && l.w.cur.unsigned > 0}
 	l.queue, l.spare = l.spare, batch{}
-	l.flood.ready = batch{}
+	l.strangers.ready, l.refusals.ready = batch{}, batch{}
 	l.mu.Unlock()
 	err := l.commit(&j)
 	l.settle(j.queue.done, err)
@@ -128,7 +129,7 @@ func (l *Log) commit(j *job) error {
 	err := l.tryCommit(j)
 	switch {
 	case err != nil:
-		lost := uint64(len(j.queue.ends) + len(j.flood.ends))
+		lost := uint64(len(j.queue.ends) + len(j.flood.ends) + len(j.refusals.ends))
 		l.w.lost += lost
 		l.stats.dropped.Add(lost)
 		l.stats.errors.Add(1)
@@ -165,7 +166,7 @@ func (l *Log) tryCommit(j *job) error {
 	if _, err := l.disk.write(w.file, p.out); err != nil {
 		return l.broken(w.cur, err)
 	}
-	sync := j.queue.done != nil || p.note != nil
+	sync := j.queue.done != nil || p.newest != nil
 	if sync {
 		if err := l.sync(); err != nil {
 			// What was written since the last sync may be gone too, and a second sync would not say so.
@@ -183,8 +184,8 @@ func (l *Log) tryCommit(j *job) error {
 	}
 	w.cur, w.out, w.last, w.lost = p.next, p.out, j.now, 0
 	w.resume, w.old = nil, nil
-	if p.note != nil {
-		w.newest, w.unpublished = p.note, true
+	if p.newest != nil {
+		w.newest, w.unpublished = *p.newest, true
 	}
 	if l.o.Copy != nil {
 		l.o.Copy(p.out)
@@ -194,18 +195,18 @@ func (l *Log) tryCommit(j *job) error {
 
 // page is what one commit writes, and where the chain stands after it.
 type page struct {
-	out  []byte
-	next state
-	note []byte // the last checkpoint in it
-	l    *Log
-	now  int64
+	out    []byte
+	next   state
+	newest *Checkpoint // the last in it
+	l      *Log
+	now    int64
 }
 
 // compose makes the bytes of a commit; none if there is nothing to say.
 func (l *Log) compose(j *job) page {
 	w := &l.w
 	p := page{out: w.out[:0], next: w.cur, l: l, now: j.now}
-	nothing := j.extra == nil && len(j.queue.ends)+len(j.flood.ends) == 0 && j.dropped+j.late+j.refused+w.lost == 0 && w.resume == nil && w.old == nil
+	nothing := j.extra == nil && len(j.queue.ends)+len(j.flood.ends)+len(j.refusals.ends) == 0 && j.dropped+j.late+j.refused+w.lost == 0 && w.resume == nil && w.old == nil
 	if nothing && !j.sign {
 		return p
 	}
@@ -230,6 +231,7 @@ func (l *Log) compose(j *job) page {
 	p.gap("recorded_late", j.late)
 	p.batch(&j.queue)
 	p.batch(&j.flood)
+	p.batch(&j.refusals)
 	if j.sign || w.resume != nil || w.old != nil || w.cur.seq == 0 || p.next.unsigned >= l.o.CheckpointRecords {
 		p.checkpoint(l.signer)
 	}
@@ -275,7 +277,7 @@ func (p *page) checkpoint(s *signer) {
 		panic("audit: Open has signed with this key: " + err.Error())
 	}
 	p.add(meta{Note: string(text)}.body(p.now, "checkpoint"))
-	p.note, p.next.unsigned = text, 0
+	p.newest, p.next.unsigned = &c, 0
 }
 
 func (l *Log) sync() error {
@@ -405,7 +407,7 @@ func (l *Log) finish() error {
 	if l.failing.Load() {
 		err = ErrUnavailable
 		l.mu.Lock()
-		l.stats.dropped.Add(uint64(len(l.queue.ends) + len(l.flood.ready.ends)))
+		l.stats.dropped.Add(uint64(len(l.queue.ends) + len(l.strangers.ready.ends) + len(l.refusals.ready.ends)))
 		l.mu.Unlock()
 	} else if l.w.unpublished {
 		l.publish(l.o.Now())
@@ -419,7 +421,12 @@ func (l *Log) finish() error {
 // publish leaves the newest checkpoint, and the key once, beside the log.
 func (l *Log) publish(now int64) {
 	w := &l.w
-	err := l.replace(checkpointFile, w.newest)
+	c := w.newest
+	c.Newest = true
+	text, err := l.signer.checkpoint(&c)
+	if err == nil {
+		err = l.replace(checkpointFile, text)
+	}
 	if err == nil && !w.keyWritten {
 		err = l.replace(publicFile, publicPEM(l.signer.public))
 		w.keyWritten = err == nil

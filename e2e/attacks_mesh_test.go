@@ -42,7 +42,7 @@ func startThreeHops(t *testing.T) *threeHops {
 	m := startMesh(t, "--edge-peers", envoyID)
 	h := &threeHops{mesh: m, a: m.service(t, "a", serviceA), b: m.service(t, "b", serviceB)}
 	m.witness = h.a.witness // the gateway's upstream is A's Envoy, and behind it A
-	m.rule(t, "tenants-may", &quotav1.Rule{})
+	m.rule(t, everything, &quotav1.Rule{})
 	h.key = m.tenant(t, "acme", alongside()...)
 	return h
 }

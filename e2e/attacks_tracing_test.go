@@ -117,7 +117,7 @@ func TestT02OddTraceContexts(t *testing.T) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 	c := startCollector(t)
 	s := stage(t, traced(c.address), stack.Options{Args: []string{"--otlp-endpoint", c.address}})
-	s.rule(t, "tenants-may", &quotav1.Rule{})
+	s.rule(t, everything, &quotav1.Rule{})
 	key := s.tenant(t, "acme")
 	s.tenant(t, "umbrella")
 	s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/v1/calls", "x-api-key: "+key)) })
@@ -186,7 +186,7 @@ func TestT03TheFlagsOfAClientDoNotSampleForUs(t *testing.T) {
 			c := startCollector(t)
 			config := strings.Replace(traced(c.address), "random_sampling: {value: 100}", "random_sampling: {value: "+at.percent+"}", 1)
 			s := stage(t, config, stack.Options{Args: []string{"--otlp-endpoint", c.address}})
-			s.rule(t, "tenants-may", &quotav1.Rule{})
+			s.rule(t, everything, &quotav1.Rule{})
 			key := s.tenant(t, "acme")
 			for range 5 {
 				_, record, _ := s.judged(t, passes, func() reply {

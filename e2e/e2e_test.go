@@ -192,16 +192,16 @@ func (w *world) admin(t *testing.T) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
 }
 
+// everything is the rule that lets tenants do everything.
+const everything = "tenants-may"
+
 // tenant makes a plan and a tenant of that name on it, and returns an API key. The
 // first time it also makes the rule that lets tenants do everything; a test that is about rules deletes it.
 func (w *world) tenant(t *testing.T, name string, limits ...*quotav1.Limit) string {
 	t.Helper()
 	ctx := w.admin(t)
 	if !w.ruled {
-		if _, err := w.quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow"}}); err != nil {
-			t.Fatal(err)
-		}
-		w.ruled = true
+		w.rule(t, everything, &quotav1.Rule{})
 	}
 	if _, err := w.quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: name, Plan: &quotav1.Plan{Limits: limits}}); err != nil {
 		t.Fatal(err)

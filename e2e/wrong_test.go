@@ -273,6 +273,7 @@ func TestAWrongCatalogueFileChangesNothing(t *testing.T) {
 	}
 	write(plan("1000"))
 	w := start(t, stack.Options{Catalog: dir})
+	w.rule(t, everything, &quotav1.Rule{})
 	created, err := w.quota.CreateApiKey(w.admin(t), &quotav1.CreateApiKeyRequest{Parent: "tenants/acme"})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"cel.dev/cel-go/interpreter"
 )
 
-// decorate replaces comparisons of values whose type is known only now,
+// decorate replaces comparisons and sizes of values whose type is known only now,
 // look-ups in a time zone, and regular expressions.
 //
 // CEL says that null or 5 is simply not "blocked", which would let a caller past a
@@ -29,6 +29,9 @@ func (a *auditor) decorate(i interpreter.InterpretableV2) (interpreter.Interpret
 	}
 	if p := a.regexps[i.ID()]; p.Regexp != nil && len(args) == 2 {
 		return &matching{call: call, text: args[0], pattern: p}, nil
+	}
+	if kind, ok := a.sized[i.ID()]; ok && len(args) == 1 && call.Function() == overloads.Size {
+		return &sized{call: call, of: args[0], kind: kind}, nil
 	}
 	if a.strict[i.ID()] && len(args) == 2 {
 		switch call.Function() {
@@ -104,7 +107,8 @@ func alike(l, r ref.Val) bool {
 	return false
 }
 
-// strictIn looks for value in a list of scalars of its type, or among the keys of a map.
+// strictIn looks for value in a list of scalars of its type, or among the keys of a map that the
+// condition wrote out; an object of the body is neither.
 func strictIn(value, container ref.Val) ref.Val {
 	switch c := container.(type) {
 	case traits.Lister:
@@ -126,6 +130,48 @@ func strictIn(value, container ref.Val) ref.Val {
 	}
 	return types.WrapErr(fmt.Errorf("looks for %s in %s", value.Type().TypeName(), container.Type().TypeName()))
 }
+
+// sized is the size of a value of one kind, and fails on others.
+type sized struct {
+	call interpreter.InterpretableCall
+	of   interpreter.InterpretableV2
+	kind types.Kind
+}
+
+// ID implements interpreter.Interpretable.
+func (s *sized) ID() int64 { return s.call.ID() }
+
+// Eval implements interpreter.Interpretable.
+func (s *sized) Eval(vars interpreter.Activation) ref.Val {
+	return interpreter.EvalActivation(vars, s.Exec)
+}
+
+// Exec implements interpreter.InterpretableV2.
+func (s *sized) Exec(frame *interpreter.ExecutionFrame) ref.Val {
+	value := s.of.Exec(frame)
+	if types.IsUnknownOrError(value) {
+		return value
+	}
+	fits := false
+	switch value.(type) {
+	case traits.Lister:
+		fits = s.kind == types.ListKind
+	case types.String:
+		fits = s.kind == types.StringKind
+	case traits.Mapper:
+		fits = s.kind == types.MapKind
+	}
+	if !fits {
+		return types.WrapErr(fmt.Errorf("takes the size of %s as that of a %s", value.Type().TypeName(), kindNames[s.kind]))
+	}
+	size := value.(traits.Sizer).Size() //nolint:errcheck // all three have one
+	if costs := frame.CostTracker(); costs != nil {
+		costs.EvalUnary(frame, s.ID(), s.call, value, size)
+	}
+	return size
+}
+
+var kindNames = map[types.Kind]string{types.ListKind: "list", types.StringKind: "text", types.MapKind: "map"}
 
 // matching matches a pattern that was compiled when the rule was. It pays before
 // it runs, by the size of the pattern's program: CEL counts the pattern's letters, of which

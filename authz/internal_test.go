@@ -111,7 +111,7 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
-// numbers turns json.Number into what number makes of it.
+// numbers turns json.Number into what number makes of it, and maps into objects.
 func numbers(t *testing.T, v any) any {
 	switch v := v.(type) {
 	case json.Number:
@@ -128,6 +128,7 @@ func numbers(t *testing.T, v any) any {
 		for k := range v {
 			v[k] = numbers(t, v[k])
 		}
+		return object(v)
 	}
 	return v
 }

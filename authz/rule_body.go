@@ -33,7 +33,7 @@ var (
 )
 
 // parseBody reads a JSON body that every reader reads alike (B-01 to B-04, H-09):
-// map[string]any, []any, string, int64, float64, bool or nil.
+// object, []any, string, int64, float64, bool or nil.
 func parseBody(a *Action) (any, error) {
 	if err := wholeJSON(a); err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func (d *decoder) array(depth int) (any, error) {
 }
 
 func (d *decoder) object(depth int) (any, error) {
-	fields := map[string]any{}
+	fields := object{}
 	var folded map[string]struct{} // the keys, once one is not as folded
 	for d.more('}') {
 		d.next()

@@ -198,7 +198,7 @@ func (c *compiler) when(source string, variables []string) *condition {
 	if !checked.OutputType().IsExactType(cel.BoolType) {
 		return problem("gives "+checked.OutputType().String()+", not true or false", "a comparison, such as request.method == \"GET\"")
 	}
-	audit := auditor{types: checked.NativeRep(), strict: map[int64]bool{}, zones: map[int64]*time.Location{}, regexps: map[int64]pattern{}, indexed: map[int64]bool{}}
+	audit := auditor{types: checked.NativeRep(), strict: map[int64]bool{}, sized: map[int64]types.Kind{}, zones: map[int64]*time.Location{}, regexps: map[int64]pattern{}, indexed: map[int64]bool{}}
 	if wrong, right := audit.check(); wrong != "" {
 		return problem(wrong, right)
 	}
@@ -248,7 +248,8 @@ func known(variables []string) string {
 // the comparisons that must be strict.
 type auditor struct {
 	types   *ast.AST
-	strict  map[int64]bool // calls that compare a value of unknown type
+	strict  map[int64]bool       // calls that compare a value of unknown type
+	sized   map[int64]types.Kind // calls of size over one, and what it must be
 	zones   map[int64]*time.Location
 	regexps map[int64]pattern
 	indexed map[int64]bool // uses of request.headers that name one header
@@ -309,6 +310,12 @@ func (a *auditor) call(id int64, call ast.CallExpr) (wrong, right string) {
 	case operators.Equals, operators.NotEquals:
 		null := a.is(args[0], types.NullTypeKind) || a.is(args[1], types.NullTypeKind)
 		a.strict[id] = !null && (a.unknown(args[0]) || a.unknown(args[1]))
+	case overloads.Size:
+		of := args
+		if call.IsMemberFunction() {
+			of = []ast.Expr{call.Target()}
+		}
+		a.size(id, of)
 	case overloads.Matches:
 		a.regexps[id], wrong, right = compilePattern(args[len(args)-1])
 		return wrong, right
@@ -335,8 +342,24 @@ func (a *auditor) zone(id int64, e ast.Expr) (wrong, right string) {
 func (a *auditor) is(e ast.Expr, kind types.Kind) bool { return a.types.GetType(e.ID()).Kind() == kind }
 
 // unknown reports whether the type of e is, or holds, one that is known only at run time.
-func (a *auditor) unknown(e ast.Expr) bool {
-	return holdsDyn(a.types.GetType(e.ID()))
+// CEL gives "x ? request.body.tags : ["a"]" the type of the known side, so every part counts.
+func (a *auditor) unknown(e ast.Expr) (found bool) {
+	ast.PreOrderVisit(e, ast.NewExprVisitor(func(part ast.Expr) {
+		found = found || holdsDyn(a.types.GetType(part.ID()))
+	}))
+	return found
+}
+
+// size has the size of a value of unknown type be that of a list: a text has one too, and a
+// caller chooses which to send. A text says that it is one: size(string(x)).
+func (a *auditor) size(id int64, of []ast.Expr) {
+	if len(of) != 1 || !a.unknown(of[0]) {
+		return
+	}
+	a.sized[id] = types.ListKind
+	if kind := a.types.GetType(of[0].ID()).Kind(); kind == types.StringKind || kind == types.MapKind {
+		a.sized[id] = kind
+	}
 }
 
 func holdsDyn(t *types.Type) bool {

@@ -32,7 +32,7 @@ func (r *Rules) explain(rule *compiled, in *Input) Reason {
 	}
 	template := 0
 	if reason.Differs = rule.who.match(in, true); reason.Differs == "" {
-		reason.Differs, template = rule.what.match(in.Action)
+		reason.Differs, template = rule.what.match(in.Action, foldPath(in.Action.Path))
 	}
 	if reason.Differs != "" {
 		return reason

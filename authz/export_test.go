@@ -7,6 +7,7 @@ var (
 	ErrPathByte     = errPathByte
 	ErrPathEmpty    = errPathEmpty
 	ErrPathRelative = errPathRelative
+	ErrPathEdge     = errPathEdge
 	ErrPathParams   = errPathParams
 	ErrPathEscape   = errPathEscape
 	ErrPathEncoded  = errPathEncoded

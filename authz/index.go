@@ -94,7 +94,7 @@ func appendOnce(rules []int32, i int32) []int32 {
 	return append(rules, i)
 }
 
-// appendHead appends the first two segments of a path in lower case; first is
+// appendHead appends the first two segments of a folded path in lower case; first is
 // the length of the first alone, 0 for what is no path.
 func appendHead(b []byte, path string) (head []byte, first int) {
 	if path == "" || path[0] != '/' {

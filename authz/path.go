@@ -19,6 +19,7 @@ var (
 	errPathByte     = errors.New("the path has a byte that RFC 3986 allows only percent-encoded")
 	errPathEmpty    = errors.New("the path has an empty segment ('//')")
 	errPathRelative = errors.New("the path has a segment '.' or '..'")
+	errPathEdge     = errors.New("the path has a segment that ends in '.', or begins or ends with an encoded space: some programs cut those off")
 	errPathParams   = errors.New("the path has a ';', plain or encoded")
 	errPathEscape   = errors.New("the path has a '%' that two hexadecimal digits do not follow")
 	errPathEncoded  = errors.New("the path has an encoded character that another program would decode into structure: send letters, digits, '-', '.', '_' and '~' plain, and no encoded '/', '\\', '%', '?', '#' or control characters")
@@ -30,7 +31,8 @@ var (
 //
 // What two programs could read two ways is refused, not repaired, because the
 // upstream gets the path as it came: anything that does not begin with one '/' (the '*' of
-// OPTIONS, an authority, an absolute URI), empty or relative segments, ';', '\',
+// OPTIONS, an authority, an absolute URI), empty or relative segments, segments with an edge that
+// Windows and some frameworks cut off (a '.' at the end, an encoded space), ';', '\',
 // '#', bytes that must be encoded and are not, broken escapes, escapes of bytes that
 // are never encoded (%61) or that make structure (%2f, %2e, %25, %00).
 //
@@ -79,6 +81,8 @@ func scanPath(path string) (changes, high bool, err error) {
 				return false, false, errPathEmpty
 			case segment == "." || segment == "..":
 				return false, false, errPathRelative
+			case strings.HasSuffix(segment, ".") || strings.HasPrefix(segment, "%20") || strings.HasSuffix(segment, "%20"):
+				return false, false, errPathEdge
 			}
 			start = i + 1
 			continue
@@ -146,6 +150,34 @@ func rewritePath(path string) string {
 		i += 2
 	}
 	return string(out)
+}
+
+// foldPath is a canonical path as an upstream sees it to whom the case of letters
+// means nothing, but for the case of ASCII letters: what is not ASCII is decoded and folded, so the Kelvin
+// sign (%E2%84%AA) is k and the long s is s. A path of ASCII is returned as it is, without allocation.
+func foldPath(path string) string {
+	if !highEscapes(path) {
+		return path
+	}
+	out := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		if b, ok := unescape(path, i); ok && path[i] == '%' && b >= utf8.RuneSelf {
+			out = append(out, b)
+			i += 2
+		} else {
+			out = append(out, path[i])
+		}
+	}
+	return fold(string(out))
+}
+
+func highEscapes(path string) bool {
+	for i := 0; i+1 < len(path); i++ {
+		if path[i] == '%' && path[i+1] >= '8' {
+			return true
+		}
+	}
+	return false
 }
 
 const upperHex = "0123456789ABCDEF"

@@ -259,6 +259,8 @@ func fold(key string) string {
 			return r + 'a' - 'A'
 		case r < utf8.RuneSelf:
 			return r
+		case r == 'ı' || r == 'İ': // Java's equalsIgnoreCase, not Go's EqualFold
+			return 'i'
 		}
 		least := r
 		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {

@@ -13,7 +13,7 @@ const (
 // what is a compiled What. Nil lists match everything.
 //
 // An allowing rule matches exactly what it says. A denying one also matches
-// what some upstream takes for the same: another case of ASCII letters, a '/'
+// what some upstream takes for the same: another case of letters (as [foldPath] has them), a '/'
 // at the end, and the other protocol, because the content-type that makes a request gRPC
 // is the client's to choose (P-04, P-13).
 type what struct {
@@ -134,9 +134,13 @@ func grpcName(s string, qualified bool) bool {
 	return !first
 }
 
-// match says which field does not match a; "" if all do. template is the index
-// of the path template that matched.
-func (w *what) match(a *Action) (wrong string, template int) {
+// match says which field does not match a; "" if all do. folded is a's path as foldPath
+// has it, and template the index of the path template that matched.
+func (w *what) match(a *Action, folded string) (wrong string, template int) {
+	path := a.Path
+	if w.denies {
+		path = folded
+	}
 	switch {
 	case w.services != nil && !slices.Contains(w.services, a.Service):
 		return "what.services", 0
@@ -144,7 +148,7 @@ func (w *what) match(a *Action) (wrong string, template int) {
 		return "what.methods", 0
 	case w.hosts != nil && !w.matchHost(a.Host):
 		return "what.hosts", 0
-	case w.grpc != nil && !w.matchGRPC(a):
+	case w.grpc != nil && (!a.GRPC && !w.denies || !w.matchGRPC(path)):
 		return "what.grpc", 0
 	case w.paths == nil:
 		return "", 0
@@ -152,7 +156,7 @@ func (w *what) match(a *Action) (wrong string, template int) {
 		return "what.paths", 0
 	}
 	for i := range w.paths {
-		if w.paths[i].match(a.Path, w.denies) {
+		if w.paths[i].match(path, w.denies) {
 			return "", i
 		}
 	}
@@ -177,12 +181,9 @@ func (w *what) matchHost(name string) bool {
 	return false
 }
 
-func (w *what) matchGRPC(a *Action) bool {
-	if !a.GRPC && !w.denies {
-		return false
-	}
+func (w *what) matchGRPC(path string) bool {
 	for i := range w.grpc {
-		if w.grpc[i].match(a.Path, w.denies) {
+		if w.grpc[i].match(path, w.denies) {
 			return true
 		}
 	}

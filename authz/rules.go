@@ -246,10 +246,10 @@ const headSize = 128
 
 // ask adds to t what the rules of set say that can match in.
 func (r *Rules) ask(set *index, in *Input, t tally) tally {
-	q := question{rules: r, in: in, tally: t}
+	q := question{rules: r, in: in, folded: foldPath(in.Action.Path), tally: t}
 	defer q.close()
 	var buf [headSize]byte
-	head, first := appendHead(buf[:0], in.Action.Path)
+	head, first := appendHead(buf[:0], q.folded)
 	if own := set.tenants[in.Tenant]; own != nil {
 		q.bucket(own, head, first)
 	}
@@ -261,6 +261,7 @@ func (r *Rules) ask(set *index, in *Input, t tally) tally {
 type question struct {
 	rules      *Rules
 	in         *Input
+	folded     string // the path as foldPath has it
 	tally      tally
 	evaluation *evaluation // nil until a condition is met
 }
@@ -290,7 +291,7 @@ func (q *question) each(rules []int32) {
 		if rule.who.match(q.in, false) != "" {
 			continue
 		}
-		wrong, template := rule.what.match(q.in.Action)
+		wrong, template := rule.what.match(q.in.Action, q.folded)
 		if wrong != "" {
 			continue
 		}

@@ -247,6 +247,15 @@ func TestDenyingRulesCoverWhatUpstreamsTakeForTheSame(t *testing.T) {
 		{"P-04 another case and a slash at the end", paths("/admin/**", "/v1/secrets"), []*authz.Input{
 			get("/admin"), get("/admin/"), get("/admin/x"), get("/ADMIN/x"), get("/Admin"), get("/v1/secrets"), get("/v1/secrets/"), get("/V1/Secrets/"),
 		}},
+		{"P-04 letters that fold to ASCII", paths("/keys/**", "/v1/secrets/{id}"), []*authz.Input{
+			get("/%E2%84%AAeys"), get("/%E2%84%AAEY%C5%BF/1"), get("/v1/%C5%BFecret%C5%BF/1"), get("/V1/secret%C5%BF/%20"),
+		}},
+		{"P-04 letters that fold to ASCII in Java", paths("/admin/**"), []*authz.Input{get("/adm%C4%B1n/x"), get("/adm%C4%B0n")}},
+		{"P-04 letters beyond ASCII", paths("/caf%C3%A9/**", "/v1/%C3%80"), []*authz.Input{
+			get("/caf%C3%A9/x"), get("/CAF%C3%89/x"), get("/caf%C3%89"), get("/v1/%C3%A0"), get("/v1/%C3%80/"),
+		}},
+		{"P-04 a letter in the rule that folds to ASCII", paths("/%E2%84%AAeys"), []*authz.Input{get("/keys"), get("/%E2%84%AAeys"), get("/KEYS/")}},
+		{"P-13 letters that fold to ASCII in a gRPC method", authz.What{GRPC: []string{"pkg.Keys/Ask"}}, []*authz.Input{call("/pkg.%E2%84%AAey%C5%BF/A%C5%BF%E2%84%AA")}},
 		{"P-04 a slash at the end of the rule", paths("/v1/secrets/"), []*authz.Input{get("/v1/secrets"), get("/v1/secrets/")}},
 		{"P-13 gRPC on a path of HTTP", paths("/admin/**"), []*authz.Input{call("/admin/x"), call("/admin")}},
 		{"P-13 HTTP on a gRPC method", authz.What{GRPC: []string{"pkg.Svc/Delete"}}, []*authz.Input{
@@ -266,6 +275,17 @@ func TestDenyingRulesCoverWhatUpstreamsTakeForTheSame(t *testing.T) {
 				t.Errorf("/other: %+v", v)
 			}
 		})
+	}
+}
+
+func TestAllowingRulesAreExactBeyondASCII(t *testing.T) {
+	rules := compile(t, allow("a", paths("/%E2%84%AAeys", "/caf%C3%A9/{id}", "/v1/%C3%80")))
+	for path, want := range map[string]bool{
+		"/%E2%84%AAeys": true, "/keys": false, "/caf%C3%A9/x": true, "/CAF%C3%A9/x": false, "/caf%C3%89/x": false, "/v1/%C3%80": true, "/v1/%C3%A0": false,
+	} {
+		if v := rules.Decide(get(path)); v.Allowed() != want {
+			t.Errorf("%s: %+v", path, v)
+		}
 	}
 }
 

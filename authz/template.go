@@ -39,6 +39,9 @@ func parseTemplate(text string, denies bool) (t template, wrong, right string) {
 		if wrong != "" {
 			return t, wrong, right
 		}
+		if denies {
+			s.literal = foldPath(s.literal)
+		}
 		for _, earlier := range t.segments {
 			if s.variable != "" && earlier.variable == s.variable {
 				return t, "has {" + s.variable + "} twice", "a name of its own for each variable"
@@ -96,8 +99,8 @@ func variableName(s string) bool {
 	return true
 }
 
-// match reports whether a canonical path is one of t's. fold ignores the case
-// of ASCII letters and a '/' at the end.
+// match reports whether a canonical path is one of t's; for a template that denies, one that
+// foldPath has folded. fold ignores the case of ASCII letters and a '/' at the end.
 func (t *template) match(path string, fold bool) bool {
 	if fold && len(path) > 1 {
 		path = strings.TrimSuffix(path, "/")
@@ -136,7 +139,7 @@ func (t *template) value(path, variable string) (string, bool) {
 	return "", false
 }
 
-// head is the beginning of every path that t matches, in lower case: up to two
+// head is the beginning of every path that t matches, folded and in lower case: up to two
 // whole segments; "" if the first is a variable.
 func (t *template) head() string {
 	head := ""
@@ -144,10 +147,11 @@ func (t *template) head() string {
 		if i == 2 || s.variable != "" || s.literal == "" {
 			break
 		}
-		head += "/" + strings.ToLower(s.literal)
+		head += "/" + foldPath(s.literal)
 	}
 	if head == "" && len(t.segments) == 1 && t.segments[0] == (segment{}) {
 		return "/"
 	}
-	return head
+	lowered, _ := appendHead(nil, head) // not strings.ToLower, which knows more letters than requests are looked up by
+	return string(lowered)
 }

@@ -163,6 +163,9 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 			s.refused.Add(1)
 			return err
 		}
+		if out == nil { // Envoy was told already
+			return nil
+		}
 		sent, sendErr := x.send(out)
 		switch {
 		case sendErr != nil:

@@ -286,6 +286,10 @@ func TestAChangeBetweenDecisionAndWatchIsSeen(t *testing.T) {
 	if err := <-x.ended; err != nil || w.Live() != 0 {
 		t.Errorf("%v, %d live", err, w.Live())
 	}
+	// The gate has recorded that it was admitted, so this end is recorded too.
+	if _, told := w.questions(); !slices.Equal(told, []gate.Reason{gate.ReasonSuspended}) || w.Ended(gate.ReasonSuspended) != 1 {
+		t.Errorf("recorded %v, counted %d", told, w.Ended(gate.ReasonSuspended))
+	}
 }
 
 func TestNothingFollowsTheEnd(t *testing.T) {

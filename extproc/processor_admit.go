@@ -77,7 +77,7 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 		s.o.Observe(ctx, &request, &x.decision)
 	}
 	d := &x.decision
-	if d.Allowed() && !answer.Forwardable(d) {
+	if d.Allowed() && !d.Forwardable() {
 		x.decision = gate.Decision{ID: d.ID, Detail: "the tenant can't be told to the service"}
 	}
 	if !d.Allowed() {
@@ -85,8 +85,8 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 	}
 	x.phase = phaseRequest
 	if ok, reason := x.goLive(now, &request); !ok {
-		x.decision = gate.Decision{ID: d.ID, Tenant: d.Tenant, Plan: d.Plan, Principal: d.Principal, Revision: d.Revision, Reason: reason, Detail: ending(reason)}
-		return x.refuse(reader.GRPC), errDone
+		s.end(now, x, reason) // as the sweeper would, which may have been first: the record says that it was admitted
+		return nil, errDone
 	}
 	mutation := &extprocv3.HeaderMutation{}
 	set := func(name, value string) {

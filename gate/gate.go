@@ -65,6 +65,21 @@ type Decision struct {
 // Allowed reports whether the request may pass. Only Admit makes it true.
 func (d *Decision) Allowed() bool { return d.allowed }
 
+// Forwardable reports whether the names in d can be told to a service as header
+// values: there is a tenant, and none of them could start another header. What is admitted is.
+func (d *Decision) Forwardable() bool {
+	return d.Tenant != "" && visible(string(d.Tenant)) && visible(d.Principal.Name) && visible(d.Plan)
+}
+
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // Limits are the limits that the request met and what each said, in the
 // catalogue's order; the slices are valid as long as d is.
 func (d *Decision) Limits() ([]ratelimit.Charge, []ratelimit.Outcome) {

@@ -26,6 +26,7 @@ var stages = [...]stage{
 	{"read", (*Gate).read},
 	{"identify", (*Gate).identify},
 	{"authorize", (*Gate).authorize},
+	{"tell", (*Gate).tell},
 	{"charge", (*Gate).charge},
 	{"hand over", (*Gate).handOver},
 }
@@ -105,6 +106,15 @@ func (g *Gate) authorize(now int64, r *Request, d *Decision) verdict {
 	default:
 		return d.deny(ReasonForbidden, "no rule allows this request")
 	}
+}
+
+// tell denies what could not be told to the service, before it is charged and recorded: a door
+// that found out afterwards would refuse what the record says was allowed.
+func (g *Gate) tell(_ int64, _ *Request, d *Decision) verdict {
+	if !d.Forwardable() {
+		return d.deny(ReasonInternal, "the tenant can't be told to the service")
+	}
+	return passed
 }
 
 // charge charges every limit that holds at this hop, or none.

@@ -134,21 +134,6 @@ func (w *Writer) Refused(a *Answer, d *gate.Decision, grpc bool) {
 // AppendID appends the text of a decision id, as gate.FormatID has it.
 func AppendID(b []byte, id [16]byte) []byte { return hex.AppendEncode(b, id[:]) }
 
-// Forwardable reports whether the names in d can be told to a service as header
-// values: there is a tenant, and none of them could start another header.
-func Forwardable(d *gate.Decision) bool {
-	return d.Tenant != "" && visible(string(d.Tenant)) && visible(d.Principal.Name) && visible(d.Plan)
-}
-
-func visible(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
 func (a *Answer) reset() {
 	clear(a.Headers)
 	*a = Answer{Headers: a.Headers[:0], buf: a.buf[:0]}

@@ -45,7 +45,7 @@ const (
 // no tenant, or a name that is no header value, is refused: the upstream would
 // otherwise trust what it does not get.
 func (s *Server) allow(c *call, d *gate.Decision) *rawpb.Raw {
-	if !d.Allowed() || !answer.Forwardable(d) {
+	if !d.Allowed() || !d.Forwardable() {
 		return s.refuse(c, &gate.Decision{ID: d.ID, Detail: "the tenant can't be told to the service"})
 	}
 	var id [32]byte

@@ -6,12 +6,15 @@ import (
 	"sync"
 )
 
-// What one source may spend on tokens whose signature is wrong. Each costs 30 to
-// 70 µs of a core, where a request costs a few.
+// What may be spent on tokens whose signature is wrong. Each costs 30 to 70 µs of a core,
+// where a request costs a few. All pools together are 4,000 a second, less than 30 % of one core.
 const (
-	badInterval = 20_000 // µs: 50 a second
+	badInterval = 20_000 // µs: 50 a second for one source
 	badBurst    = 100
 	badDepth    = badBurst * badInterval
+
+	pressedInterval = 1_000_000 // µs: one a second for one source, while all together are over theirs
+	mostOwing       = badDepth - badInterval + pressedInterval
 
 	budgetShards   = 16
 	sourcesInShard = 1024
@@ -21,9 +24,20 @@ const (
 // budget limits failed verifications for each source (GCRA: a number for each
 // is when it will have recovered, Unix µs). A source that recovered is forgotten, which
 // changes nothing. Sources that find no room share one budget.
+//
+// Good callers may stand behind the address of one that floods. A source that has spent its own may
+// still verify out of spare, which all such sources share: a new good token gets through sometimes, and
+// once it has, it is remembered. Requests without an address have a budget of their own, because
+// what one of them spends all of them have.
+//
+// Given up: behind the address of a flood, most new tokens are refused unread while it lasts; a stranger
+// with more than a few thousand addresses can make us spend more than 30 % of a core.
 type budget struct {
-	seed   maphash.Seed
-	shards [budgetShards]budgetShard
+	seed    maphash.Seed
+	shards  [budgetShards]budgetShard
+	all     pool // what sources have spent: over it each may spend less
+	spare   pool
+	unknown pool
 }
 
 type budgetShard struct {
@@ -33,25 +47,100 @@ type budgetShard struct {
 	tidied int64
 }
 
-func newBudget() *budget { return &budget{seed: maphash.MakeSeed()} }
+// pool is one GCRA that many share.
+type pool struct {
+	every, depth int64 // µs
 
-// spent reports whether source has nothing left at now.
-func (b *budget) spent(now int64, source string) bool {
-	s, id := b.of(source)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	tat, _ := s.find(now, id)
-	return recovered(now, tat)-now > badDepth-badInterval
+	mu  sync.Mutex
+	tat int64
 }
 
-// charge takes one failed verification. Requests that are verified at the same time may
+// over reports whether nothing is left at now.
+func (p *pool) over(now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.owing(now) > p.depth-p.every
+}
+
+// take takes one if there is one.
+func (p *pool) take(now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.owing(now) > p.depth-p.every {
+		return false
+	}
+	p.tat = now + p.owing(now) + p.every
+	return true
+}
+
+// owing is how far ahead of now p is; nothing if the clock was set back.
+func (p *pool) owing(now int64) int64 {
+	if p.tat < now || p.tat-now > p.depth {
+		return 0
+	}
+	return p.tat - now
+}
+
+func newBudget() *budget {
+	return &budget{
+		seed:    maphash.MakeSeed(),
+		all:     pool{every: 333, depth: 1_000_000},   // 3,000 a second
+		spare:   pool{every: 2_000, depth: 200_000},   // 500
+		unknown: pool{every: 2_000, depth: 1_000_000}, // 500
+	}
+}
+
+// payer is who pays for a verification that fails.
+type payer uint8
+
+const (
+	nobody    payer = iota // there is nothing left: do not verify
+	itself                 // the source
+	spare                  // the sources that have spent their own; before the signature is checked, whether it is good or not
+	strangers              // all whose source is not known
+)
+
+// payer says who pays for what source asks at now.
+func (b *budget) payer(now int64, source string) payer {
+	address, known := sourceOf(source)
+	if !known {
+		if b.unknown.over(now) {
+			return nobody
+		}
+		return strangers
+	}
+	s, id := b.of(address)
+	s.mu.Lock()
+	tat, _ := s.find(now, id)
+	s.mu.Unlock()
+	switch {
+	case recovered(now, tat)-now <= badDepth-badInterval:
+		return itself
+	case !b.spare.over(now):
+		return spare
+	}
+	return nobody
+}
+
+// charge takes one failed verification from who pays. Requests that are verified at the same time may
 // overdraw it, each core by one.
-func (b *budget) charge(now int64, source string) {
-	s, id := b.of(source)
+func (b *budget) charge(now int64, source string, by payer) {
+	address, _ := sourceOf(source)
+	if by == strangers {
+		b.unknown.take(now)
+	}
+	if by != itself {
+		return
+	}
+	cost := int64(badInterval)
+	if !b.all.take(now) {
+		cost = pressedInterval
+	}
+	s, id := b.of(address)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tat, own := s.find(now, id)
-	tat = recovered(now, tat) + badInterval
+	tat = min(recovered(now, tat)+cost, now+mostOwing)
 	if !own {
 		s.shared = tat
 		return
@@ -64,7 +153,7 @@ func (b *budget) charge(now int64, source string) {
 
 // recovered is tat, or now if that is over, or if the clock was set back.
 func recovered(now, tat int64) int64 {
-	if tat < now || tat-now > badDepth+badInterval {
+	if tat < now || tat-now > mostOwing {
 		return now
 	}
 	return tat
@@ -90,19 +179,23 @@ func (s *budgetShard) find(now int64, id uint64) (tat int64, own bool) {
 	return s.shared, false
 }
 
-// of finds a source's shard. An IPv6 caller has a whole /64 to call from.
-func (b *budget) of(source string) (*budgetShard, uint64) {
-	var id uint64
-	if a, err := netip.ParseAddr(source); err == nil {
-		a = a.WithZone("").Unmap()
-		if a.Is6() {
-			p, _ := a.Prefix(64) //nolint:errcheck // 64 is always a length
-			a = p.Addr()
-		}
-		id = maphash.Comparable(b.seed, a)
-	} else {
-		id = maphash.String(b.seed, source)
+// sourceOf is the address that has a budget. An IPv6 caller has a whole /64 to call from.
+func sourceOf(source string) (a netip.Addr, known bool) {
+	a, err := netip.ParseAddr(source)
+	if err != nil {
+		return a, false
 	}
+	a = a.WithZone("").Unmap()
+	if a.Is6() {
+		p, _ := a.Prefix(64) //nolint:errcheck // 64 is always a length
+		a = p.Addr()
+	}
+	return a, true
+}
+
+// of finds a source's shard.
+func (b *budget) of(address netip.Addr) (*budgetShard, uint64) {
+	id := maphash.Comparable(b.seed, address)
 	return &b.shards[id%budgetShards], id
 }
 

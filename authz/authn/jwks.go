@@ -80,8 +80,9 @@ type source struct {
 	sourceID
 	issuer sourceID // as the issuer writes it, {tenant} included
 	set    atomic.Pointer[keySet]
+	made   int64        // Unix µs
 	until  atomic.Int64 // set is believed before, Unix µs
-	used   atomic.Int64 // by a request, Unix µs
+	used   atomic.Int64 // when a key of it last verified a token, Unix µs; 0 for never
 
 	mu       sync.Mutex
 	fetching chan struct{} // closed when the fetch under way ends; nil if none is
@@ -203,8 +204,7 @@ func (k *KeySets) sweep() {
 		}
 	}
 	for _, s := range k.list() {
-		idle := s.issuer != s.sourceID && now-s.used.Load() > k.o.MaxAge.Microseconds()
-		if !wanted[s.issuer] || idle {
+		if !wanted[s.issuer] || s.issuer != s.sourceID && k.idle(now, s) {
 			k.drop(s)
 			continue
 		}
@@ -215,6 +215,15 @@ func (k *KeySets) sweep() {
 		}
 		s.mu.Unlock()
 	}
+}
+
+// idle reports whether nobody needs a realm's keys. Anybody can name a realm in a token, so one for
+// which no good token has come is not fetched again and again for long.
+func (k *KeySets) idle(now int64, s *source) bool {
+	if used := s.used.Load(); used != 0 {
+		return now-used > k.o.MaxAge.Microseconds()
+	}
+	return now-s.made > min(2*k.o.Refresh, k.o.MaxAge).Microseconds()
 }
 
 func (k *KeySets) drop(s *source) {
@@ -244,9 +253,8 @@ func (k *KeySets) source(i *authz.Issuer, realm string) *source {
 	}
 	s = &source{
 		sourceID: id, issuer: sourceID{i.JWKSURI, i.AllowPrivate},
-		first: make(chan struct{}), missing: map[uint64]int64{},
+		made: k.now(), first: make(chan struct{}), missing: map[uint64]int64{},
 	}
-	s.used.Store(k.now())
 	k.sources[id] = s
 	return s
 }
@@ -265,7 +273,6 @@ func (k *KeySets) find(now int64, i *authz.Issuer, realm, kid, alg string) (*sou
 	if s == nil {
 		return nil, nil
 	}
-	s.used.Store(now)
 	if set := s.believed(now); set != nil {
 		if key, known := set.find(kid, alg); known {
 			return s, key

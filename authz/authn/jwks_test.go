@@ -329,7 +329,7 @@ func TestARefreshForgetsNoToken(t *testing.T) {
 		s.good(kept)
 		s.publish(mainKeys, keysAB)
 		s.pass(2 * authn.DefaultRefresh)
-		for range 100 { // spends what this source may waste, so nothing new is verified
+		for range 500 { // spends what sources without an address may waste, so nothing new is verified
 			s.bad(s.token("a", nil, other256()))
 		}
 		if err := s.try(s.token("a", nil, p256())); !errors.Is(err, authz.ErrTooManyBad) {
@@ -393,6 +393,28 @@ func TestKeysOfARealmAreFetchedForItsTenantOnly(t *testing.T) {
 			t.Errorf("%d sets of keys after a day", sources)
 		}
 		s.good(realm(s, "acme"))
+	})
+}
+
+func TestARealmThatNoGoodTokenNamesIsNotFetchedForLong(t *testing.T) {
+	const keys = "https://id.example.com/realms/acme/keys"
+	play(t, func(i *idp) { bothUp(i); i.body[keys] = keyA }, func(s *scene) {
+		iss := m{"iss": `"https://id.example.com/realms/acme"`}
+		s.bad(s.token("a", iss, other256()))
+		if sources, _ := s.sets.Sources(); sources != 3 {
+			t.Errorf("%d sets of keys, want that of the realm too", sources)
+		}
+		s.pass(2*authn.DefaultRefresh - time.Minute)
+		s.bad(s.token("a", iss, other256())) // naming it again keeps nothing
+		s.pass(2 * time.Minute)
+		if sources, _ := s.sets.Sources(); sources != 2 {
+			t.Errorf("%d sets of keys after ten minutes of bad tokens", sources)
+		}
+		s.good(s.token("a", iss, p256()))
+		s.pass(authn.DefaultMaxAge - time.Minute)
+		if sources, _ := s.sets.Sources(); sources != 3 {
+			t.Errorf("%d sets of keys within a day of a good token", sources)
+		}
 	})
 }
 

@@ -35,16 +35,20 @@ func (a *Authenticator) token(now int64, s *quota.Snapshot, raw, from string) (a
 		if a.bad.has(now, &digest) {
 			return a.refuse(refusedSignature)
 		}
-		if a.budget.spent(now, from) {
-			a.refusals[refusedBudget].Add(1)
-			return authz.Principal{}, nil, authz.ErrTooManyBad
+		by := a.budget.payer(now, from)
+		if by == nobody {
+			return a.refuseAs(refusedBudget, authz.ErrTooManyBad)
 		}
 		var why refusal
-		if v, why = a.verify(now, s, raw); v == nil {
-			if why == refusedSignature {
-				a.budget.charge(now, from)
-				a.bad.add(now, &digest)
-			}
+		switch v, why = a.verify(now, s, raw, by); why {
+		case 0:
+		case refusedBudget:
+			return a.refuseAs(why, authz.ErrTooManyBad)
+		case refusedSignature:
+			a.budget.charge(now, from, by)
+			a.bad.add(now, &digest)
+			return a.refuse(why)
+		default:
 			return a.refuse(why)
 		}
 		a.tokens.put(now, &digest, v)
@@ -62,8 +66,8 @@ func digestOf(raw string) [sha256.Size]byte {
 	return sha256.Sum256(text[:copy(text[:], raw)])
 }
 
-// verify reads a token and checks its signature.
-func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string) (*verified, refusal) {
+// verify reads a token and checks its signature, for which by pays if it is wrong.
+func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by payer) (*verified, refusal) {
 	c, why := read(now, s.Issuers, raw)
 	if why != 0 {
 		return nil, why
@@ -82,9 +86,13 @@ func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string) (*verif
 	if !ok {
 		return nil, refusedForm
 	}
+	if by == spare && !a.budget.spare.take(now) {
+		return nil, refusedBudget
+	}
 	if !key.signed(c.alg, []byte(raw[:end]), signature) {
 		return nil, refusedSignature
 	}
+	source.used.Store(now)
 	v := &verified{
 		principal: authz.Principal{Scheme: authz.JWT, Name: c.issuer.Name + "/" + c.subject, Roles: c.roles, Expires: c.expires},
 		tenant:    c.tenant, iss: c.iss, issuer: c.issuer, source: source, key: key,

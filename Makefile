@@ -50,6 +50,17 @@ test-faults: need-go gotestsum ## The fault tests at full volume: kills, lost wr
 	@echo "==> fault tests, without the race detector"
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 15m -run '^Test(F[0-9]+|Restart)' ./ratelimit/memstore
 
+# What a stranger's bytes reach first; 'make test' runs the corpora of all targets.
+FUZZ_TARGETS := ./authz:FuzzCanonicalPath ./authz:FuzzCondition ./authz/authn:FuzzParseXFCC ./authz/authn:FuzzToken ./authz/extauthz:FuzzCheck
+FUZZ_TIME := 30s
+
+.PHONY: fuzz
+fuzz: need-go ## Fuzz what reads hostile bytes first, FUZZ_TIME (30s) each: paths, conditions, XFCC, tokens, checks
+	@for target in $(FUZZ_TARGETS); do \
+		echo "==> $${target#*:} for $(FUZZ_TIME)"; \
+		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(FUZZ_TIME) "$${target%%:*}"; \
+	done
+
 .PHONY: test-e2e
 test-e2e: need-go gotestsum envoy ## The built server behind a real Envoy
 	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"

@@ -21,7 +21,7 @@ func (w *wholeness) Admit(_ context.Context, _ int64, r *gate.Request, _ *gate.D
 	*w = wholeness(r.Action.Body.Whole)
 }
 
-func TestABodyIsWholeOnlyIfItsLengthWasTold(t *testing.T) {
+func TestABodyIsWholeOnlyIfItsLengthWasToldAndEnvoyMarksItSo(t *testing.T) {
 	whole := new(wholeness)
 	conn := dial(t, extauthz.New(extauthz.Options{Gate: whole, Answers: answer.NewWriter(answer.Draft10), Peer: known, Log: slog.New(slog.DiscardHandler)}))
 	with := func(text, bytes string, pairs ...string) *authv3.CheckRequest {
@@ -29,19 +29,25 @@ func TestABodyIsWholeOnlyIfItsLengthWasTold(t *testing.T) {
 		r.Attributes.Request.Http.Body, r.Attributes.Request.Http.RawBody = text, []byte(bytes)
 		return r
 	}
+	const mark = "x-envoy-auth-partial-body"
 	for _, c := range []struct {
 		name string
 		in   *authv3.CheckRequest
 		want bool
 	}{
-		{"B-03 of the length that was told", with("", "{}", "content-length", "2"), true},
-		{"B-03 of another length", with("", "{}", "content-length", "3"), false},
-		{"B-03 without a length", with("", "{}"), false},
-		{"B-03 with two lengths", with("", "{}", "content-length", "2", "content-length", "2"), false},
-		{"B-03 with a length that is none", with("", "{}", "content-length", "0x2"), false},
-		{"B-03 empty", with("", "", "content-length", "0"), false},
-		{"B-02 as text", with("{}", "", "content-length", "2"), false},
-		{"B-02 as text and as bytes", with("{}", "{}", "content-length", "2"), false},
+		{"B-03 of the length that was told, with Envoy's mark", with("", "{}", "content-length", "2", mark, "false"), true},
+		{"B-03 without Envoy's mark", with("", "{}", "content-length", "2"), false},
+		{"B-03 with a mark that it is cut", with("", "{}", "content-length", "2", mark, "true"), false},
+		{"B-03 with two marks", with("", "{}", "content-length", "2", mark, "false", mark, "false"), false},
+		{"B-03 with marks that differ", with("", "{}", "content-length", "2", mark, "false", mark, "true"), false},
+		{"B-03 with an empty mark", with("", "{}", "content-length", "2", mark, ""), false},
+		{"B-03 of another length", with("", "{}", "content-length", "3", mark, "false"), false},
+		{"B-03 without a length", with("", "{}", mark, "false"), false},
+		{"B-03 with two lengths", with("", "{}", "content-length", "2", "content-length", "2", mark, "false"), false},
+		{"B-03 with a length that is none", with("", "{}", "content-length", "0x2", mark, "false"), false},
+		{"B-03 empty", with("", "", "content-length", "0", mark, "false"), false},
+		{"B-02 as text", with("{}", "", "content-length", "2", mark, "false"), false},
+		{"B-02 as text and as bytes", with("{}", "{}", "content-length", "2", mark, "false"), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			check(t, conn, c.in)

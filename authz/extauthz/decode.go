@@ -228,22 +228,29 @@ func (c *call) readHeader(header []byte) {
 }
 
 // whole reports whether the body is all that the upstream will get, byte for byte.
-// Envoy's own mark (x-envoy-auth-partial-body) does not say so of a body that it cut exactly at
-// max_request_bytes (measured on Envoy 1.40), so its length must have been told beforehand. In a text, which
-// is what pack_as_bytes: false makes, Envoy has put '!' for what is not UTF-8.
+//
+// Envoy marks each body that it sends, once and in the place of what a client wrote. Its mark says "false" of
+// a body too that it cut exactly at max_request_bytes (measured on Envoy 1.40), so the length must have been told
+// beforehand as well. In a text, which is what pack_as_bytes: false makes, Envoy has put '!' for what is not UTF-8.
 func (c *call) whole() bool {
 	if len(c.body) == 0 || c.text {
 		return false
 	}
-	told := 0
+	told, marks := 0, 0
 	for i := range c.pairs {
-		if string(c.pairs[i].Name) != "content-length" {
-			continue
+		value := string(c.pairs[i].Value)
+		switch string(c.pairs[i].Name) {
+		case "content-length":
+			if n, err := strconv.Atoi(value); err != nil || n != len(c.body) {
+				return false
+			}
+			told++
+		case "x-envoy-auth-partial-body":
+			if value != "false" {
+				return false
+			}
+			marks++
 		}
-		if n, err := strconv.Atoi(string(c.pairs[i].Value)); err != nil || n != len(c.body) {
-			return false
-		}
-		told++
 	}
-	return told == 1
+	return told == 1 && marks == 1
 }

@@ -25,6 +25,7 @@ const (
 	apiKey        = "x-api-key"
 	authorization = "authorization"
 	contentType   = "content-type"
+	host          = "host"
 
 	xfcc = "x-forwarded-client-cert"
 
@@ -82,6 +83,7 @@ const (
 	pseudoMethod
 	pseudoScheme
 	singleContentType
+	singleHost
 )
 
 // Reset forgets everything but the memory.
@@ -120,6 +122,9 @@ func (r *Reader) Add(name, value []byte) {
 		r.GRPC = speaksGRPC(value)
 	case name[0] == ':':
 		r.pseudo(name, value)
+	case is(name, host): // HTTP/1's :authority: an upstream believes the one or the other
+		r.once(singleHost, "there is more than one host")
+		r.asks(&r.Host, value)
 	case is(name, xfcc):
 		r.xfcc.add(value, maxXFCC)
 	case tenant.IsReservedHeader(string(name)) || overrides(name):
@@ -134,7 +139,7 @@ func (r *Reader) Add(name, value []byte) {
 	}
 }
 
-// overrides reports whether a framework may take another method or path from a header
+// overrides reports whether a framework may take another method, path or host from a header
 // of that name than the request line has, which is what the rules were asked about. An
 // upstream must not see it. Marks and case do not count, as in [tenant.IsReservedHeader].
 func overrides(name []byte) bool {
@@ -157,7 +162,9 @@ func overrides(name []byte) bool {
 		n++
 	}
 	switch string(f[:n]) {
-	case "xhttpmethod", "xhttpmethodoverride", "xmethodoverride", "xoriginalurl", "xoriginaluri", "xrewriteurl":
+	case "xhttpmethod", "xhttpmethodoverride", "xmethodoverride", // Rails, Express, Spring, ASP.NET
+		"xoriginalurl", "xoriginaluri", "xrewriteurl", "xoverrideurl", // Symfony, Zend, IIS
+		"xoriginalhost", "xhttphostoverride", "xhostoverride":
 		return true
 	}
 	return false

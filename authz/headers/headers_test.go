@@ -125,6 +125,11 @@ func TestWhatCanBeReadTwoWaysIsMalformed(t *testing.T) {
 	}{
 		{"", []pair{{":authority", "a"}, {":path", "/"}, {":method", "GET"}, {":scheme", "https"}, {"a", "b"}, {"a", "b"}}},
 		{"there is more than one :authority", []pair{{":authority", "a"}, {":authority", "a"}}},
+		{"the request has two methods, paths or hosts", []pair{{":authority", "a.example.com"}, {"host", "b.example.com"}}},
+		{"the request has two methods, paths or hosts", []pair{{"Host", "b.example.com"}, {":authority", "a.example.com"}}},
+		{"the request has two methods, paths or hosts", []pair{{"host", "a.example.com:444"}, {":authority", "a.example.com"}}},
+		{"there is more than one host", []pair{{":authority", "a"}, {"host", "a"}, {"host", "a"}}},
+		{"", []pair{{":authority", "a.example.com"}, {"host", "a.example.com"}}},
 		{"the :authority names more than one host", []pair{{":authority", "a,b"}}},
 		{"there is more than one :path", []pair{{":path", "a"}, {":path", "a"}}},
 		{"there is more than one :method", []pair{{":method", "a"}, {":method", "a"}}},
@@ -164,6 +169,8 @@ func TestWhatAnUpstreamMustNotSeeIsStripped(t *testing.T) {
 			[]pair{{"x_tenant_id", "a"}, {"x.tenant.id", "a"}, {"tenant", "a"}, {"X_TENANT_ID", "a"}, {"x-sluice-plan", "a"}},
 			[]string{"x_tenant_id", "x.tenant.id", "tenant", "x-sluice-plan"},
 		},
+		{"H-08, H-10 what makes a framework take another host", []pair{{"x-original-host", "a"}, {"X-Host-Override", "a"}, {"x-http-host-override", "a"}}, []string{"x-original-host", "X-Host-Override", "x-http-host-override"}},
+		{"H-08 what proxies say that are trusted or whose words the edge removes", []pair{{"x-forwarded-host", "a"}, {"x-forwarded-for", "a"}, {"forwarded", "a"}}, nil},
 		{
 			"P-10, H-08 what makes a framework take another method or path",
 			[]pair{{"x-http-method-override", "DELETE"}, {"X_HTTP_Method", "a"}, {"x-method-override", "a"}, {"x-original-url", "/admin"}, {"x-original-uri", "a"}, {"x.rewrite.url", "a"}},

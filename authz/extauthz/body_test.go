@@ -21,7 +21,7 @@ func (w *wholeness) Admit(_ context.Context, _ int64, r *gate.Request, _ *gate.D
 	*w = wholeness(r.Action.Body.Whole)
 }
 
-func TestABodyIsWholeOnlyIfItsLengthWasToldAndEnvoyMarksItSo(t *testing.T) {
+func TestABodyIsWholeOnlyIfItsLengthWasTold(t *testing.T) {
 	whole := new(wholeness)
 	conn := dial(t, extauthz.New(extauthz.Options{Gate: whole, Answers: answer.NewWriter(answer.Draft10), Peer: known, Log: slog.New(slog.DiscardHandler)}))
 	with := func(text, bytes string, pairs ...string) *authv3.CheckRequest {

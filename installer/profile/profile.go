@@ -193,6 +193,8 @@ type External struct {
 	Port int32  `json:"port"`
 	// Protocol is TLS (passed through by SNI), HTTP, or HTTPS (the gateway originates TLS).
 	Protocol string `json:"protocol"`
+	// Callers are the services that may reach the host, by name.
+	Callers []string `json:"callers,omitempty"`
 	// Addresses are fixed endpoints in place of DNS, for hosts without a name that resolves.
 	Addresses []string `json:"addresses,omitempty"`
 }

@@ -52,4 +52,9 @@ func All(v *profile.Values) ([]Rendered, error) {
 // before what answers for it is ready.
 var components = []Component{
 	{Name: "namespaces", Objects: namespaces},
+	{Name: "mutual-tls", Objects: mutualTLS},
+	{Name: "callers", Objects: allow},
+	{Name: "traffic", Objects: traffic},
+	{Name: "egress", Objects: egress},
+	{Name: "addons", Ready: true, Objects: addons},
 }

@@ -5,7 +5,11 @@
 // It does not know plans, limits or credentials (package quota does).
 package tenant
 
-import "errors"
+import (
+	"errors"
+	"slices"
+	"strings"
+)
 
 // Header is the one request header that carries the tenant to an upstream.
 // Sluice removes every spelling of it that a client sent and writes it once.
@@ -59,6 +63,11 @@ func ParseID(s string) (ID, error) {
 	return ID(s), nil
 }
 
+// reserved are the names that only Sluice may write, folded, beside all that begin with ours.
+var reserved = [...]string{"xtenantid", "xtenant", "tenantid", "tenant", "xtenantname", "tenantname"}
+
+const ours = "xsluice"
+
 // folded is as long as the longest name that is looked up whole.
 const folded = len("xtenantname")
 
@@ -67,7 +76,6 @@ const folded = len("xtenantname")
 // each of them (CGI, WSGI and PHP '-', '_' and '.'; lighttpd all): X_Tenant_Id,
 // x.tenant.id, x~tenant!id and xTenantID are all one name. It allocates nothing.
 func IsReservedHeader(name string) bool {
-	const ours = "xsluice"
 	var f [folded]byte
 	n, longer := 0, false
 	for i := 0; i < len(name) && !longer; i++ {
@@ -91,9 +99,39 @@ func IsReservedHeader(name string) bool {
 	if longer {
 		return false
 	}
-	switch string(f[:n]) {
-	case "xtenantid", "xtenant", "tenantid", "tenant", "xtenantname", "tenantname":
-		return true
+	for _, name := range reserved {
+		if string(f[:n]) == name {
+			return true
+		}
 	}
 	return false
+}
+
+// ReservedPattern is IsReservedHeader as a regular expression (RE2) over the whole of a name in
+// lower case, for a proxy that removes such headers before Sluice is asked.
+func ReservedPattern() string {
+	return marks + spaced(ours) + ".*|" + anyOf(reserved[:]...)
+}
+
+// HopPattern is ReservedPattern without TokenHeader, which a service behind the edge
+// brings along, and without what Sluice may come to write: only names that it writes today.
+func HopPattern() string {
+	return anyOf(append(slices.Clone(reserved[:]), fold(PrincipalHeader), fold(PlanHeader), fold(DecisionHeader))...)
+}
+
+func fold(name string) string { return strings.ReplaceAll(name, "-", "") }
+
+// marks are what folding drops.
+const marks = "[^a-z0-9]*"
+
+// spaced matches name with marks between its letters.
+func spaced(name string) string { return strings.Join(strings.Split(name, ""), marks) }
+
+// anyOf matches what folds to one of the names.
+func anyOf(names ...string) string {
+	patterns := make([]string, len(names))
+	for i, name := range names {
+		patterns[i] = spaced(name)
+	}
+	return marks + "(" + strings.Join(patterns, "|") + ")" + marks
 }

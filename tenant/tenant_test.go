@@ -1,8 +1,11 @@
 package tenant_test
 
 import (
+	"regexp"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -41,4 +44,43 @@ func TestIsReservedHeader(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { tenant.IsReservedHeader("X_Tenant_Id") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// TestPatterns shows the patterns names that IsReservedHeader knows, and any others.
+func TestPatterns(t *testing.T) {
+	whole := func(pattern string) *regexp.Regexp { return regexp.MustCompile("^(?:" + pattern + ")$") }
+	reserved, hop := whole(tenant.ReservedPattern()), whole(tenant.HopPattern())
+	t.Run("ReservedPattern matches what IsReservedHeader says, and nothing else", func(t *testing.T) {
+		matched := 0
+		rapid.Check(t, func(t *rapid.T) {
+			base := rapid.SampledFrom([]string{"x-tenant-id", "tenant", "tenantname", "x-sluice-plan", "xsluice", "x-request-id", "x-tenants", ""}).Draw(t, "base")
+			var name strings.Builder
+			for _, c := range base {
+				name.WriteRune(c)
+				name.WriteString(rapid.StringMatching(`[-_.!~]{0,2}`).Draw(t, "marks"))
+			}
+			name.WriteString(rapid.StringMatching(`[a-z0-9_]{0,2}`).Draw(t, "end"))
+			if got, want := reserved.MatchString(name.String()), tenant.IsReservedHeader(name.String()); got != want {
+				t.Fatalf("%q: pattern %v, IsReservedHeader %v", name.String(), got, want)
+			}
+			if reserved.MatchString(name.String()) {
+				matched++
+			}
+		})
+		if matched == 0 {
+			t.Error("no name was reserved")
+		}
+	})
+	t.Run("HopPattern leaves the token and takes what else Sluice writes", func(t *testing.T) {
+		for _, name := range []string{tenant.Header, tenant.PrincipalHeader, tenant.PlanHeader, tenant.DecisionHeader, "x_tenant_id", "tenant"} {
+			if !hop.MatchString(name) {
+				t.Errorf("%s stays", name)
+			}
+		}
+		for _, name := range []string{tenant.TokenHeader, "x-request-id", "authorization"} {
+			if hop.MatchString(name) {
+				t.Errorf("%s goes", name)
+			}
+		}
+	})
 }

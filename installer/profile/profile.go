@@ -40,6 +40,8 @@ type Istio struct {
 	PilotEnv map[string]string `json:"pilotEnv,omitempty"`
 	// Stats switches Istio's own metrics filter in every proxy.
 	Stats bool `json:"stats"`
+	// DataPlane is sidecar (the default when empty) or ambient. In ambient mode only ext_authz asks at services, through their waypoints.
+	DataPlane string `json:"dataPlane,omitempty"`
 	// NativeSidecars injects the proxy as an init container that keeps running.
 	NativeSidecars bool `json:"nativeSidecars"`
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // Objects are Kubernetes objects, in the order in which they are applied.
@@ -57,4 +58,6 @@ var components = []Component{
 	{Name: "traffic", Objects: traffic},
 	{Name: "egress", Objects: egress},
 	{Name: "addons", Ready: true, Objects: addons},
+	// Last: from here on, proxies ask, and refuse when nobody answers.
+	{Name: "filters", Objects: wiring.Objects},
 }

@@ -1,0 +1,233 @@
+package wiring_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	api "istio.io/api/networking/v1alpha3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// values is a small mesh in which every door is used.
+func values() *profile.Values {
+	second := metav1.Duration{Duration: time.Second}
+	v := &profile.Values{
+		Istio: profile.Istio{Namespace: "istio-system", TrustDomain: "cluster.local", ClusterDomain: "cluster.local"},
+		Mesh: profile.Mesh{
+			Namespace: "voicecore-ai",
+			Services: []profile.Service{
+				{Name: "tenant-service", Port: 8080},
+				{Name: "call-service", Port: 8080, Streams: []string{"/v1/calls/stream"}},
+				{Name: "ai-service", Port: 8080, LocalLimit: &profile.LocalLimit{Tokens: 50, Interval: second}},
+			},
+			Tracing: profile.Tracing{Enabled: true, Service: "jaeger-collector.observability.svc.cluster.local", Port: 4317},
+		},
+		Sluice: profile.Sluice{
+			Namespace:     "sluice-system",
+			ExcludedPaths: []string{"/healthz", "/static/*"},
+			Doors: profile.Doors{
+				ExtAuthz:  profile.ExtAuthz{Enabled: true, Timeout: second, Inner: true},
+				AccessLog: true,
+				ExtProc:   profile.ExtProc{Enabled: true, Timeout: second, Services: []string{"call-service"}},
+				RateLimit: profile.RateLimit{
+					Enabled: true, Timeout: second, Domain: "voicecore", Services: []string{wiring.Ingress},
+					Descriptors: []profile.Descriptor{
+						{{Key: "path", Path: true}, {Key: "method", Method: true}},
+						{{Key: "user", Header: "x-user"}, {Key: "kind", Value: "public"}},
+					},
+				},
+			},
+		},
+	}
+	v.Istio.Ingress.Enabled = true
+	return v
+}
+
+func render(t *testing.T, v *profile.Values) []*unstructured.Unstructured {
+	t.Helper()
+	out, err := wiring.Objects(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// envoyFilter reads an EnvoyFilter back, strictly.
+func envoyFilter(t *testing.T, o *unstructured.Unstructured) *api.EnvoyFilter {
+	t.Helper()
+	raw, err := json.Marshal(o.Object["spec"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &api.EnvoyFilter{}
+	if err := protojson.Unmarshal(raw, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestObjectsAreWhatTheGoldenFileSays(t *testing.T) {
+	var text strings.Builder
+	for _, o := range render(t, values()) {
+		raw, err := yaml.Marshal(o.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "---\n%s", raw)
+	}
+	providers, err := wiring.ExtensionProviders(values())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range providers {
+		raw, err := protojson.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readable, err := yaml.JSONToYAML(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "--- # extension provider\n%s", readable)
+	}
+	golden := filepath.Join("testdata", "all-doors.yaml")
+	if *update {
+		if err := os.WriteFile(golden, []byte(text.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text.String() != string(want) {
+		t.Errorf("%s differs; look at 'go test ./installer/wiring -update' and 'git diff'", golden)
+	}
+}
+
+func TestEveryFilterIsBounded(t *testing.T) {
+	seen := 0
+	for _, o := range render(t, values()) {
+		if o.GetKind() != "EnvoyFilter" {
+			continue
+		}
+		seen++
+		spec := envoyFilter(t, o)
+		if len(spec.GetWorkloadSelector().GetLabels()) == 0 {
+			t.Errorf("%s selects everything", o.GetName())
+		}
+		if spec.GetPriority() == 0 {
+			t.Errorf("%s has no priority", o.GetName())
+		}
+		if o.GetNamespace() == "sluice-system" {
+			t.Errorf("%s selects pods of Sluice", o.GetName())
+		}
+		for _, c := range spec.GetConfigPatches() {
+			if op := c.GetPatch().GetOperation(); op != api.EnvoyFilter_Patch_MERGE && op != api.EnvoyFilter_Patch_INSERT_BEFORE {
+				t.Errorf("%s: operation %s", o.GetName(), op)
+			}
+			if err := wiring.Validate(c.GetApplyTo(), c.GetPatch().GetOperation(), c.GetPatch().GetValue()); err != nil {
+				t.Errorf("%s: %v", o.GetName(), err)
+			}
+		}
+	}
+	if seen != 7 {
+		t.Errorf("%d EnvoyFilters, want 7", seen)
+	}
+}
+
+func TestPoliciesComeAfterFilters(t *testing.T) {
+	var kinds []string
+	for _, o := range render(t, values()) {
+		kinds = append(kinds, o.GetKind())
+	}
+	last := slices.Index(kinds[2:], "AuthorizationPolicy") + 2
+	if last < 2 || slices.Contains(kinds[last:], "EnvoyFilter") {
+		t.Errorf("the order is %v: a CUSTOM policy acts before the patch of its filter is there", kinds)
+	}
+}
+
+func TestPeers(t *testing.T) {
+	t.Run("the gateway is the edge, and every service that asks is a peer", func(t *testing.T) {
+		got := wiring.Peers(values())
+		want := []string{
+			"spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway", "spiffe://cluster.local/ns/voicecore-ai/sa/tenant-service",
+			"spiffe://cluster.local/ns/voicecore-ai/sa/call-service", "spiffe://cluster.local/ns/voicecore-ai/sa/ai-service",
+		}
+		if !slices.Equal(got.Peers, want) || !slices.Equal(got.Edge, want[:1]) {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("a service with only a local limit asks nobody", func(t *testing.T) {
+		v := values()
+		v.Sluice.Doors = profile.Doors{ExtAuthz: profile.ExtAuthz{Enabled: true}}
+		if got := wiring.Peers(v); len(got.Peers) != 1 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestWhatCantBeWiredIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*profile.Values)
+		says  string
+	}{
+		{"a service that is not there", func(v *profile.Values) { v.Sluice.Doors.ExtProc.Services = []string{"nobody"} }, `sluice.doors.extProc.services: there is no "nobody"`},
+		{"ext_proc at the gateway", func(v *profile.Values) { v.Sluice.Doors.ExtProc.Services = []string{wiring.Ingress} }, `"ingress" asks by ext_authz`},
+		{"a limit without descriptors", func(v *profile.Values) { v.Sluice.Doors.RateLimit.Descriptors = nil }, "needs a domain and descriptors"},
+		{"bodies where there are streams", func(v *profile.Values) { v.Sluice.Doors.ExtAuthz.BodyBytes = 1024 }, "hangs the streams of call-service"},
+		{"an excluded path that is everything", func(v *profile.Values) { v.Sluice.ExcludedPaths = []string{"/*"} }, `sluice.excludedPaths: "/*"`},
+		{"an excluded path with a query", func(v *profile.Values) { v.Sluice.ExcludedPaths = []string{"/a?b"} }, `sluice.excludedPaths: "/a?b"`},
+		{"ext_proc in ambient mode", func(v *profile.Values) { v.Istio.DataPlane = wiring.Ambient }, "sluice.doors.extProc: not in ambient mode"},
+		{"a local limit in ambient mode", func(v *profile.Values) { v.Istio.DataPlane = wiring.Ambient }, "mesh.services.ai-service.localLimit: not in ambient mode"},
+	} {
+		t.Run(c.name+" is refused", func(t *testing.T) {
+			v := values()
+			c.spoil(v)
+			_, err := wiring.Objects(v)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			if _, again := wiring.ExtensionProviders(v); again == nil {
+				t.Error("the providers are rendered all the same")
+			}
+		})
+	}
+	t.Run("ambient mode has ext_authz at waypoints and no filter there", func(t *testing.T) {
+		v := values()
+		v.Istio.DataPlane = wiring.Ambient
+		v.Mesh.Services = v.Mesh.Services[:1]
+		v.Sluice.Doors.ExtProc = profile.ExtProc{}
+		policies := 0
+		for _, o := range render(t, v) {
+			if o.GetKind() == "EnvoyFilter" && o.GetNamespace() != "istio-system" {
+				t.Errorf("EnvoyFilter %s", o.GetName())
+			}
+			if refs, found, _ := unstructured.NestedSlice(o.Object, "spec", "targetRefs"); found {
+				policies++
+				if len(refs) != 1 {
+					t.Errorf("%s has %d targets", o.GetName(), len(refs))
+				}
+			}
+		}
+		if policies != 1 {
+			t.Errorf("%d policies for waypoints, want 1", policies)
+		}
+	})
+}

@@ -42,6 +42,8 @@ type Istio struct {
 	Stats bool `json:"stats"`
 	// DataPlane is sidecar (the default when empty) or ambient. In ambient mode only ext_authz asks at services, through their waypoints.
 	DataPlane string `json:"dataPlane,omitempty"`
+	// Charts is a folder with Istio's charts, laid out as manifests/ of its source. Empty: those built in.
+	Charts string `json:"charts,omitempty"`
 	// NativeSidecars injects the proxy as an init container that keeps running.
 	NativeSidecars bool `json:"nativeSidecars"`
 }
@@ -85,7 +87,9 @@ type Mesh struct {
 	// authorization never fails open in either.
 	Stage        Stage        `json:"stage"`
 	Certificates Certificates `json:"certificates"`
-	Services     []Service    `json:"services"`
+	// ServiceDefaults is what each service leaves out. Load writes it into the services.
+	ServiceDefaults *Service  `json:"serviceDefaults,omitempty"`
+	Services        []Service `json:"services"`
 	// External are hosts outside the mesh that services may reach, through the egress gateway.
 	External  []External `json:"external,omitempty"`
 	Tracing   Tracing    `json:"tracing"`
@@ -104,7 +108,7 @@ const (
 // Certificates is the life of the workloads' certificates.
 type Certificates struct {
 	Lifetime metav1.Duration `json:"lifetime"`
-	// RenewAt is the part of the life that is left when a certificate is renewed, 0 < x < 1.
+	// RenewAt is the part of the life that is left when a certificate is renewed, 0.02 to 0.98; the proxy adds or takes 0.01.
 	RenewAt float64 `json:"renewAt"`
 	// Critical is the time left at which a certificate that was not renewed is an alarm.
 	Critical metav1.Duration `json:"critical"`
@@ -137,12 +141,14 @@ type Service struct {
 
 // Retries is what a client's proxy does on a failure.
 type Retries struct {
-	Attempts int32           `json:"attempts"`
-	PerTry   metav1.Duration `json:"perTry"`
+	// Attempts are the tries after the first one.
+	Attempts int32 `json:"attempts"`
+	// PerTry bounds each try; all of them fit into the service's timeout. 0: a try may take what is left of it.
+	PerTry metav1.Duration `json:"perTry"`
 	// On lists Envoy's conditions for requests that may safely be repeated (GET, HEAD, OPTIONS, PUT, DELETE).
-	On []string `json:"on"`
+	On []string `json:"retryOn"`
 	// OnUnsafe lists the conditions for the rest (POST, PATCH): only those under which the upstream saw nothing.
-	OnUnsafe []string `json:"onUnsafe"`
+	OnUnsafe []string `json:"retryOnUnsafe"`
 }
 
 // Pool is the circuit breaker: what a client's proxy opens towards the service at most.

@@ -53,6 +53,10 @@ func All(v *profile.Values) ([]Rendered, error) {
 // before what answers for it is ready.
 var components = []Component{
 	{Name: "namespaces", Objects: namespaces},
+	{Name: "crds", Ready: true, Objects: crds},
+	{Name: "istiod", Ready: true, Objects: istiod},
+	{Name: "webhooks", Ready: true, Objects: webhooks},
+	{Name: "gateways", Ready: true, Objects: gateways},
 	{Name: "mutual-tls", Objects: mutualTLS},
 	{Name: "callers", Objects: allow},
 	{Name: "traffic", Objects: traffic},

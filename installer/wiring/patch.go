@@ -30,6 +30,9 @@ func encode(m proto.Message) (*structpb.Struct, error) {
 	return out, protojson.Unmarshal(raw, out)
 }
 
+// ErrApplyTo says that values of that kind are not read here.
+var ErrApplyTo = errors.New("no values of this kind are read")
+
 // Decode reads the value of a patch as Envoy's own type, strictly: a field that
 // the type does not have is an error here, where istiod only warns and Envoy then refuses the
 // listener. A type that this package does not know is an error that says so.
@@ -53,7 +56,7 @@ func Decode(to api.EnvoyFilter_ApplyTo, value *structpb.Struct) (proto.Message, 
 	case api.EnvoyFilter_HTTP_ROUTE:
 		out = &routev3.Route{}
 	default:
-		return nil, fmt.Errorf("no values of %s are read here", to)
+		return nil, fmt.Errorf("%w: %s", ErrApplyTo, to)
 	}
 	raw, err := protojson.Marshal(value)
 	if err != nil {
@@ -80,10 +83,14 @@ func validate(m protoreflect.Message, partial bool) (problems []error) {
 		if err != nil {
 			return []error{err}
 		}
+		whole := true
 		if partial {
-			inner = complete(inner)
+			inner, whole = complete(inner)
 		}
-		return append(judge(inner), validate(inner.ProtoReflect(), false)...)
+		if whole {
+			problems = judge(inner)
+		}
+		return append(problems, validate(inner.ProtoReflect(), false)...)
 	}
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		switch {
@@ -117,8 +124,9 @@ func judge(m proto.Message) []error {
 	return nil
 }
 
-// complete adds to a partial message what its type requires and istiod has there.
-func complete(m proto.Message) proto.Message {
+// complete adds to a partial message what its type requires and istiod has there; not
+// whole if that is not known of the type, which then can't be judged.
+func complete(m proto.Message) (out proto.Message, whole bool) {
 	var base proto.Message
 	switch m.(type) {
 	case *hcmv3.HttpConnectionManager:
@@ -129,8 +137,8 @@ func complete(m proto.Message) proto.Message {
 	case *authzv3.ExtAuthz:
 		base = &authzv3.ExtAuthz{}
 	default:
-		return m
+		return m, false
 	}
 	proto.Merge(base, m)
-	return base
+	return base, true
 }

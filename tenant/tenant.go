@@ -7,7 +7,6 @@ package tenant
 
 import (
 	"errors"
-	"slices"
 	"strings"
 )
 
@@ -107,16 +106,17 @@ func IsReservedHeader(name string) bool {
 	return false
 }
 
-// ReservedPattern is IsReservedHeader as a regular expression (RE2) over the whole of a name in
-// lower case, for a proxy that removes such headers before Sluice is asked.
-func ReservedPattern() string {
-	return marks + spaced(ours) + ".*|" + anyOf(reserved[:]...)
+// ReservedPatterns is IsReservedHeader as regular expressions (RE2) over the whole of a name in
+// lower case, for a proxy that removes such headers before Sluice is asked. There are
+// several because Envoy takes none whose program is longer than 100 instructions.
+func ReservedPatterns() []string {
+	return append(patterns(reserved[:]...), marks+spaced(ours)+".*")
 }
 
-// HopPattern is ReservedPattern without TokenHeader, which a service behind the edge
-// brings along, and without what Sluice may come to write: only names that it writes today.
-func HopPattern() string {
-	return anyOf(append(slices.Clone(reserved[:]), fold(PrincipalHeader), fold(PlanHeader), fold(DecisionHeader))...)
+// HopPatterns is ReservedPatterns without TokenHeader, which a service behind the edge
+// brings along: of the names that begin with ours only those that Sluice writes.
+func HopPatterns() []string {
+	return append(patterns(reserved[:]...), patterns(fold(PrincipalHeader), fold(PlanHeader), fold(DecisionHeader))...)
 }
 
 func fold(name string) string { return strings.ReplaceAll(name, "-", "") }
@@ -127,11 +127,11 @@ const marks = "[^a-z0-9]*"
 // spaced matches name with marks between its letters.
 func spaced(name string) string { return strings.Join(strings.Split(name, ""), marks) }
 
-// anyOf matches what folds to one of the names.
-func anyOf(names ...string) string {
-	patterns := make([]string, len(names))
+// patterns match what folds to one of the names each.
+func patterns(names ...string) []string {
+	out := make([]string, len(names))
 	for i, name := range names {
-		patterns[i] = spaced(name)
+		out[i] = marks + spaced(name) + marks
 	}
-	return marks + "(" + strings.Join(patterns, "|") + ")" + marks
+	return out
 }

@@ -2,6 +2,7 @@ package tenant_test
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"testing"
 
@@ -48,9 +49,11 @@ func TestIsReservedHeader(t *testing.T) {
 
 // TestPatterns shows the patterns names that IsReservedHeader knows, and any others.
 func TestPatterns(t *testing.T) {
-	whole := func(pattern string) *regexp.Regexp { return regexp.MustCompile("^(?:" + pattern + ")$") }
-	reserved, hop := whole(tenant.ReservedPattern()), whole(tenant.HopPattern())
-	t.Run("ReservedPattern matches what IsReservedHeader says, and nothing else", func(t *testing.T) {
+	whole := func(patterns []string) *regexp.Regexp {
+		return regexp.MustCompile("^(?:" + strings.Join(patterns, "|") + ")$")
+	}
+	reserved, hop := whole(tenant.ReservedPatterns()), whole(tenant.HopPatterns())
+	t.Run("ReservedPatterns match what IsReservedHeader says, and nothing else", func(t *testing.T) {
 		matched := 0
 		rapid.Check(t, func(t *rapid.T) {
 			base := rapid.SampledFrom([]string{"x-tenant-id", "tenant", "tenantname", "x-sluice-plan", "xsluice", "x-request-id", "x-tenants", ""}).Draw(t, "base")
@@ -71,7 +74,19 @@ func TestPatterns(t *testing.T) {
 			t.Error("no name was reserved")
 		}
 	})
-	t.Run("HopPattern leaves the token and takes what else Sluice writes", func(t *testing.T) {
+	t.Run("each is short enough for Envoy, which takes no program of more than 100 instructions", func(t *testing.T) {
+		for _, pattern := range append(tenant.ReservedPatterns(), tenant.HopPatterns()...) {
+			parsed, err := syntax.Parse(pattern, syntax.Perl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			program, err := syntax.Compile(parsed.Simplify())
+			if err != nil || len(program.Inst) > 90 {
+				t.Errorf("%d instructions, %v: %s", len(program.Inst), err, pattern)
+			}
+		}
+	})
+	t.Run("HopPatterns leave the token and take what else Sluice writes", func(t *testing.T) {
 		for _, name := range []string{tenant.Header, tenant.PrincipalHeader, tenant.PlanHeader, tenant.DecisionHeader, "x_tenant_id", "tenant"} {
 			if !hop.MatchString(name) {
 				t.Errorf("%s stays", name)

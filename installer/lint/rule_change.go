@@ -44,9 +44,6 @@ func clearsRoute(w *world, report reporter) {
 	})
 }
 
-// guarded are the names that only Sluice writes, in every spelling.
-var guarded = regexp.MustCompile("^(?:" + tenant.ReservedPattern() + ")$")
-
 // judged is what a decision was about.
 func judged(name string) bool {
 	name = strings.ToLower(name)
@@ -54,7 +51,7 @@ func judged(name string) bool {
 	case ":path", ":authority", ":method", ":scheme", "host", "authorization", "x-api-key":
 		return true
 	}
-	return guarded.MatchString(name)
+	return tenant.IsReservedHeader(name)
 }
 
 // rewrites: a filter behind ext_authz that writes or removes what was judged, or what
@@ -130,14 +127,14 @@ func virtualHeaders(v any, field string, found func(field, name string)) {
 	case map[string]any:
 		for _, verb := range []string{"set", "add"} {
 			for _, name := range sortedKeys(asMap(dig(v, "headers", "request", verb))) {
-				if guarded.MatchString(strings.ToLower(name)) {
+				if tenant.IsReservedHeader(name) {
 					found(field+".headers.request."+verb, name)
 				}
 			}
 		}
 		remove, _ := dig(v, "headers", "request", "remove").([]any)
 		for _, item := range remove {
-			if name, _ := item.(string); guarded.MatchString(strings.ToLower(name)) {
+			if name, _ := item.(string); tenant.IsReservedHeader(name) {
 				found(field+".headers.request.remove", name)
 			}
 		}

@@ -51,7 +51,7 @@ func clean(_ *profile.Values, p place) ([]patch, error) {
 	}
 	if !p.gateway {
 		// The tenant token is how the request of a service says whose it is, and Sluice judges it.
-		return removing(fields, tenant.HopPattern())
+		return removing(fields, tenant.HopPatterns()...)
 	}
 	// Believe no x-forwarded-for and no x-request-id of a client.
 	fields.UseRemoteAddress = wrapperspb.Bool(true)
@@ -60,7 +60,7 @@ func clean(_ *profile.Values, p place) ([]patch, error) {
 	fields.StreamIdleTimeout = durationpb.New(300 * time.Second)
 	fields.CommonHttpProtocolOptions.IdleTimeout = durationpb.New(60 * time.Second)
 	fields.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100)}
-	out, err := removing(fields, tenant.ReservedPattern(), originHeaders, traceHeaders)
+	out, err := removing(fields, append(tenant.ReservedPatterns(), originHeaders, traceHeaders)...)
 	return append(out, patch{
 		to: api.EnvoyFilter_LISTENER, operation: api.EnvoyFilter_Patch_MERGE,
 		value: &listenerv3.Listener{PerConnectionBufferLimitBytes: wrapperspb.UInt32(32768)},

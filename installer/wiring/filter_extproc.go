@@ -1,7 +1,6 @@
 package wiring
 
 import (
-	"regexp"
 	"strings"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
@@ -73,21 +72,26 @@ func insertUnless(excluded []string, name string, config proto.Message) (patch, 
 	if err != nil {
 		return patch{}, err
 	}
+	var predicates []*matcherv3.Matcher_MatcherList_Predicate
+	for _, m := range pathMatchers(excluded) {
+		predicates = append(predicates, &matcherv3.Matcher_MatcherList_Predicate{MatchType: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+			SinglePredicate: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
+				Input:   &xdscorev3.TypedExtensionConfig{Name: "path", TypedConfig: input},
+				Matcher: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: m},
+			},
+		}})
+	}
+	predicate := predicates[0]
+	if len(predicates) > 1 {
+		predicate = &matcherv3.Matcher_MatcherList_Predicate{MatchType: &matcherv3.Matcher_MatcherList_Predicate_OrMatcher{
+			OrMatcher: &matcherv3.Matcher_MatcherList_Predicate_PredicateList{Predicate: predicates},
+		}}
+	}
 	return insert(name, &matchingv3.ExtensionWithMatcher{
 		ExtensionConfig: &corev3.TypedExtensionConfig{Name: name, TypedConfig: inner},
 		XdsMatcher: &matcherv3.Matcher{MatcherType: &matcherv3.Matcher_MatcherList_{MatcherList: &matcherv3.Matcher_MatcherList{
 			Matchers: []*matcherv3.Matcher_MatcherList_FieldMatcher{{
-				Predicate: &matcherv3.Matcher_MatcherList_Predicate{MatchType: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
-					SinglePredicate: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-						Input: &xdscorev3.TypedExtensionConfig{Name: "path", TypedConfig: input},
-						Matcher: &matcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &matcherv3.StringMatcher{
-							MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{
-								EngineType: &matcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &matcherv3.RegexMatcher_GoogleRE2{}},
-								Regex:      pathPattern(excluded),
-							}},
-						}},
-					},
-				}},
+				Predicate: predicate,
 				OnMatch: &matcherv3.Matcher_OnMatch{OnMatch: &matcherv3.Matcher_OnMatch_Action{
 					Action: &xdscorev3.TypedExtensionConfig{Name: "skip", TypedConfig: skip},
 				}},
@@ -96,16 +100,18 @@ func insertUnless(excluded []string, name string, config proto.Message) (patch, 
 	})
 }
 
-// pathPattern matches :path values, which end with the query, as the CUSTOM policy's notPaths match paths.
-func pathPattern(paths []string) string {
-	alternatives := make([]string, 0, len(paths))
-	for _, p := range paths {
-		prefix, open := strings.CutSuffix(p, "*")
-		pattern := regexp.QuoteMeta(prefix)
-		if open {
-			pattern += "[^?]*"
-		}
-		alternatives = append(alternatives, pattern)
+// pathMatchers match :path values, which end with the query, as the CUSTOM policy's
+// notPaths match paths. Regular expressions would do too, but Envoy takes only short ones.
+func pathMatchers(paths []string) (out []*matcherv3.StringMatcher) {
+	prefix := func(s string) *matcherv3.StringMatcher {
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: s}}
 	}
-	return "(" + strings.Join(alternatives, "|") + `)(\?.*)?`
+	for _, p := range paths {
+		if p, open := strings.CutSuffix(p, "*"); open {
+			out = append(out, prefix(p))
+			continue
+		}
+		out = append(out, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: p}}, prefix(p+"?"))
+	}
+	return out
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/voicecore-ai/sluice/deploy"
 	"github.com/voicecore-ai/sluice/installer/profile"
 	"github.com/voicecore-ai/sluice/installer/wiring"
 )
@@ -230,4 +233,96 @@ func TestWhatCantBeWiredIsRefused(t *testing.T) {
 			t.Errorf("%d policies for waypoints, want 1", policies)
 		}
 	})
+}
+
+// manager is the HTTP connection manager of one of our configurations that people copy.
+func manager(t *testing.T, text string) map[string]any {
+	t.Helper()
+	var root any
+	if err := yaml.Unmarshal([]byte(regexp.MustCompile(`\$\{[A-Z_]+\}`).ReplaceAllString(text, "1")), &root); err != nil {
+		t.Fatal(err)
+	}
+	return find(root, "HttpConnectionManager")
+}
+
+// find is the first typed configuration of that kind.
+func find(v any, kind string) map[string]any {
+	switch v := v.(type) {
+	case map[string]any:
+		if url, _ := v["@type"].(string); strings.HasSuffix(url, "."+kind) {
+			return v
+		}
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if found := find(v[key], kind); found != nil {
+				return found
+			}
+		}
+	case []any:
+		for _, item := range v {
+			if found := find(item, kind); found != nil {
+				return found
+			}
+		}
+	}
+	return nil
+}
+
+// plain is a value without what must differ between a file and a mesh: which cluster is called, how a
+// duration is written, and the tenant headers' patterns, which are exact here.
+func plain(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	text := regexp.MustCompile(`"envoy_grpc":\{[^}]*\}`).ReplaceAllString(string(raw), "")
+	text = regexp.MustCompile(`(\d\.\d*?[1-9])0+s"`).ReplaceAllString(text, `${1}s"`)
+	return regexp.MustCompile(`\{"remove_on_match":\{"key_matcher":\{"safe_regex":\{"regex":"(\[\^a-z0-9\]\*|[^"]*(tenant|sluice))[^"]*"\}\}\}\},?`).ReplaceAllString(text, "")
+}
+
+func TestAMeshIsWiredAsTheFilesThatPeopleCopy(t *testing.T) {
+	for _, c := range []struct {
+		name, file, filter string
+		edgeOnly           []string
+	}{
+		{"the gateway as demo.yaml", deploy.Demo, "sluice-ask-ingress", nil},
+		{"a service as mesh.yaml", deploy.Mesh, "sluice-ask-tenant-service", []string{"request_headers_timeout", "stream_idle_timeout", "common_http_protocol_options", "http2_protocol_options", "use_remote_address"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ours := map[string]any{}
+			for _, o := range render(t, values()) {
+				if o.GetName() != c.filter || o.GetKind() != "EnvoyFilter" {
+					continue
+				}
+				for _, p := range envoyFilter(t, o).GetConfigPatches() {
+					maps.Copy(ours, find(p.GetPatch().GetValue().AsMap(), "HttpConnectionManager"))
+					if authz := find(p.GetPatch().GetValue().AsMap(), "ExtAuthz"); authz != nil {
+						maps.Copy(ours, authz)
+					}
+				}
+			}
+			theirs := manager(t, c.file)
+			authz := find(theirs["http_filters"], "ExtAuthz")
+			compared := 0
+			for _, from := range []map[string]any{theirs, authz} {
+				for _, key := range slices.Sorted(maps.Keys(from)) {
+					switch key {
+					case "@type", "stat_prefix", "http_filters", "route_config": // each proxy's own
+						continue
+					case "grpc_service", "transport_api_version", "failure_mode_allow", "status_on_error", "include_peer_certificate": // the provider's, or Envoy's default
+						continue
+					}
+					if slices.Contains(c.edgeOnly, key) {
+						continue
+					}
+					compared++
+					if plain(ours[key]) != plain(from[key]) {
+						t.Errorf("%s is %s, and in the file %s", key, plain(ours[key]), plain(from[key]))
+					}
+				}
+			}
+			if compared < 9 {
+				t.Errorf("only %d fields were compared", compared)
+			}
+		})
+	}
 }

@@ -131,6 +131,10 @@ func (p *validator) mesh(m *Mesh) {
 			_, err := netip.ParseAddr(a)
 			p.unless(err == nil, at(path+".addresses", k), quoted(a)+" is not an IP address", "such as 203.0.113.7")
 		}
+		for k, c := range e.Callers {
+			known := slices.ContainsFunc(m.Services, func(s Service) bool { return s.Name == c })
+			p.unless(known, at(path+".callers", k), "there is no service "+quoted(c), "a name under mesh.services")
+		}
 	}
 	p.unless(m.Tracing.SamplePercent >= 0 && m.Tracing.SamplePercent <= 100, "mesh.tracing.samplePercent",
 		fmt.Sprint(m.Tracing.SamplePercent)+" is no share of the requests", "0 to 100")

@@ -31,6 +31,7 @@ func meshConfig(v *profile.Values) (map[string]any, error) {
 				"SECRET_TTL":                life(v),
 				"SECRET_GRACE_PERIOD_RATIO": strconv.FormatFloat(v.Mesh.Certificates.RenewAt, 'f', -1, 64),
 			},
+			ProxyStatsMatcher: &mesh.ProxyConfig_ProxyStatsMatcher{InclusionRegexps: keptStats},
 		},
 		ExtensionProviders: providers,
 	}
@@ -45,6 +46,14 @@ func meshConfig(v *profile.Values) (map[string]any, error) {
 	// REGISTRY_ONLY is the enum's zero, which protobuf leaves out, and istiod's own default is ALLOW_ANY: write it out.
 	tree["outboundTrafficPolicy"] = map[string]any{"mode": mesh.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY.String()}
 	return tree, nil
+}
+
+// keptStats are the counters that a proxy keeps beyond Istio's own few: without
+// them, a filter that acts and a circuit breaker that opens look dead.
+var keptStats = []string{
+	`.*\.(ext_authz|ext_proc|ratelimit|http_local_rate_limiter)\..*`,
+	`cluster\..*\.(upstream_rq_pending_overflow|upstream_cx_overflow|upstream_rq_retry.*|upstream_rq_timeout)`,
+	`cluster\..*\.(outlier_detection\..*|circuit_breakers\..*)`,
 }
 
 // life is how long a workload's certificate is asked for.

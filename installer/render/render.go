@@ -61,6 +61,7 @@ var components = []Component{
 	{Name: "callers", Objects: allow},
 	{Name: "traffic", Objects: traffic},
 	{Name: "egress", Objects: egress},
+	{Name: "telemetry", Objects: telemetryDefaults},
 	{Name: "addons", Ready: true, Objects: addons},
 	// Last: from here on, proxies ask, and refuse when nobody answers.
 	{Name: "filters", Objects: wiring.Objects},

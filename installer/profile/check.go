@@ -104,8 +104,17 @@ func (c *checker) value(v any, t reflect.Type, path string) any {
 			c.wrong(path, quoted(v)+" stands where a list is expected", "a list")
 			return v
 		}
+		places := map[string]string{}
 		for i := range list {
-			list[i] = c.value(list[i], t.Elem(), path+"["+strconv.Itoa(i)+"]")
+			place := path + "[" + strconv.Itoa(i) + "]"
+			if m, ok := list[i].(map[string]any); ok && m["name"] != nil {
+				name := quoted(m["name"]) // merging goes by names
+				if first := places[name]; first != "" {
+					c.wrong(place+".name", name+" is at "+first+" already", "each name once")
+				}
+				places[name] = place
+			}
+			list[i] = c.value(list[i], t.Elem(), place)
 		}
 	default:
 		return c.scalar(v, t, path)

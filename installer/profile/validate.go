@@ -21,6 +21,8 @@ const (
 	Jitter = 0.01
 	// Ingress is the caller that stands for the ingress gateway.
 	Ingress = "ingress"
+	// Ambient is the data plane without sidecars.
+	Ambient = "ambient"
 )
 
 // Validate finds everything that is wrong with values, in the order of the
@@ -29,7 +31,11 @@ func (v *Values) Validate() Problems {
 	var p validator
 	p.istio(&v.Istio)
 	p.mesh(&v.Mesh)
+	p.unless(v.Mesh.Namespace != v.Istio.Namespace, "mesh.namespace", "is istio.namespace", "one of its own: policy there holds for the whole mesh")
+	p.unless(len(v.Mesh.External) == 0 || v.Istio.Egress.Enabled, "mesh.external", "lists hosts, and there is no egress gateway to reach them through",
+		"istio.egress.enabled, or an empty list")
 	p.sluice(v)
+	p.ambient(v)
 	p.addons(&v.Addons)
 	p.images(&v.Images)
 	return p.problems
@@ -58,6 +64,9 @@ func (p *validator) istio(i *Istio) {
 		quoted(i.Revision)+" can't name a revision", "lower-case letters, digits and '-', such as 1-31-4; empty for the default revision")
 	p.domain("istio.trustDomain", i.TrustDomain)
 	p.domain("istio.clusterDomain", i.ClusterDomain)
+	if i.DataPlane != "" {
+		p.oneOf("istio.dataPlane", i.DataPlane, []string{"sidecar", Ambient})
+	}
 	p.scaled("istio.pilot", i.Pilot)
 	p.gateway("istio.ingress", i.Ingress)
 	p.gateway("istio.egress", i.Egress)
@@ -119,11 +128,9 @@ func (p *validator) mesh(m *Mesh) {
 	p.oneOf("mesh.stage", string(m.Stage), []string{string(Soft), string(Enforced)})
 	p.certificates(m.Certificates)
 	p.services(m.Services)
-	names := map[string]int{}
 	for i, e := range m.External {
 		path := at("mesh.external", i)
 		p.label(path+".name", e.Name)
-		p.once(names, e.Name, "mesh.external", i)
 		p.host(path+".host", e.Host, e.Protocol == "TLS")
 		p.port(path+".port", e.Port)
 		p.oneOf(path+".protocol", e.Protocol, []string{"TLS", "HTTP", "HTTPS"})
@@ -169,7 +176,7 @@ var retryConditions = []string{
 var unseen = []string{"reset-before-request", "connect-failure", "refused-stream", "http3-post-connect-failure"}
 
 func (p *validator) services(services []Service) {
-	names, paths := map[string]int{}, map[string]string{}
+	paths := map[string]string{}
 	callers := []string{Ingress}
 	for _, s := range services {
 		callers = append(callers, s.Name)
@@ -178,7 +185,6 @@ func (p *validator) services(services []Service) {
 		s, path := &services[i], at("mesh.services", i)
 		p.label(path+".name", s.Name)
 		p.unless(s.Name != Ingress, path+".name", `"ingress" stands for the ingress gateway`, "another name")
-		p.once(names, s.Name, "mesh.services", i)
 		p.port(path+".port", s.Port)
 		p.retries(path, s)
 		p.oneOf(path+".loadBalancer", s.LoadBalancer, []string{"LEAST_REQUEST", "ROUND_ROBIN"})
@@ -266,14 +272,19 @@ func (p *validator) sluice(v *Values) {
 	s := &v.Sluice
 	p.label("sluice.namespace", s.Namespace)
 	p.unless(s.Namespace != v.Mesh.Namespace, "sluice.namespace", "is the namespace of the services", "one of its own: no policy that asks Sluice may select Sluice")
-	if s.Doors.ExtAuthz.Enabled {
-		p.positive("sluice.doors.extAuthz.timeout", s.Doors.ExtAuthz.Timeout)
+	a := s.Doors.ExtAuthz
+	if a.Enabled {
+		p.positive("sluice.doors.extAuthz.timeout", a.Timeout)
 	}
 	var known, withIngress []string
-	for _, m := range v.Mesh.Services {
-		known = append(known, m.Name)
+	if v.Istio.Ingress.Enabled {
+		withIngress = append(withIngress, Ingress)
 	}
-	withIngress = append(withIngress, Ingress)
+	for i, m := range v.Mesh.Services {
+		known = append(known, m.Name)
+		p.unless(!a.Enabled || a.BodyBytes == 0 || len(m.Streams) == 0, at("mesh.services", i)+".streams",
+			"hang where Envoy waits for the body before it asks Sluice", "sluice.doors.extAuthz.bodyBytes: 0, or no streams")
+	}
 	withIngress = append(withIngress, known...)
 	x := s.Doors.ExtProc
 	p.door("sluice.doors.extProc", x.Enabled, x.Timeout, x.Services, known)
@@ -304,13 +315,27 @@ func (p *validator) sluice(v *Values) {
 	}
 }
 
+// ambient is what a mesh without sidecars can't have: istiod applies no EnvoyFilter to waypoints.
+func (p *validator) ambient(v *Values) {
+	if v.Istio.DataPlane != Ambient {
+		return
+	}
+	const what, want = "needs sidecars: istiod applies no EnvoyFilter to waypoints", "off in ambient mode, where ext_authz alone asks"
+	p.unless(!v.Sluice.Doors.ExtProc.Enabled, "sluice.doors.extProc", what, want)
+	r := v.Sluice.Doors.RateLimit
+	p.unless(!r.Enabled || !slices.ContainsFunc(r.Services, func(s string) bool { return s != Ingress }), "sluice.doors.rateLimit.services", what, "only ingress in ambient mode")
+	for i, s := range v.Mesh.Services {
+		p.unless(s.LocalLimit == nil, at("mesh.services", i)+".localLimit", what, want)
+	}
+}
+
 func (p *validator) door(path string, enabled bool, timeout metav1.Duration, services, known []string) {
 	if enabled {
 		p.positive(path+".timeout", timeout)
 		p.unless(len(services) > 0, path+".services", "is on at no service", "the services that attach it")
 	}
 	for i, s := range services {
-		p.unless(slices.Contains(known, s), at(path+".services", i), "there is no service "+quoted(s), "one of "+strings.Join(known, ", "))
+		p.unless(slices.Contains(known, s), at(path+".services", i), quoted(s)+" can't attach it", "one of "+strings.Join(known, ", "))
 	}
 }
 

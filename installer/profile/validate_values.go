@@ -54,13 +54,4 @@ func (p *validator) oneOf(path, s string, choices []string) {
 	p.unless(slices.Contains(choices, s), path, quoted(s)+" is not known here", "one of "+strings.Join(choices, ", "))
 }
 
-// once wants a name that no earlier element of the list has.
-func (p *validator) once(seen map[string]int, name, list string, i int) {
-	first, twice := seen[name]
-	p.unless(!twice, at(list, i)+".name", fmt.Sprintf("%q is at %s already", name, at(list, first)), "each name once")
-	if !twice {
-		seen[name] = i
-	}
-}
-
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

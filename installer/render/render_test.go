@@ -166,14 +166,18 @@ func emptyFields(v any, at string) (found []string) {
 	return found
 }
 
-// component returns the objects of a component.
-func component(t testing.TB, rendered []Rendered, name string) Objects {
+// component renders one component.
+func component(t testing.TB, v *profile.Values, name string) Objects {
 	t.Helper()
-	i := slices.IndexFunc(rendered, func(r Rendered) bool { return r.Name == name })
+	i := slices.IndexFunc(components, func(c Component) bool { return c.Name == name })
 	if i < 0 {
 		t.Fatalf("there is no component %s", name)
 	}
-	return rendered[i].Objects
+	objects, err := components[i].Objects(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
 }
 
 func find(t testing.TB, objects Objects, kind, name string) *unstructured.Unstructured {

@@ -203,7 +203,7 @@ sluice: {excludedPaths: [/up]}
 }
 
 func TestNullTakesAwayWhatLiesBelow(t *testing.T) {
-	none, one := file(t, "mesh: {services: null}\nsluice: {doors: {extProc: {services: null}}}\n"), file(t, "mesh: {services: [{name: only}]}\n")
+	none, one := file(t, "mesh: {services: null, external: null}\nsluice: {doors: {extProc: {services: null}}}\n"), file(t, "mesh: {services: [{name: only}]}\n")
 	v := load(t, Options{Profile: "voicecore", Files: []string{none, one}})
 	if len(v.Mesh.Services) != 1 || v.Mesh.Services[0].Name != "only" {
 		t.Errorf("services %+v", v.Mesh.Services)

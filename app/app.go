@@ -69,8 +69,8 @@ type App struct {
 	listeners map[string]net.Listener // by setting
 	ready     atomic.Bool
 	draining  chan struct{} // closed when calls that never end by themselves must
-	failed    chan error    // a listener that ended by itself
-	cleanup   []func(context.Context) error
+	failed    chan error    // a part that ended by itself
+	teardown  teardown
 }
 
 // New builds a server and opens its files and listeners; Start serves. An error
@@ -78,7 +78,7 @@ type App struct {
 func New(config Config, log *slog.Logger) (*App, error) {
 	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, draining: make(chan struct{}), failed: make(chan error, 8)}
 	if err := a.build(); err != nil {
-		return nil, errors.Join(err, a.clean(context.Background()))
+		return nil, errors.Join(err, a.teardown.run(context.Background()))
 	}
 	return a, nil
 }
@@ -123,7 +123,7 @@ func (a *App) openStores(keys keys) error {
 		return dataProblem(a.config.Data, err)
 	}
 	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.journal.Close() })
+	a.teardown.add(func(context.Context) error { return a.journal.Close() })
 	if a.config.Catalog != "" {
 		if _, err := os.ReadDir(a.config.Catalog); err != nil {
 			return fmt.Errorf("catalog: %w; name a folder that this user can read, or leave the setting out", err)
@@ -139,7 +139,7 @@ func (a *App) openStores(keys keys) error {
 	if err != nil {
 		return dataProblem(a.config.Data, err)
 	}
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.catalog.Close() })
+	a.teardown.add(func(context.Context) error { return a.catalog.Close() })
 	return nil
 }
 
@@ -167,7 +167,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		}
 		options = append(options, tracing)
 		a.spans = spans
-		a.cleanup = append(a.cleanup, spans.Stop)
+		a.teardown.add(spans.Stop)
 	}
 	if a.config.TLSCert != "" {
 		creds, err := transport(a.config, a.log)
@@ -269,38 +269,47 @@ func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// Start serves until Stop and returns at once.
+// Start serves until Stop and returns once requests are answered.
 func (a *App) Start() error {
-	watching, stop := context.WithCancel(context.Background())
-	a.cleanup = append(a.cleanup, func(context.Context) error { stop(); return nil })
-	go a.recorder.Run(watching)
-	go a.sweep(watching)
-	go a.extproc.Run(watching)
-	go a.keysets.Run(watching)
-	go a.keepTimes(watching)
-	waiting, enough := context.WithTimeout(watching, firstKeys)
+	a.part("access log", a.recorder.Run)
+	a.part("sweep", a.sweep)
+	a.part("ext_proc", a.extproc.Run)
+	a.part("issuers' keys", a.keysets.Run)
+	a.teardown.start("last use of API keys", a.failed, a.keepTimes)
+	waiting, enough := context.WithTimeout(context.Background(), firstKeys)
 	defer enough()
 	if err := a.keysets.Ready(waiting); err != nil {
 		a.log.Warn("the keys of some issuers are not there yet; their tokens are refused until they are", "waited", firstKeys, "error", err)
 	}
 	if a.config.Catalog != "" {
-		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
+		a.teardown.start("catalog", a.failed, a.catalog.Watch)
 	}
 	if a.config.RLSConfig != "" {
-		go a.run("rls-config", func() error { return a.watchDescriptors(watching) })
+		a.part("rls-config", a.watchDescriptors)
 	}
 	for name, l := range a.listeners {
+		serve := a.grpc.Serve
 		if name == "http-listen" {
-			go a.run(name, func() error { return a.http.Serve(l) })
-			continue
+			serve = a.http.Serve
 		}
-		go a.run(name, func() error { return a.grpc.Serve(l) })
+		a.teardown.start(name, a.failed, func(context.Context) error {
+			err := serve(l) // it ends before its context does
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
+				return nil
+			}
+			return err
+		})
 	}
 	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	a.ready.Store(true)
 	a.log.Info("serving", "version", Version, "grpc", a.config.GRPCListen, "uds", a.config.UDS,
 		"http", a.config.HTTPListen, "revision", a.catalog.Snapshot().Revision)
 	return nil
+}
+
+// part starts what only ends when it is told to.
+func (a *App) part(name string, run func(context.Context)) {
+	a.teardown.start(name, a.failed, func(ctx context.Context) error { run(ctx); return nil })
 }
 
 // sweep lets go of counters that are whole again, so that a new tenant finds room.
@@ -317,16 +326,17 @@ func (a *App) sweep(ctx context.Context) {
 	}
 }
 
-// run reports what a part ends with, unless it ended because it was told to.
-func (a *App) run(name string, part func() error) {
-	err := part()
-	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) && !errors.Is(err, grpc.ErrServerStopped) {
-		a.failed <- fmt.Errorf("%s: %w", name, err)
-	}
-}
+// What a stop takes at most after --drain-timeout: for handlers to notice that their calls were
+// cut, and for parts to end, queues to be written and files to close.
+const (
+	cutTimeout   = 2 * time.Second
+	closeTimeout = 5 * time.Second
+)
 
 // Stop drains without failing a request: health says no first, then calls in
-// flight end, then files close, in the reverse of the order in which they opened.
+// flight end, then every part that Start started, then files close, in the reverse of the order in
+// which they began. When it returns nil, nothing of the server runs any more. When ctx ends first,
+// what still runs is named in the error and ends with the process.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
 	a.health.Shutdown()
@@ -335,28 +345,42 @@ func (a *App) Stop(ctx context.Context) error {
 	case <-time.After(a.config.DrainDelay):
 	case <-ctx.Done():
 	}
-	drained := make(chan struct{})
-	go func() { a.grpc.GracefulStop(); close(drained) }()
-	a.accesslog.Drain()
-	close(a.draining)
-	ctx, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
+	err := a.drain(ctx)
+	closing, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	select {
-	case <-drained:
-	case <-ctx.Done():
-		a.grpc.Stop()
-		<-drained
+	if a.http.Shutdown(closing) != nil {
+		a.log.Warn("calls of the REST API were cut")
+		err = errors.Join(err, a.http.Close())
 	}
-	err := errors.Join(a.http.Shutdown(ctx), a.saveLastUsed())
-	err = errors.Join(err, a.clean(ctx))
+	closing, cancel = context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	err = errors.Join(err, a.teardown.run(closing))
 	a.log.Info("stopped")
 	return err
 }
 
-func (a *App) clean(ctx context.Context) (err error) {
-	for i := len(a.cleanup) - 1; i >= 0; i-- {
-		err = errors.Join(err, a.cleanup[i](ctx))
+// drain ends the gRPC server: by itself within --drain-timeout, then by cutting calls.
+func (a *App) drain(ctx context.Context) error {
+	drained := make(chan struct{})
+	go func() { a.grpc.GracefulStop(); close(drained) }()
+	a.accesslog.Drain()
+	close(a.draining)
+	draining, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
+	defer cancel()
+	select {
+	case <-drained:
+		return nil
+	case <-draining.Done():
 	}
-	a.cleanup = nil
-	return err
+	a.log.Warn("calls were cut that had not ended in time", "timeout", a.config.DrainTimeout)
+	cut := make(chan struct{})
+	go func() { a.grpc.Stop(); <-drained; close(cut) }() // waits for handlers, which may wait for a disk
+	cutting, cancel := context.WithTimeout(ctx, cutTimeout)
+	defer cancel()
+	select {
+	case <-cut:
+		return nil
+	case <-cutting.Done():
+		return errors.New("calls that were cut are still running; they end with the process")
+	}
 }

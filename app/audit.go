@@ -33,7 +33,7 @@ func (a *App) openAudit(keys keys) error {
 			return fmt.Errorf("audit-otlp: %w", err)
 		}
 		a.auditCopies, o.Copy = copies, copies.Write
-		a.cleanup = append(a.cleanup, copies.Close)
+		a.teardown.add(copies.Close)
 	}
 	var err error
 	if a.audit, err = audit.Open(o); errors.Is(err, audit.ErrLocked) {
@@ -41,7 +41,7 @@ func (a *App) openAudit(keys keys) error {
 	} else if err != nil {
 		return fmt.Errorf("audit-dir %s: %w", o.Dir, err)
 	}
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.audit.Close() })
+	a.teardown.add(func(context.Context) error { return a.audit.Close() })
 	return nil
 }
 

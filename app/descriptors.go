@@ -17,14 +17,14 @@ const descriptorPoll = time.Second
 
 // watchDescriptors loads the descriptor files again when they change, until ctx
 // ends. What can't be loaded changes nothing and is logged once.
-func (a *App) watchDescriptors(ctx context.Context) error {
+func (a *App) watchDescriptors(ctx context.Context) {
 	seen := fingerprint(a.config.RLSConfig)
 	ticker := time.NewTicker(descriptorPoll)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 		now := fingerprint(a.config.RLSConfig)

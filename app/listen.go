@@ -29,7 +29,7 @@ func (a *App) listen() error {
 			return fmt.Errorf("%s %s: %w", setting.name, setting.address, err)
 		}
 		a.listeners[setting.name] = l
-		a.cleanup = append(a.cleanup, func(context.Context) error {
+		a.teardown.add(func(context.Context) error {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				return err
 			}

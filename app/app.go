@@ -59,6 +59,8 @@ type App struct {
 	gate        *gate.Gate
 	rls         *rls.Door
 
+	certificates *certificates // nil: no TLS
+
 	extproc   *extproc.Server
 	accesslog *accesslog.Server
 	recorder  *accesslog.Logger
@@ -170,10 +172,11 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		a.teardown.add(spans.Stop)
 	}
 	if a.config.TLSCert != "" {
-		creds, err := transport(a.config, a.log)
+		creds, files, err := transport(a.config, a.log)
 		if err != nil {
 			return err
 		}
+		a.certificates = files
 		options = append(options, grpc.Creds(creds))
 	}
 	a.grpc = grpc.NewServer(options...)
@@ -280,6 +283,9 @@ func (a *App) Start() error {
 	defer enough()
 	if err := a.keysets.Ready(waiting); err != nil {
 		a.log.Warn("the keys of some issuers are not there yet; their tokens are refused until they are", "waited", firstKeys, "error", err)
+	}
+	if a.certificates != nil {
+		a.part("tls-cert", a.certificates.watch)
 	}
 	if a.config.Catalog != "" {
 		a.teardown.start("catalog", a.failed, a.catalog.Watch)

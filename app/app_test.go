@@ -131,11 +131,12 @@ func pipe(t *testing.T, path string) {
 func TestNothingRunsAnyMoreWhenStopReturns(t *testing.T) {
 	before := len(running())
 	descriptors, files := t.TempDir(), t.TempDir()
-	s := run(t, "--catalog", files, "--rls-config", descriptors, "--uds", filepath.Join(t.TempDir(), "a.sock"),
-		"--otlp-endpoint", "127.0.0.1:1", "--audit-otlp")
+	ca := newAuthority(t)
+	s := run(t, append(ca.serverFiles(t).args(), "--catalog", files, "--rls-config", descriptors, "--uds", filepath.Join(t.TempDir(), "a.sock"),
+		"--otlp-endpoint", "127.0.0.1:1", "--audit-otlp")...)
 	names := []string{
 		"accesslog.(*Logger).Run", "app.(*App).sweep", "extproc.(*Server).Run", "authn.(*KeySets).Run", "app.(*App).keepTimes",
-		"catalog.(*Catalog).Watch", "app.(*App).watchDescriptors",
+		"app.(*certificates).watch", "catalog.(*Catalog).Watch", "app.(*App).watchDescriptors",
 	}
 	eventually(t, "all parts run", func() bool { // so that a part of another name is not missed below
 		all := strings.Join(running(), "\n\n")

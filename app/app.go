@@ -20,8 +20,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/voicecore-ai/sluice/accesslog"
@@ -59,11 +57,14 @@ type App struct {
 	gate        *gate.Gate
 	rls         *rls.Door
 
-	certificates *certificates // nil: no TLS
+	certificates       *certificates // nil: no TLS
+	descriptorsRefused atomic.Bool   // what the files of rls-config hold now
 
+	extauthz  *extauthz.Server
 	extproc   *extproc.Server
 	accesslog *accesslog.Server
 	recorder  *accesslog.Logger
+	requests  *telemetry.Requests
 	grpc      *grpc.Server
 	http      *http.Server
 	health    *health.Server
@@ -199,10 +200,14 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		check.Trace, check.Observe = telemetry.TraceID, telemetry.Decision
 		o.Trace, o.Observe = telemetry.TraceID, telemetry.Decision
 	}
-	extauthz.New(check).Register(a.grpc)
+	a.extauthz = extauthz.New(check)
+	a.extauthz.Register(a.grpc)
 	a.extproc = extproc.New(o)
 	a.extproc.Register(a.grpc)
-	a.recorder = accesslog.NewLogger(accesslog.LoggerOptions{Log: a.log.WithGroup("request"), Mask: audit.NewMask(keys.mask), Queue: accessQueue})
+	a.requests = telemetry.NewRequests()
+	a.recorder = accesslog.NewLogger(accesslog.LoggerOptions{
+		Log: a.log.WithGroup("request"), Metric: a.requests.Count, Mask: audit.NewMask(keys.mask), Queue: accessQueue,
+	})
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
 		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },
@@ -221,22 +226,6 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 }
 
 func (a *App) buildHTTP(service *api.Service) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		telemetry.Decisions(a.gate),
-		telemetry.AccessLog(a.accesslog, a.recorder),
-		telemetry.Streams(a.extproc),
-		telemetry.RLS(a.rls),
-		telemetry.Store(a.store, a.journal),
-	)
-	if a.audit != nil {
-		registry.MustRegister(telemetry.Audit(a.audit, a.auditCopies))
-	}
-	if a.spans != nil {
-		registry.MustRegister(a.spans.Collector())
-	}
 	rest, err := service.Handler()
 	if err != nil {
 		return err
@@ -244,7 +233,7 @@ func (a *App) buildHTTP(service *api.Service) error {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", rest)
 	mux.Handle("/openapi.json", rest)
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("/readyz", a.readyz)
 	a.http = &http.Server{

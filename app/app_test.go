@@ -3,7 +3,10 @@ package app
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,6 +24,7 @@ import (
 // server is one that runs until it is stopped, and what it has logged.
 type server struct {
 	*App
+	url string // of http-listen
 	log *safeBuffer
 }
 
@@ -62,7 +66,7 @@ func build(t *testing.T, args ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &server{a, log}
+	return &server{a, "http://" + a.Addr("http-listen").String(), log}
 }
 
 // run is build and Start. The server is stopped at the end, unless the test has done so.
@@ -85,6 +89,20 @@ func (s *server) stop(t *testing.T) {
 	if err := s.Stop(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// metrics is the page that Prometheus would read.
+func (s *server) page(t *testing.T) string {
+	t.Helper()
+	response, err := http.Get(s.url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(response.Body)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // eventually polls until true, and fails the test after ten seconds.

@@ -33,6 +33,7 @@ func (a *App) watchDescriptors(ctx context.Context) {
 		}
 		seen = now
 		config, err := rls.Load(a.config.RLSConfig)
+		a.descriptorsRefused.Store(err != nil)
 		if err != nil {
 			a.log.Error("the descriptor files are refused; the ones before stay in force", "error", err)
 			continue

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/url"
 	"os"
@@ -153,3 +154,58 @@ func TestADiskThatHangsHoldsUpNoHandshake(t *testing.T) {
 	eventually(t, "the renewed certificate is shown", func() bool { return shown(t, s, client) == 4 })
 }
 
+func TestABrokenCertificateKeepsTheLastGoodOneAndIsReported(t *testing.T) {
+	const refused = `sluice_files_refused{setting="tls-cert"} `
+	ca := newAuthority(t)
+	files := ca.serverFiles(t)
+	until := time.Now().Add(30 * time.Minute)
+	client, renewed := ca.issue(t, 3, time.Now().Add(time.Hour)), ca.issue(t, 4, until)
+	s := run(t, files.args()...)
+	has := func(line string) func() bool {
+		return func() bool { return strings.Contains(s.page(t), line+"\n") }
+	}
+	if !has(refused + "0")() {
+		t.Errorf("from the start the page says otherwise than %s0", refused)
+	}
+	first, err := os.ReadFile(files.cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		broken     []byte
+		says       string
+	}{
+		{"half a certificate", files.cert, first[:len(first)/2], "tls-cert, tls-key: "},
+		{"a certificate whose key is still the old one", files.cert, renewed.cert, "private key does not match"},
+		{"an authority that is none", files.ca, []byte("nothing\n"), "holds no PEM certificate"},
+	} {
+		t.Run(c.name+" changes nothing but a metric and a line of the log", func(t *testing.T) {
+			before, err := os.ReadFile(c.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, c.path, c.broken)
+			eventually(t, "the metric says so", has(refused+"1"))
+			if log := s.log.String(); !strings.Contains(log, "those before stay in use") || !strings.Contains(log, c.says) {
+				t.Errorf("the log does not say %q:\n%s", c.says, log)
+			}
+			if serial := shown(t, s, client); serial != 2 {
+				t.Errorf("a handshake shows %d", serial)
+			}
+			put(t, c.path, before)
+			eventually(t, "it is as it was", has(refused+"0"))
+		})
+	}
+	t.Run("a whole one is used, and the metric says until when", func(t *testing.T) {
+		put(t, files.key, renewed.key)
+		put(t, files.cert, renewed.cert)
+		eventually(t, "it is shown", func() bool { return shown(t, s, client) == 4 })
+		if line := fmt.Sprintf("sluice_tls_certificate_expiry_timestamp_seconds %g", float64(until.Unix())); !has(line)() || !has(refused+"0")() {
+			t.Errorf("not there: %s\n%s", line, s.page(t))
+		}
+	})
+	if n := strings.Count(s.log.String(), "those before stay in use"); n > 4 {
+		t.Errorf("%d lines about three files", n) // the key is put before the certificate: at most one line of that
+	}
+}

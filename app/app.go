@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -218,6 +220,9 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		if rlsConfig, err = rls.Load(a.config.RLSConfig); err != nil {
 			return fmt.Errorf("rls-config: %w", err)
 		}
+		if len(rlsConfig.Domains()) == 0 {
+			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
+		}
 	}
 	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log})
 	a.rls.Register(a.grpc)
@@ -297,8 +302,11 @@ func (a *App) Start() error {
 	}
 	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	a.ready.Store(true)
-	a.log.Info("serving", "version", Version, "grpc", a.config.GRPCListen, "uds", a.config.UDS,
-		"http", a.config.HTTPListen, "revision", a.catalog.Snapshot().Revision)
+	serving := []any{"version", Version, "revision", a.catalog.Snapshot().Revision}
+	for _, name := range slices.Sorted(maps.Keys(a.listeners)) {
+		serving = append(serving, name, a.Addr(name).String())
+	}
+	a.log.Info("serving", serving...)
 	return nil
 }
 

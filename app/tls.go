@@ -106,7 +106,7 @@ func (f *certificates) stamp() (s string) {
 func (f *certificates) load() (*tls.Config, error) {
 	certificate, err := tls.LoadX509KeyPair(f.c.TLSCert, f.c.TLSKey)
 	if err != nil {
-		return nil, fmt.Errorf("tls-cert, tls-key: %w", err)
+		return nil, fmt.Errorf("tls-cert, tls-key: %w; want PEM, the certificate chain in %s and its key in %s", err, f.c.TLSCert, f.c.TLSKey)
 	}
 	pem, err := os.ReadFile(f.c.TLSClientCA)
 	if err != nil {
@@ -114,7 +114,7 @@ func (f *certificates) load() (*tls.Config, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", f.c.TLSClientCA)
+		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate; want those that a client's must chain to", f.c.TLSClientCA)
 	}
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS12,

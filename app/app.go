@@ -69,6 +69,7 @@ type App struct {
 	requests  *telemetry.Requests
 	grpc      *grpc.Server
 	http      *http.Server
+	status    *http.Server
 	health    *health.Server
 
 	listeners map[string]net.Listener // by setting
@@ -89,7 +90,7 @@ func New(config Config, log *slog.Logger) (*App, error) {
 }
 
 func (a *App) build() error {
-	keys, err := loadKeys(a.config.Data)
+	keys, err := loadKeys(a.config.secrets())
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (a *App) openStores(keys keys) error {
 }
 
 func (a *App) quotaAPI(keys keys) (*api.Service, error) {
-	digest, err := loadAdminDigest(a.config.Data)
+	digest, err := loadAdminDigest(a.config.secrets())
 	if err != nil {
 		return nil, err
 	}
@@ -235,14 +236,21 @@ func (a *App) buildHTTP(service *api.Service) error {
 	if err != nil {
 		return err
 	}
+	status := http.NewServeMux()
+	status.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	status.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	status.HandleFunc("/readyz", a.readyz)
 	mux := http.NewServeMux()
+	mux.Handle("/", status)
 	mux.Handle("/v1/", rest)
 	mux.Handle("/openapi.json", rest)
-	mux.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("/readyz", a.readyz)
-	a.http = &http.Server{
-		Handler:           mux,
+	a.http, a.status = a.httpServer(mux), a.httpServer(status)
+	return nil
+}
+
+func (a *App) httpServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -250,7 +258,6 @@ func (a *App) buildHTTP(service *api.Service) error {
 		MaxHeaderBytes:    maxHeaderList,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
-	return nil
 }
 
 // readyz says 200 while this server should be sent requests, and which
@@ -289,8 +296,11 @@ func (a *App) Start() error {
 	}
 	for name, l := range a.listeners {
 		serve := a.grpc.Serve
-		if name == "http-listen" {
+		switch name {
+		case "http-listen":
 			serve = a.http.Serve
+		case "status-listen":
+			serve = a.status.Serve
 		}
 		a.teardown.start(name, a.failed, func(context.Context) error {
 			err := serve(l) // it ends before its context does
@@ -351,9 +361,9 @@ func (a *App) Stop(ctx context.Context) error {
 	err := a.drain(ctx)
 	closing, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	if a.http.Shutdown(closing) != nil {
+	if errors.Join(a.http.Shutdown(closing), a.status.Shutdown(closing)) != nil {
 		a.log.Warn("calls of the REST API were cut")
-		err = errors.Join(err, a.http.Close())
+		err = errors.Join(err, a.http.Close(), a.status.Close())
 	}
 	closing, cancel = context.WithTimeout(ctx, closeTimeout)
 	defer cancel()

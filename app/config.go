@@ -26,12 +26,14 @@ import (
 // key in the file and, in upper case with SLUICE_ before it, the environment variable.
 type Config struct {
 	Data               string        `koanf:"data"`
+	Secrets            string        `koanf:"secrets"`
 	Catalog            string        `koanf:"catalog"`
 	RLSConfig          string        `koanf:"rls-config"`
 	GRPCListen         string        `koanf:"grpc-listen"`
 	UDS                string        `koanf:"uds"`
 	HTTPListen         string        `koanf:"http-listen"`
 	HTTPRemote         bool          `koanf:"http-remote"`
+	StatusListen       string        `koanf:"status-listen"`
 	TLSCert            string        `koanf:"tls-cert"`
 	TLSKey             string        `koanf:"tls-key"`
 	TLSClientCA        string        `koanf:"tls-client-ca"`
@@ -72,12 +74,14 @@ func Flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.String("config", "", "YAML `file` with any of these settings under the same names")
 	f.String("data", "sluice-data", "`folder` of the secret, the journal and what the API created; made by 'sluiced init'")
+	f.String("secrets", "", "`folder` of secret and admin.token.sha256, which is only read, such as a mounted Kubernetes Secret; \"\" for the data folder")
 	f.String("catalog", "", "`folder` of YAML files with plans, tenants and API keys; reloaded when it changes")
 	f.String("rls-config", "", "`folder` of envoyproxy/ratelimit descriptor files for the RLS door; reloaded when it changes")
 	f.String("grpc-listen", "127.0.0.1:9090", "TCP `address` of the doors and the gRPC quota API; anything but loopback needs --tls-cert; \"\" for none")
 	f.String("uds", "", "`path` of a Unix socket for the doors; who may open it is a peer")
 	f.String("http-listen", "127.0.0.1:9091", "TCP `address` of the REST quota API, /metrics, /healthz and /readyz; \"\" for none")
 	f.Bool("http-remote", false, "let --http-listen be other than loopback; it carries the admin token in the clear, so put TLS before it")
+	f.String("status-listen", "", "TCP `address` of /metrics, /healthz and /readyz alone, for probes and Prometheus; nothing there is secret, so it may be any; \"\" for none")
 	f.String("tls-cert", "", "PEM `file` with the certificate chain of the gRPC server; makes it demand a client certificate")
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
@@ -319,7 +323,7 @@ const longestSocket = 107
 
 func (c Config) checkAddresses(wrong func(string, ...any)) {
 	for _, a := range []struct{ setting, address string }{
-		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"otlp-endpoint", c.OTLPEndpoint},
+		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"status-listen", c.StatusListen}, {"otlp-endpoint", c.OTLPEndpoint},
 	} {
 		if a.address == "" {
 			continue

@@ -5,12 +5,12 @@
 #   docker run --rm -v sluice:/var/lib/sluice sluiced init     # once: the secret and the admin token
 #   docker run -v sluice:/var/lib/sluice --network host sluiced
 #
+# In Kubernetes: docs/guide/kubernetes.md.
 # sluiced listens on loopback unless it has TLS and a list of peers, hence --network host.
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
-COPY go.mod go.sum ./
-RUN --mount=type=cache,target=/go/pkg/mod go mod download
+# No 'go mod download': it would fetch what only the operator's command line and tests need.
 COPY . .
 ARG TARGETOS TARGETARCH
 ARG VERSION=dev

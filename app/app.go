@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +22,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/voicecore-ai/sluice/accesslog"
@@ -59,18 +59,24 @@ type App struct {
 	gate        *gate.Gate
 	rls         *rls.Door
 
+	certificates       *certificates // nil: no TLS
+	descriptorsRefused atomic.Bool   // what the files of rls-config hold now
+
+	extauthz  *extauthz.Server
 	extproc   *extproc.Server
 	accesslog *accesslog.Server
 	recorder  *accesslog.Logger
+	requests  *telemetry.Requests
 	grpc      *grpc.Server
 	http      *http.Server
+	status    *http.Server
 	health    *health.Server
 
 	listeners map[string]net.Listener // by setting
 	ready     atomic.Bool
 	draining  chan struct{} // closed when calls that never end by themselves must
-	failed    chan error    // a listener that ended by itself
-	cleanup   []func(context.Context) error
+	failed    chan error    // a part that ended by itself
+	teardown  teardown
 }
 
 // New builds a server and opens its files and listeners; Start serves. An error
@@ -78,13 +84,13 @@ type App struct {
 func New(config Config, log *slog.Logger) (*App, error) {
 	a := &App{config: config, log: log, listeners: map[string]net.Listener{}, draining: make(chan struct{}), failed: make(chan error, 8)}
 	if err := a.build(); err != nil {
-		return nil, errors.Join(err, a.clean(context.Background()))
+		return nil, errors.Join(err, a.teardown.run(context.Background()))
 	}
 	return a, nil
 }
 
 func (a *App) build() error {
-	keys, err := loadKeys(a.config.Data)
+	keys, err := loadKeys(a.config.secrets())
 	if err != nil {
 		return err
 	}
@@ -123,7 +129,7 @@ func (a *App) openStores(keys keys) error {
 		return dataProblem(a.config.Data, err)
 	}
 	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.journal.Close() })
+	a.teardown.add(func(context.Context) error { return a.journal.Close() })
 	if a.config.Catalog != "" {
 		if _, err := os.ReadDir(a.config.Catalog); err != nil {
 			return fmt.Errorf("catalog: %w; name a folder that this user can read, or leave the setting out", err)
@@ -139,12 +145,12 @@ func (a *App) openStores(keys keys) error {
 	if err != nil {
 		return dataProblem(a.config.Data, err)
 	}
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.catalog.Close() })
+	a.teardown.add(func(context.Context) error { return a.catalog.Close() })
 	return nil
 }
 
 func (a *App) quotaAPI(keys keys) (*api.Service, error) {
-	digest, err := loadAdminDigest(a.config.Data)
+	digest, err := loadAdminDigest(a.config.secrets())
 	if err != nil {
 		return nil, err
 	}
@@ -167,13 +173,14 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		}
 		options = append(options, tracing)
 		a.spans = spans
-		a.cleanup = append(a.cleanup, spans.Stop)
+		a.teardown.add(spans.Stop)
 	}
 	if a.config.TLSCert != "" {
-		creds, err := transport(a.config, a.log)
+		creds, files, err := transport(a.config, a.log)
 		if err != nil {
 			return err
 		}
+		a.certificates = files
 		options = append(options, grpc.Creds(creds))
 	}
 	a.grpc = grpc.NewServer(options...)
@@ -196,10 +203,14 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		check.Trace, check.Observe = telemetry.TraceID, telemetry.Decision
 		o.Trace, o.Observe = telemetry.TraceID, telemetry.Decision
 	}
-	extauthz.New(check).Register(a.grpc)
+	a.extauthz = extauthz.New(check)
+	a.extauthz.Register(a.grpc)
 	a.extproc = extproc.New(o)
 	a.extproc.Register(a.grpc)
-	a.recorder = accesslog.NewLogger(accesslog.LoggerOptions{Log: a.log.WithGroup("request"), Mask: audit.NewMask(keys.mask), Queue: accessQueue})
+	a.requests = telemetry.NewRequests()
+	a.recorder = accesslog.NewLogger(accesslog.LoggerOptions{
+		Log: a.log.WithGroup("request"), Metric: a.requests.Count, Mask: audit.NewMask(keys.mask), Queue: accessQueue,
+	})
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
 		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },
@@ -210,6 +221,9 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		if rlsConfig, err = rls.Load(a.config.RLSConfig); err != nil {
 			return fmt.Errorf("rls-config: %w", err)
 		}
+		if len(rlsConfig.Domains()) == 0 {
+			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
+		}
 	}
 	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log})
 	a.rls.Register(a.grpc)
@@ -218,34 +232,25 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 }
 
 func (a *App) buildHTTP(service *api.Service) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		telemetry.Decisions(a.gate),
-		telemetry.AccessLog(a.accesslog, a.recorder),
-		telemetry.Streams(a.extproc),
-		telemetry.RLS(a.rls),
-		telemetry.Store(a.store, a.journal),
-	)
-	if a.audit != nil {
-		registry.MustRegister(telemetry.Audit(a.audit, a.auditCopies))
-	}
-	if a.spans != nil {
-		registry.MustRegister(a.spans.Collector())
-	}
 	rest, err := service.Handler()
 	if err != nil {
 		return err
 	}
+	status := http.NewServeMux()
+	status.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	status.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	status.HandleFunc("/readyz", a.readyz)
 	mux := http.NewServeMux()
+	mux.Handle("/", status)
 	mux.Handle("/v1/", rest)
 	mux.Handle("/openapi.json", rest)
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("/readyz", a.readyz)
-	a.http = &http.Server{
-		Handler:           mux,
+	a.http, a.status = a.httpServer(mux), a.httpServer(status)
+	return nil
+}
+
+func (a *App) httpServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -253,7 +258,6 @@ func (a *App) buildHTTP(service *api.Service) error {
 		MaxHeaderBytes:    maxHeaderList,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
-	return nil
 }
 
 // readyz says 200 while this server should be sent requests, and which
@@ -269,38 +273,56 @@ func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// Start serves until Stop and returns at once.
+// Start serves until Stop and returns once requests are answered.
 func (a *App) Start() error {
-	watching, stop := context.WithCancel(context.Background())
-	a.cleanup = append(a.cleanup, func(context.Context) error { stop(); return nil })
-	go a.recorder.Run(watching)
-	go a.sweep(watching)
-	go a.extproc.Run(watching)
-	go a.keysets.Run(watching)
-	go a.keepTimes(watching)
-	waiting, enough := context.WithTimeout(watching, firstKeys)
+	a.part("access log", a.recorder.Run)
+	a.part("sweep", a.sweep)
+	a.part("ext_proc", a.extproc.Run)
+	a.part("issuers' keys", a.keysets.Run)
+	a.teardown.start("last use of API keys", a.failed, a.keepTimes)
+	waiting, enough := context.WithTimeout(context.Background(), firstKeys)
 	defer enough()
 	if err := a.keysets.Ready(waiting); err != nil {
 		a.log.Warn("the keys of some issuers are not there yet; their tokens are refused until they are", "waited", firstKeys, "error", err)
 	}
+	if a.certificates != nil {
+		a.part("tls-cert", a.certificates.watch)
+	}
 	if a.config.Catalog != "" {
-		go a.run("catalog", func() error { return a.catalog.Watch(watching) })
+		a.teardown.start("catalog", a.failed, a.catalog.Watch)
 	}
 	if a.config.RLSConfig != "" {
-		go a.run("rls-config", func() error { return a.watchDescriptors(watching) })
+		a.part("rls-config", a.watchDescriptors)
 	}
 	for name, l := range a.listeners {
-		if name == "http-listen" {
-			go a.run(name, func() error { return a.http.Serve(l) })
-			continue
+		serve := a.grpc.Serve
+		switch name {
+		case "http-listen":
+			serve = a.http.Serve
+		case "status-listen":
+			serve = a.status.Serve
 		}
-		go a.run(name, func() error { return a.grpc.Serve(l) })
+		a.teardown.start(name, a.failed, func(context.Context) error {
+			err := serve(l) // it ends before its context does
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
+				return nil
+			}
+			return err
+		})
 	}
 	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	a.ready.Store(true)
-	a.log.Info("serving", "version", Version, "grpc", a.config.GRPCListen, "uds", a.config.UDS,
-		"http", a.config.HTTPListen, "revision", a.catalog.Snapshot().Revision)
+	serving := []any{"version", Version, "revision", a.catalog.Snapshot().Revision}
+	for _, name := range slices.Sorted(maps.Keys(a.listeners)) {
+		serving = append(serving, name, a.Addr(name).String())
+	}
+	a.log.Info("serving", serving...)
 	return nil
+}
+
+// part starts what only ends when it is told to.
+func (a *App) part(name string, run func(context.Context)) {
+	a.teardown.start(name, a.failed, func(ctx context.Context) error { run(ctx); return nil })
 }
 
 // sweep lets go of counters that are whole again, so that a new tenant finds room.
@@ -317,16 +339,17 @@ func (a *App) sweep(ctx context.Context) {
 	}
 }
 
-// run reports what a part ends with, unless it ended because it was told to.
-func (a *App) run(name string, part func() error) {
-	err := part()
-	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) && !errors.Is(err, grpc.ErrServerStopped) {
-		a.failed <- fmt.Errorf("%s: %w", name, err)
-	}
-}
+// What a stop takes at most after --drain-timeout: for handlers to notice that their calls were
+// cut, and for parts to end, queues to be written and files to close.
+const (
+	cutTimeout   = 2 * time.Second
+	closeTimeout = 5 * time.Second
+)
 
 // Stop drains without failing a request: health says no first, then calls in
-// flight end, then files close, in the reverse of the order in which they opened.
+// flight end, then every part that Start started, then files close, in the reverse of the order in
+// which they began. When it returns nil, nothing of the server runs any more. When ctx ends first,
+// what still runs is named in the error and ends with the process.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
 	a.health.Shutdown()
@@ -335,28 +358,42 @@ func (a *App) Stop(ctx context.Context) error {
 	case <-time.After(a.config.DrainDelay):
 	case <-ctx.Done():
 	}
-	drained := make(chan struct{})
-	go func() { a.grpc.GracefulStop(); close(drained) }()
-	a.accesslog.Drain()
-	close(a.draining)
-	ctx, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
+	err := a.drain(ctx)
+	closing, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	select {
-	case <-drained:
-	case <-ctx.Done():
-		a.grpc.Stop()
-		<-drained
+	if errors.Join(a.http.Shutdown(closing), a.status.Shutdown(closing)) != nil {
+		a.log.Warn("calls of the REST API were cut")
+		err = errors.Join(err, a.http.Close(), a.status.Close())
 	}
-	err := errors.Join(a.http.Shutdown(ctx), a.saveLastUsed())
-	err = errors.Join(err, a.clean(ctx))
+	closing, cancel = context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	err = errors.Join(err, a.teardown.run(closing))
 	a.log.Info("stopped")
 	return err
 }
 
-func (a *App) clean(ctx context.Context) (err error) {
-	for i := len(a.cleanup) - 1; i >= 0; i-- {
-		err = errors.Join(err, a.cleanup[i](ctx))
+// drain ends the gRPC server: by itself within --drain-timeout, then by cutting calls.
+func (a *App) drain(ctx context.Context) error {
+	drained := make(chan struct{})
+	go func() { a.grpc.GracefulStop(); close(drained) }()
+	a.accesslog.Drain()
+	close(a.draining)
+	draining, cancel := context.WithTimeout(ctx, a.config.DrainTimeout)
+	defer cancel()
+	select {
+	case <-drained:
+		return nil
+	case <-draining.Done():
 	}
-	a.cleanup = nil
-	return err
+	a.log.Warn("calls were cut that had not ended in time", "timeout", a.config.DrainTimeout)
+	cut := make(chan struct{})
+	go func() { a.grpc.Stop(); <-drained; close(cut) }() // waits for handlers, which may wait for a disk
+	cutting, cancel := context.WithTimeout(ctx, cutTimeout)
+	defer cancel()
+	select {
+	case <-cut:
+		return nil
+	case <-cutting.Done():
+		return errors.New("calls that were cut are still running; they end with the process")
+	}
 }

@@ -33,15 +33,15 @@ func (a *App) openAudit(keys keys) error {
 			return fmt.Errorf("audit-otlp: %w", err)
 		}
 		a.auditCopies, o.Copy = copies, copies.Write
-		a.cleanup = append(a.cleanup, copies.Close)
+		a.teardown.add(copies.Close)
 	}
 	var err error
 	if a.audit, err = audit.Open(o); errors.Is(err, audit.ErrLocked) {
 		return fmt.Errorf("audit-dir %s: %w; stop it, or name another folder", o.Dir, err)
 	} else if err != nil {
-		return fmt.Errorf("audit-dir %s: %w", o.Dir, err)
+		return fmt.Errorf("audit-dir %s: %w; want a folder that this user can write, or can make", o.Dir, err)
 	}
-	a.cleanup = append(a.cleanup, func(context.Context) error { return a.audit.Close() })
+	a.teardown.add(func(context.Context) error { return a.audit.Close() })
 	return nil
 }
 

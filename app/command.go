@@ -60,13 +60,32 @@ func flagProblem(c *cobra.Command, err error) error {
 	if errors.As(err, &invalid) {
 		return errKind(invalid.GetFlag(), invalid.GetValue())
 	}
-	return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || len(unknown.GetSpecifiedShortnames()) > 0 {
+		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
+	}
+	name := unknown.GetSpecifiedName()
+	settings := pflag.NewFlagSet("", pflag.ContinueOnError)
+	Flags(settings)
+	if !c.HasParent() && settings.Lookup(name) != nil {
+		return fmt.Errorf("%w; it comes after the command: sluiced serve --%s", err, name)
+	}
+	return fmt.Errorf("%w; %s'%s --help' lists the flags", err, didYouMean("--", nearest(settings, name)), c.CommandPath())
+}
+
+// noArguments says what whoever gave one may have meant.
+func noArguments(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes flags alone, and %q is none; the value of one that is true or false comes after '=', like --http-remote=true", c.Name(), args[0])
 }
 
 func serveCommand(environ []string) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "serve",
-		Short: "Serve until SIGTERM",
+		Use:        "serve",
+		SuggestFor: []string{"start", "run"},
+		Short:      "Serve until SIGTERM",
 		Long: `Serves until SIGTERM, then drains and ends with status 0.
 
 Every setting is a flag, a variable and a key of the file that --config names:
@@ -78,13 +97,17 @@ all of it at once.`,
   sluiced serve --data ./data --grpc-listen :9090 --tls-cert tls.crt --tls-key tls.key \
       --tls-client-ca ca.crt --peers spiffe://cluster.local/ns/istio-system/sa/ingress
   SLUICE_LOG_FORMAT=json sluiced serve --config /etc/sluice.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := LoadConfig(c.Flags(), environ)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context(), config, newLog(config))
+			log := newLog(config)
+			for _, problem := range misspelt(c.Flags(), environ) {
+				log.Warn(problem)
+			}
+			return serve(c.Context(), config, log)
 		},
 	}
 	Flags(c.Flags())
@@ -100,7 +123,7 @@ func initCommand(environ []string) *cobra.Command {
 token of the quota API, which is shown once. It never replaces a secret.`,
 		Example: `  sluiced init --data ./data
   curl -H "authorization: Bearer $(cat ./data/admin.token)" http://127.0.0.1:9091/v1/tenants`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := LoadConfig(c.Flags(), environ)
 			if err != nil {

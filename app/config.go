@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/voicecore-ai/sluice/authz"
@@ -24,12 +26,14 @@ import (
 // key in the file and, in upper case with SLUICE_ before it, the environment variable.
 type Config struct {
 	Data               string        `koanf:"data"`
+	Secrets            string        `koanf:"secrets"`
 	Catalog            string        `koanf:"catalog"`
 	RLSConfig          string        `koanf:"rls-config"`
 	GRPCListen         string        `koanf:"grpc-listen"`
 	UDS                string        `koanf:"uds"`
 	HTTPListen         string        `koanf:"http-listen"`
 	HTTPRemote         bool          `koanf:"http-remote"`
+	StatusListen       string        `koanf:"status-listen"`
 	TLSCert            string        `koanf:"tls-cert"`
 	TLSKey             string        `koanf:"tls-key"`
 	TLSClientCA        string        `koanf:"tls-client-ca"`
@@ -70,12 +74,14 @@ func Flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.String("config", "", "YAML `file` with any of these settings under the same names")
 	f.String("data", "sluice-data", "`folder` of the secret, the journal and what the API created; made by 'sluiced init'")
+	f.String("secrets", "", "`folder` of secret and admin.token.sha256, which is only read, such as a mounted Kubernetes Secret; \"\" for the data folder")
 	f.String("catalog", "", "`folder` of YAML files with plans, tenants and API keys; reloaded when it changes")
 	f.String("rls-config", "", "`folder` of envoyproxy/ratelimit descriptor files for the RLS door; reloaded when it changes")
 	f.String("grpc-listen", "127.0.0.1:9090", "TCP `address` of the doors and the gRPC quota API; anything but loopback needs --tls-cert; \"\" for none")
 	f.String("uds", "", "`path` of a Unix socket for the doors; who may open it is a peer")
 	f.String("http-listen", "127.0.0.1:9091", "TCP `address` of the REST quota API, /metrics, /healthz and /readyz; \"\" for none")
 	f.Bool("http-remote", false, "let --http-listen be other than loopback; it carries the admin token in the clear, so put TLS before it")
+	f.String("status-listen", "", "TCP `address` of /metrics, /healthz and /readyz alone, for probes and Prometheus; nothing there is secret, so it may be any; \"\" for none")
 	f.String("tls-cert", "", "PEM `file` with the certificate chain of the gRPC server; makes it demand a client certificate")
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
@@ -107,17 +113,23 @@ func Flags(f *pflag.FlagSet) {
 func LoadConfig(f *pflag.FlagSet, environ []string) (Config, error) {
 	k := koanf.New("\x00") // flat: no key holds the separator
 	path, _ := f.GetString("config")
+	source := "config " + path
 	for _, e := range environ {
 		if v, ok := strings.CutPrefix(e, "SLUICE_CONFIG="); ok && path == "" {
-			path = v
+			path, source = v, "SLUICE_CONFIG "+v
 		}
 	}
 	var problems []error
 	if path != "" {
-		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-			return Config{}, fmt.Errorf("config %s: %w", path, err)
+		err := k.Load(file.Provider(path), yaml.Parser())
+		var unreadable *fs.PathError
+		switch {
+		case errors.As(err, &unreadable):
+			return Config{}, fmt.Errorf("%s: %w; name a YAML file that this user can read", source, err)
+		case err != nil:
+			return Config{}, fmt.Errorf("%s: %w; want a line like 'drain-delay: 3s' for each setting, each once", source, err)
 		}
-		problems = append(problems, checkTypes(f, k, func(string) string { return "config " + path })...)
+		problems = append(problems, checkTypes(f, k, func(string) string { return source })...)
 	}
 	variables := koanf.New("\x00")
 	err := variables.Load(env.Provider("\x00", env.Opt{
@@ -164,7 +176,8 @@ func checkTypes(f *pflag.FlagSet, k *koanf.Koanf, source func(string) string) (p
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		flag := f.Lookup(key)
 		if flag == nil || key == "config" {
-			problems = append(problems, fmt.Errorf("%s: %q is no setting; 'sluiced serve --help' lists them", source(key), strings.ReplaceAll(key, "\x00", ".")))
+			name := strings.ReplaceAll(key, "\x00", ".")
+			problems = append(problems, fmt.Errorf("%s: %q is no setting; %s'sluiced serve --help' lists them", source(key), name, didYouMean("", nearest(f, name))))
 			k.Delete(key)
 			continue
 		}
@@ -173,6 +186,41 @@ func checkTypes(f *pflag.FlagSet, k *koanf.Koanf, source func(string) string) (p
 		if values[key] == nil || isList && kind != "stringSlice" || !isKind(kind, text) {
 			problems = append(problems, fmt.Errorf("%s: %w", source(key), errKind(flag, text)))
 			k.Delete(key)
+		}
+	}
+	return problems
+}
+
+// nearest is the setting that whoever wrote name meant, most likely; "" if none is near.
+func nearest(f *pflag.FlagSet, name string) string {
+	words := &cobra.Command{SuggestionsMinimumDistance: 2} // it has the measure
+	f.VisitAll(func(flag *pflag.Flag) {
+		words.AddCommand(&cobra.Command{Use: flag.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	for _, best := range words.SuggestionsFor(strings.ToLower(strings.ReplaceAll(name, "_", "-"))) {
+		return best
+	}
+	return ""
+}
+
+func didYouMean(prefix, best string) string {
+	if best == "" {
+		return ""
+	}
+	return "did you mean " + prefix + best + "? "
+}
+
+// misspelt are the variables that look like settings and are none. Others with SLUICE_ before them are
+// Kubernetes', for a service of that name, or somebody's own.
+func misspelt(f *pflag.FlagSet, environ []string) (problems []string) {
+	for _, e := range environ {
+		key, _, _ := strings.Cut(e, "=")
+		word, ours := strings.CutPrefix(key, "SLUICE_")
+		if name, _ := fromVariable(f, key, ""); !ours || name != "" || key == "SLUICE_CONFIG" || len(word) < 4 {
+			continue
+		}
+		if best := nearest(f, word); best != "" {
+			problems = append(problems, fmt.Sprintf("%s is no setting, and is ignored; did you mean %s?", key, variableOf(best)))
 		}
 	}
 	return problems
@@ -193,7 +241,7 @@ func isKind(kind, text string) bool {
 
 func errKind(flag *pflag.Flag, text string) error {
 	want := map[string]string{
-		"duration":    "a time with its unit, like 3s or 1m30s",
+		"duration":    "a time with its unit, like 3s, 1m30s or 72h",
 		"int":         "a whole number",
 		"bool":        "true or false",
 		"string":      "one text",
@@ -204,6 +252,9 @@ func errKind(flag *pflag.Flag, text string) error {
 
 func (c Config) check() (problems []error) {
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.Data == "" {
+		wrong("data: empty; name a folder, like ./data")
+	}
 	if c.GRPCListen == "" && c.UDS == "" {
 		wrong("grpc-listen, uds: both empty, so no door could be reached; set one")
 	}
@@ -218,19 +269,19 @@ func (c Config) check() (problems []error) {
 	} else if c.TLSKey != "" || c.TLSClientCA != "" || len(c.Peers) > 0 {
 		wrong("tls-cert: empty, so tls-key, tls-client-ca and peers would do nothing; set it, or leave them out")
 	}
-	for _, id := range c.XFCCForwarders {
-		if problem := authz.CheckSPIFFE(id); problem != "" {
-			wrong("xfcc-forwarders %q: %s; write one like spiffe://cluster.local/ns/istio-system/sa/ingress", id, problem)
+	for _, list := range []struct {
+		setting string
+		ids     []string
+	}{{"xfcc-forwarders", c.XFCCForwarders}, {"peers", c.Peers}} {
+		for _, id := range list.ids {
+			if problem := authz.CheckSPIFFE(id); problem != "" {
+				wrong("%s %q: %s; write one like spiffe://cluster.local/ns/istio-system/sa/ingress", list.setting, id, problem)
+			}
 		}
 	}
 	for _, id := range c.EdgePeers {
 		if !slices.Contains(c.Peers, id) {
 			wrong("edge-peers %q: not one of peers, so it may not ask at all; add it there, or leave it out here", id)
-		}
-	}
-	for _, p := range c.Peers {
-		if !strings.HasPrefix(p, "spiffe://") {
-			wrong("peers %q: a SPIFFE id begins with spiffe://, like spiffe://cluster.local/ns/istio-system/sa/ingress", p)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(choices)) {
@@ -244,9 +295,16 @@ func (c Config) check() (problems []error) {
 	if c.MaxCells < 1000 {
 		wrong("max-cells %d: at least 1000", c.MaxCells)
 	}
-	if c.AuditAnonymousRate < 1 || c.AuditTenantRate < 1 || c.AuditMaxMiB < 0 || c.AuditMaxAge < 0 || c.AuditKeep < 0 {
-		wrong("audit-anonymous-rate %d, audit-tenant-rate %d, audit-max-mib %d, audit-max-age %v, audit-keep %v: rates of at least 1, and no negative bounds",
-			c.AuditAnonymousRate, c.AuditTenantRate, c.AuditMaxMiB, c.AuditMaxAge, c.AuditKeep)
+	for _, least := range []struct {
+		setting  string
+		got, min int64
+	}{
+		{"audit-anonymous-rate", int64(c.AuditAnonymousRate), 1}, {"audit-tenant-rate", int64(c.AuditTenantRate), 1}, {"audit-max-mib", int64(c.AuditMaxMiB), 0},
+		{"audit-max-age", int64(c.AuditMaxAge), 0}, {"audit-keep", int64(c.AuditKeep), 0},
+	} {
+		if least.got < least.min {
+			wrong("%s: at least %d", least.setting, least.min)
+		}
 	}
 	if c.AuditOTLP && (c.OTLPEndpoint == "" || c.Audit == "off") {
 		wrong("audit-otlp: needs otlp-endpoint, and audit on")
@@ -265,7 +323,7 @@ const longestSocket = 107
 
 func (c Config) checkAddresses(wrong func(string, ...any)) {
 	for _, a := range []struct{ setting, address string }{
-		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"otlp-endpoint", c.OTLPEndpoint},
+		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"status-listen", c.StatusListen}, {"otlp-endpoint", c.OTLPEndpoint},
 	} {
 		if a.address == "" {
 			continue

@@ -73,13 +73,13 @@ func TestAValueOfTheWrongKindIsNamedWithItsSource(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		"config " + path + `: drain-delay "3": want a time with its unit, like 3s or 1m30s; the default is "0s"`,
+		"config " + path + `: drain-delay "3": want a time with its unit, like 3s, 1m30s or 72h; the default is "0s"`,
 		`: max-cells "many": want a whole number; the default is "2000000"`,
 		`: http-remote "maybe": want true or false`, `: uds "[a b]": want one text`, `: data "<nil>": want one text`,
 		`log-level "loud": one of debug, info, warn, error`, `"tls.cert" is no setting`,
 		`SLUICE_DRAIN_TIMEOUT: drain-timeout "5": want a time`,
 		"grpc-listen 127.0.0.1: want host:port", "http-listen http://x:1: want host:port",
-		`peers "me": a SPIFFE id begins with spiffe://`, `edge-peers "spiffe://mesh/ns/edge/sa/gw": not one of peers`, "tls-cert: empty, so", "at most 107 bytes, and this has 108",
+		`peers "me": does not begin with spiffe://; write one like`, `edge-peers "spiffe://mesh/ns/edge/sa/gw": not one of peers`, "tls-cert: empty, so", "at most 107 bytes, and this has 108",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("does not say %q:\n%v", want, err)

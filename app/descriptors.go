@@ -17,14 +17,14 @@ const descriptorPoll = time.Second
 
 // watchDescriptors loads the descriptor files again when they change, until ctx
 // ends. What can't be loaded changes nothing and is logged once.
-func (a *App) watchDescriptors(ctx context.Context) error {
+func (a *App) watchDescriptors(ctx context.Context) {
 	seen := fingerprint(a.config.RLSConfig)
 	ticker := time.NewTicker(descriptorPoll)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 		now := fingerprint(a.config.RLSConfig)
@@ -33,6 +33,7 @@ func (a *App) watchDescriptors(ctx context.Context) error {
 		}
 		seen = now
 		config, err := rls.Load(a.config.RLSConfig)
+		a.descriptorsRefused.Store(err != nil)
 		if err != nil {
 			a.log.Error("the descriptor files are refused; the ones before stay in force", "error", err)
 			continue

@@ -19,8 +19,10 @@ type watchedHealth struct {
 // Watch streams what Check would say, until the client or the drain ends it.
 func (h watchedHealth) Watch(in *healthpb.HealthCheckRequest, out grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx, cancel := context.WithCancel(out.Context())
-	defer cancel()
+	ended := make(chan struct{})
+	defer func() { cancel(); <-ended }()
 	go func() {
+		defer close(ended)
 		select {
 		case <-h.draining:
 			cancel()

@@ -82,14 +82,15 @@ func (a *App) saveLastUsed() error {
 	return nil
 }
 
-// keepTimes saves them until ctx ends, and once more then.
-func (a *App) keepTimes(ctx context.Context) {
+// keepTimes saves them until ctx ends, and once more then. Nobody else saves: two at once could
+// leave the older times.
+func (a *App) keepTimes(ctx context.Context) error {
 	ticker := time.NewTicker(keepLastUsed)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return a.saveLastUsed()
 		case <-ticker.C:
 			if err := a.saveLastUsed(); err != nil {
 				a.log.Warn("not saved; it is tried again in a minute", "error", err)

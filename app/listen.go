@@ -20,6 +20,7 @@ func (a *App) listen() error {
 		{"grpc-listen", a.config.GRPCListen, listenTCP},
 		{"uds", a.config.UDS, listenUnix},
 		{"http-listen", a.config.HTTPListen, listenTCP},
+		{"status-listen", a.config.StatusListen, listenTCP},
 	} {
 		if setting.address == "" {
 			continue
@@ -29,7 +30,7 @@ func (a *App) listen() error {
 			return fmt.Errorf("%s %s: %w", setting.name, setting.address, err)
 		}
 		a.listeners[setting.name] = l
-		a.cleanup = append(a.cleanup, func(context.Context) error {
+		a.teardown.add(func(context.Context) error {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				return err
 			}
@@ -81,7 +82,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Addr is where a setting's listener listens ("grpc-listen", "uds", "http-listen"); nil if it doesn't.
+// Addr is where a setting's listener listens ("grpc-listen", "uds", "http-listen", "status-listen"); nil if it doesn't.
 func (a *App) Addr(setting string) net.Addr {
 	if l := a.listeners[setting]; l != nil {
 		return l.Addr()

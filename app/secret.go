@@ -75,17 +75,25 @@ func writeNew(path, content string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func loadKeys(data string) (keys, error) {
-	raw, err := os.ReadFile(filepath.Join(data, secretFile)) //nolint:gosec // the operator names the folder
+// secrets is the folder of the secret and the digest of the admin token.
+func (c Config) secrets() string {
+	if c.Secrets != "" {
+		return c.Secrets
+	}
+	return c.Data
+}
+
+func loadKeys(dir string) (keys, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, secretFile)) //nolint:gosec // the operator names the folder
 	if errors.Is(err, fs.ErrNotExist) {
-		return keys{}, fmt.Errorf("data folder %q has no secret: run 'sluiced init --data %s' once", data, data)
+		return keys{}, fmt.Errorf("folder %q has no secret: run 'sluiced init --data %s' once, or name with --secrets the folder where its files are", dir, dir)
 	}
 	if err != nil {
-		return keys{}, dataProblem(data, err)
+		return keys{}, dataProblem(dir, err)
 	}
 	secret, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(string(raw)))
 	if err != nil || len(secret) != 32 || [32]byte(secret) == [32]byte{} {
-		return keys{}, fmt.Errorf("secret: %s is not what 'sluiced init' wrote; restore it from a backup", filepath.Join(data, secretFile))
+		return keys{}, fmt.Errorf("secret: %s is not what 'sluiced init' wrote; restore it from a backup", filepath.Join(dir, secretFile))
 	}
 	var k keys
 	var origin [8]byte
@@ -111,16 +119,16 @@ func loadKeys(data string) (keys, error) {
 	return k, nil
 }
 
-func loadAdminDigest(data string) (digest [32]byte, err error) {
-	raw, err := os.ReadFile(filepath.Join(data, adminHashFile)) //nolint:gosec // the operator names the folder
+func loadAdminDigest(dir string) (digest [32]byte, err error) {
+	raw, err := os.ReadFile(filepath.Join(dir, adminHashFile)) //nolint:gosec // the operator names the folder
 	if errors.Is(err, fs.ErrNotExist) {
-		return digest, fmt.Errorf("data folder %q has a secret and no %s: 'init' was interrupted, or the file is lost; remove a folder that was never used and run 'sluiced init' again, or restore the file from a backup", data, adminHashFile)
+		return digest, fmt.Errorf("folder %q has a secret and no %s: 'init' was interrupted, or the file is lost; remove a folder that was never used and run 'sluiced init' again, or restore the file from a backup", dir, adminHashFile)
 	}
 	if err != nil {
-		return digest, dataProblem(data, err)
+		return digest, dataProblem(dir, err)
 	}
 	if n, err := hex.Decode(digest[:], []byte(strings.TrimSpace(string(raw)))); err != nil || n != len(digest) {
-		return digest, fmt.Errorf("admin token: %s is not a SHA-256 in hex; restore it from a backup", filepath.Join(data, adminHashFile))
+		return digest, fmt.Errorf("admin token: %s is not a SHA-256 in hex; restore it from a backup", filepath.Join(dir, adminHashFile))
 	}
 	return digest, nil
 }

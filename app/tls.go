@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,66 +11,85 @@ import (
 	"net"
 	"os"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/credentials"
 )
 
-// transport is mTLS with peers on a list, checked once a connection, in the handshake.
-func transport(c Config, log *slog.Logger) (credentials.TransportCredentials, error) {
+// certificatePoll is how often the files of certificates are looked at.
+const certificatePoll = time.Second
+
+// transport is mTLS with peers on a list, checked once a connection, in the handshake. Whoever
+// serves with it runs watch beside it.
+func transport(c Config, log *slog.Logger) (credentials.TransportCredentials, *certificates, error) {
 	f := &certificates{c: c, log: log}
 	f.seen = f.stamp() // before they are read: what changes meanwhile is read again
-	var err error
-	if f.current, err = f.load(); err != nil {
-		return nil, err
+	first, err := f.load()
+	if err != nil {
+		return nil, nil, err
 	}
+	f.current.Store(first)
 	creds := credentials.NewTLS(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.config(time.Now()), nil },
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.current.Load(), nil },
 	})
 	perSecond := func() *rate.Limiter { return rate.NewLimiter(rate.Every(time.Second), 10) }
-	return handshakes{creds, log, perSecond(), perSecond()}, nil
+	return handshakes{creds, log, perSecond(), perSecond()}, f, nil
 }
 
 // certificates are the files of mTLS, loaded again when they change: a mesh
-// renews them every hour or so. What can't be loaded changes nothing.
+// renews them every hour or so. What can't be loaded changes nothing. A handshake takes
+// what is current and touches no file: a disk that hangs holds up the renewal alone.
 type certificates struct {
-	c   Config
-	log *slog.Logger
+	c       Config
+	log     *slog.Logger
+	current atomic.Pointer[tls.Config]
+	refused atomic.Bool // what the files hold now
 
-	mu      sync.Mutex
-	current *tls.Config
-	looked  time.Time
+	// Of watch alone.
 	seen    string // what the files looked like when they were last loaded
 	problem string // that was logged, and holds
 }
 
-// config is for a handshake that begins now. The files are looked at once a second at most.
-func (f *certificates) config(now time.Time) *tls.Config {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now.Sub(f.looked) < time.Second {
-		return f.current
+// watch loads the files again when they change, until ctx ends.
+func (f *certificates) watch(ctx context.Context) {
+	ticker := time.NewTicker(certificatePoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			f.renew()
+		}
 	}
-	f.looked = now
+}
+
+func (f *certificates) renew() {
 	stamp := f.stamp()
 	if stamp == f.seen {
-		return f.current
+		f.refused.Store(false) // what could not be loaded was taken back
+		f.problem = ""
+		return
 	}
 	renewed, err := f.load()
+	f.refused.Store(err != nil)
 	if err != nil {
 		if err.Error() != f.problem {
-			f.log.Error("the certificates can't be loaded; those before stay in use", "error", err)
+			f.log.Error("the certificates can't be loaded; those before stay in use", "error", err, "expires", f.expires())
 		}
 		f.problem = err.Error()
-		return f.current
+		return
 	}
-	f.log.Info("certificates loaded", "expires", renewed.Certificates[0].Leaf.NotAfter)
-	f.current, f.seen, f.problem = renewed, stamp, ""
-	return f.current
+	f.current.Store(renewed)
+	f.seen, f.problem = stamp, ""
+	f.log.Info("certificates loaded", "expires", f.expires())
 }
+
+// expires is when the certificate that is in use does.
+func (f *certificates) expires() time.Time { return f.current.Load().Certificates[0].Leaf.NotAfter }
 
 // stamp changes when a file does. Links are followed, so a swapped link counts.
 func (f *certificates) stamp() (s string) {
@@ -86,7 +106,7 @@ func (f *certificates) stamp() (s string) {
 func (f *certificates) load() (*tls.Config, error) {
 	certificate, err := tls.LoadX509KeyPair(f.c.TLSCert, f.c.TLSKey)
 	if err != nil {
-		return nil, fmt.Errorf("tls-cert, tls-key: %w", err)
+		return nil, fmt.Errorf("tls-cert, tls-key: %w; want PEM, the certificate chain in %s and its key in %s", err, f.c.TLSCert, f.c.TLSKey)
 	}
 	pem, err := os.ReadFile(f.c.TLSClientCA)
 	if err != nil {
@@ -94,7 +114,7 @@ func (f *certificates) load() (*tls.Config, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate", f.c.TLSClientCA)
+		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate; want those that a client's must chain to", f.c.TLSClientCA)
 	}
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS12,

@@ -231,12 +231,17 @@ func recordLine(r *audit.Record, text []byte) string {
 		what += "  rule " + raw(text, "rule")
 	}
 	line := fmt.Sprintf(columns, timeText(r.Time), kind, verdict, raw(text, "reason"), raw(text, "tenant"), raw(text, "principal"), raw(text, "method"), what)
+	return graphic(line)
+}
+
+// graphic has '?' for what a terminal would obey.
+func graphic(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsGraphic(r) || r == '\n' {
 			return r
 		}
 		return '?'
-	}, line)
+	}, s)
 }
 
 // raw is a string of a record as the log spells it, without its quotes.

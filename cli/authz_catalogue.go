@@ -19,6 +19,7 @@ import (
 type catalogue struct {
 	rules *authz.Rules
 	plans map[string]string // of tenants
+	reads map[string]bool   // rules whose conditions read headers or bodies
 }
 
 // loadCatalogue reads a folder as sluiced does: a problem that would keep sluiced
@@ -28,9 +29,14 @@ func loadCatalogue(dir string) (*catalogue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("catalogue %s: %w", dir, err)
 	}
-	c := &catalogue{rules: all.Snapshot().Rules, plans: map[string]string{}}
-	for _, t := range all.View().Tenants {
+	view := all.View()
+	c := &catalogue{rules: all.Snapshot().Rules, plans: map[string]string{}, reads: map[string]bool{}}
+	for _, t := range view.Tenants {
 		c.plans[string(t.Value.ID)] = t.Value.Plan
+	}
+	for _, r := range view.Rules {
+		alone, _ := authz.Compile([]authz.Rule{r.Value}) // it has no problems: all of them have none
+		c.reads[r.Value.Name] = alone.ReadsHeaders()
 	}
 	return c, all.Close()
 }

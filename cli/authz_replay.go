@@ -2,17 +2,20 @@ package cli
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
+
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/audit"
 )
 
 func authzReplayCommand() *cobra.Command {
@@ -24,12 +27,30 @@ func authzReplayCommand() *cobra.Command {
 		Use:   "replay LOG --against DIR",
 		Short: "Ask other rules about the requests of an audit log",
 		Long: `Reads the JSON lines of an audit log ('-' for standard input), asks the rules of another
-catalogue about each request, and prints the decisions that would change. The log has no headers
-and no bodies: a condition that reads them can't be replayed, and is counted apart.
+catalogue about each request, and prints the decisions that would change.
 
-The exit status is 0 if nothing would change, 2 if something would.`,
-		Example: `  sluice authz replay audit.jsonl --against deploy/catalog`,
-		Args:    cobra.ExactArgs(1),
+Both sides are compared as if nothing were in shadow: a request that was let pass only because its
+tenant or a rule is in shadow counts as refused. How many there were is said.
+
+The log has the requests that were refused, and of the others those that a rule asks a record of. Of these
+are skipped, and counted:
+  - what is no decision: checkpoints, administrators' acts, ends of streams, gaps, and the
+    summaries that stand for a flood of refusals
+  - decisions before rules were asked: unauthenticated, malformed, suspended
+
+Unknown, and neither the same nor changed, is what can't be asked again:
+  - masked: a field has what looks like a credential, and the log has its digest
+  - cut: a field was longer than 1 KiB, or a role than 256 bytes
+  - not UTF-8: a field had bytes for which the log has U+FFFD
+  - roles: there are 16, and the log keeps no more
+  - headers or body: the answer hangs on a condition that reads them, and the log has none
+  - shadow: the tenant was in shadow, so the record doesn't say what rules in shadow said, and here they matter
+  - path or host: they are none that rules could be asked about
+
+The exit status is 0 if nothing would change as far as is known, 2 if something would.`,
+		Example: `  sluice authz replay data/audit/audit-00000001.jsonl --against deploy/catalog
+  sluice audit search data/audit --tenant acme --since 24h -o json | sluice authz replay - --against deploy/catalog`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := out.check(); err != nil {
 				return err
@@ -43,59 +64,77 @@ The exit status is 0 if nothing would change, 2 if something would.`,
 	return c
 }
 
-// record is what replay reads of a line of the audit log. Other keys are not
-// its business.
-type record struct {
-	Time      recordTime `json:"time"`
-	Tenant    string     `json:"tenant"`
-	Plan      string     `json:"plan"`
-	Principal string     `json:"principal"`
-	Scheme    string     `json:"scheme"`
-	Roles     []string   `json:"roles"`
-	Method    string     `json:"method"`
-	Host      string     `json:"host"`
-	Path      string     `json:"path"`
-	Service   string     `json:"service"`
-	GRPC      bool       `json:"grpc"`
-	Allowed   bool       `json:"allowed"`
-	Reason    string     `json:"reason"`
-	Rule      string     `json:"rule"`
+// said is what rules say of a request, with none in shadow.
+type said struct {
+	allowed bool
+	rule    string
+	shadow  bool // a rule in shadow says so
 }
 
-// recordTime is RFC 3339, or Unix microseconds.
-type recordTime struct{ time.Time }
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (t *recordTime) UnmarshalJSON(b []byte) error {
-	if micro, err := strconv.ParseInt(string(b), 10, 64); err == nil {
-		t.Time = time.UnixMicro(micro)
-		return nil
+func (s said) String() string {
+	if s.allowed {
+		return outcomeAllow
 	}
-	return t.Time.UnmarshalJSON(b)
+	return outcomeDeny
 }
 
-// was is what the rules said, not what became of the request: one that a limit
-// refused was allowed. false where no rule was asked.
-func (r *record) was() (string, bool) {
+// was is what the rules said to a decision, and not what became of it: what a limit refused was
+// allowed. ok is false if no rule was asked. tenantInShadow says that for the tenant nothing was enforced; the
+// record has then the verdict of the enforced rules, and none of the rules in shadow.
+func was(r *audit.Record) (s said, tenantInShadow, ok bool) {
+	forbidden := r.Reason == "forbidden"
 	switch {
-	case r.Principal == "" || r.Tenant == "" || r.Path == "":
-		return "", false
-	case r.Allowed, r.Reason == "over_limit", r.Reason == "unavailable":
-		return outcomeAllow, true
-	case r.Reason == "forbidden":
-		return outcomeDeny, true
+	case r.Rule == "" && r.ShadowRule == "" && !forbidden: // an admission names the rule that allows it
+		return said{}, false, false
+	case r.ShadowRule == "":
+		return said{allowed: !forbidden, rule: r.Rule}, false, true
+	case !forbidden && (r.Rule == "" || r.Rule == r.ShadowRule):
+		return said{rule: r.Rule, shadow: true}, true, true
 	}
-	return "", false
+	return said{allowed: r.Shadow != nil && *r.Shadow, rule: r.ShadowRule, shadow: true}, false, true
+}
+
+// enforced is what the rules would say with none in shadow; known is false if that hangs on
+// headers or a body, of which in has none.
+func (c *catalogue) enforced(in *authz.Input) (s said, known bool) {
+	v := c.rules.Decide(in)
+	s = said{allowed: v.Allowed(), rule: v.Rule}
+	if v.ShadowRule != "" {
+		s = said{allowed: v.Shadow, rule: v.ShadowRule, shadow: true}
+	}
+	if !c.rules.ReadsHeaders() {
+		return s, true
+	}
+	guessed, allows := false, false
+	for _, r := range c.rules.Explain(in) {
+		switch {
+		case r.Differs != "":
+		case c.reads[r.Rule]:
+			guessed, allows = true, allows || r.Effect == outcomeAllow
+		case r.When == "error", r.Applies && r.Effect == outcomeDeny: // whatever the others say
+			return said{rule: r.Rule, shadow: r.Shadow}, true
+		case r.Applies:
+			allows = true
+		}
+	}
+	switch {
+	case !guessed:
+		return s, true
+	case !allows:
+		return said{}, true // no rule that could allow it
+	}
+	return said{}, false
 }
 
 // change is one kind of decision that would change.
 type change struct {
-	Tenant  string `json:"tenant"`
-	Method  string `json:"method"`
-	Was     string `json:"was"`
-	WasRule string `json:"was_rule,omitempty"`
-	Now     string `json:"now"`
-	NowRule string `json:"now_rule,omitempty"`
+	Tenant    string `json:"tenant"`
+	Method    string `json:"method"`
+	Was       string `json:"was"`
+	WasRule   string `json:"was_rule,omitempty"`
+	WasShadow bool   `json:"was_shadow,omitempty"` // shadow kept it from being enforced
+	Now       string `json:"now"`
+	NowRule   string `json:"now_rule,omitempty"`
 }
 
 type changes struct {
@@ -108,13 +147,30 @@ type changes struct {
 
 // replayed is the JSON of the command.
 type replayed struct {
-	Asked   int        `json:"asked"`
-	Skipped int        `json:"skipped"` // lines about which no rule was asked
-	Unknown int        `json:"unknown"` // conditions that read what the log does not have
+	Asked   int        `json:"asked"` // same, changed and unknown
+	Same    int        `json:"same"`
 	Changed int        `json:"changed"`
+	Unknown tally      `json:"unknown"`
+	Skipped tally      `json:"skipped"`
+	Shadow  int        `json:"shadow"` // of those asked: shadow kept the verdict from being enforced
 	Changes []*changes `json:"changes"`
 
 	index map[change]*changes
+}
+
+// tally counts by reason.
+type tally map[string]int
+
+func (t tally) String() string {
+	sum, why := 0, []string{}
+	for _, reason := range slices.Sorted(maps.Keys(t)) {
+		sum += t[reason]
+		why = append(why, fmt.Sprintf("%s %d", reason, t[reason]))
+	}
+	if sum == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", sum, strings.Join(why, ", "))
 }
 
 // Bounds of a log: a line, and kinds of changes that are told apart.
@@ -137,19 +193,26 @@ func replay(c *cobra.Command, out *format, log, against string) error {
 		defer f.Close() //nolint:errcheck // only read
 		in = f
 	}
-	r := replayed{Changes: []*changes{}, index: map[change]*changes{}}
+	r := replayed{Unknown: tally{}, Skipped: tally{}, Changes: []*changes{}, index: map[change]*changes{}}
 	if err := r.read(in, log, catalogue); err != nil {
 		return err
 	}
 	rows := make([]table.Row, len(r.Changes))
 	for i, d := range r.Changes {
-		rows[i] = table.Row{d.Count, d.Tenant, by(d.Was, d.WasRule), by(d.Now, d.NowRule), d.Method + " " + d.Example, d.Who, d.Line}
+		before := by(d.Was, d.WasRule)
+		if d.WasShadow {
+			before += " in shadow"
+		}
+		rows[i] = table.Row{d.Count, graphic(d.Tenant), graphic(before), by(d.Now, d.NowRule), graphic(d.Method + " " + d.Example), graphic(d.Who), d.Line}
 	}
 	if err := out.write(c.OutOrStdout(), r, table.Row{"count", "tenant", "was", "would be", "for example", "as", "line"}, rows); err != nil {
 		return err
 	}
 	if out.name != "json" {
-		_, _ = fmt.Fprintf(c.OutOrStdout(), "%d asked, %d would change, %d can't be known, %d skipped\n", r.Asked, r.Changed, r.Unknown, r.Skipped)
+		_, _ = fmt.Fprintf(c.OutOrStdout(), "%d asked: %d the same, %d would change, unknown %v; skipped %v\n", r.Asked, r.Same, r.Changed, r.Unknown, r.Skipped)
+		if r.Shadow > 0 {
+			_, _ = fmt.Fprintf(c.OutOrStdout(), "%d of those asked were decided otherwise only because of shadow: they are compared as if it had been enforced\n", r.Shadow)
+		}
 	}
 	if r.Changed > 0 {
 		return &exitError{2, fmt.Errorf("%d of %d decisions would change", r.Changed, r.Asked)}
@@ -173,11 +236,14 @@ func (r *replayed) read(in io.Reader, name string, c *catalogue) error {
 		if strings.TrimSpace(lines.Text()) == "" {
 			continue
 		}
-		var line record
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			return fmt.Errorf("%s:%d: is no line of an audit log: %w", name, n, err)
+		record, err := audit.ParseRecord(lines.Bytes())
+		if err == nil && record.Kind == "" {
+			err = errors.New("not an audit record: it has no kind")
 		}
-		if err := r.ask(&line, n, c); err != nil {
+		if err == nil {
+			err = r.ask(&record, n, c)
+		}
+		if err != nil {
 			return fmt.Errorf("%s:%d: %w", name, n, err)
 		}
 	}
@@ -187,39 +253,72 @@ func (r *replayed) read(in io.Reader, name string, c *catalogue) error {
 	return lines.Err()
 }
 
-func (r *replayed) ask(line *record, n int, c *catalogue) error {
-	was, ok := line.was()
-	if !ok {
-		r.Skipped++
+// skipped is why no rule is asked about a record. Words that Sluice does not write are one.
+func skipped(r *audit.Record) string {
+	word := r.Kind
+	if word == "decision" {
+		word = r.Reason
+	}
+	switch word {
+	case "segment", "checkpoint", "resume", "key", "removed", "clock", "admin", "stream_end", "summary", "gap",
+		"unauthenticated", "malformed", "suspended", "internal", "unavailable":
+		return word
+	}
+	return "other"
+}
+
+func (r *replayed) ask(record *audit.Record, n int, c *catalogue) error {
+	before, tenantInShadow, ok := was(record)
+	if record.Kind != "decision" || !ok {
+		r.Skipped[skipped(record)]++
+		return nil
+	}
+	r.Asked++
+	if before.shadow {
+		r.Shadow++
+	}
+	if why := record.Altered(); why != "" {
+		r.Unknown[why]++
 		return nil
 	}
 	q := asked{
-		Time: line.Time.Time, Tenant: line.Tenant, Plan: line.Plan, Principal: line.Principal, Scheme: line.Scheme, Roles: line.Roles,
-		Method: line.Method, Host: line.Host, Path: line.Path, Service: line.Service, GRPC: line.GRPC,
+		Time: time.UnixMicro(record.Time), Tenant: record.Tenant, Plan: record.Plan, Principal: record.Principal, Scheme: record.Scheme, Roles: record.Roles,
+		Method: record.Method, Host: record.Host, Path: record.Path, Service: record.Service, GRPC: record.GRPC,
 	}
-	got, _, err := q.decide(c)
+	in, malformed, err := q.input(c)
 	if err != nil {
 		return err
 	}
-	r.Asked++
-	if got.Outcome == outcomeError {
-		if c.rules.ReadsHeaders() {
-			r.Unknown++
-			return nil
-		}
-		got.Outcome = outcomeDeny
+	if malformed != nil {
+		r.Unknown["path or host"]++
+		return nil
 	}
-	if got.Outcome == was {
+	now, known := c.enforced(in)
+	switch {
+	case !known:
+		r.Unknown["headers or body"]++
+		return nil
+	case tenantInShadow && now.shadow:
+		r.Unknown["shadow"]++
+		return nil
+	case now.allowed == before.allowed:
+		r.Same++
 		return nil
 	}
 	r.Changed++
-	key := change{Tenant: line.Tenant, Method: line.Method, Was: was, WasRule: line.Rule, Now: got.Outcome, NowRule: got.Rule}
+	return r.note(record, n, change{
+		Tenant: record.Tenant, Method: record.Method,
+		Was: before.String(), WasRule: before.rule, WasShadow: before.shadow, Now: now.String(), NowRule: now.rule,
+	})
+}
+
+func (r *replayed) note(record *audit.Record, n int, key change) error {
 	known := r.index[key]
 	if known == nil {
 		if len(r.Changes) == maxChanges {
 			return errors.New("more than 10,000 kinds of changes: these rules are about something else")
 		}
-		known = &changes{change: key, Example: line.Path, Who: line.Principal, Line: n}
+		known = &changes{change: key, Example: record.Path, Who: record.Principal, Line: n}
 		r.index[key], r.Changes = known, append(r.Changes, known)
 	}
 	known.Count++

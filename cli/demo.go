@@ -35,7 +35,7 @@ creates a rule, two plans, two tenants and their API keys through the quota API;
 Envoy at half, once and five times each limit; prints what came back beside what the
 plans say. The exit status is 0 only if the two agree.`,
 		Example: `  sluice demo --envoy .tools/bin/envoy
-  sluice demo --envoy .tools/bin/envoy --keep    # stay, and print curl lines to play with`,
+  sluice demo --envoy .tools/bin/envoy --keep    # stay, and print lines to play with`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d.out = c.OutOrStdout()
@@ -248,8 +248,12 @@ func (d *demo) stay(ctx context.Context, s *stack.Stack, tenants []*customer) {
 	for _, c := range tenants {
 		d.say("  curl -i -H 'x-api-key: %s' %s/v1/calls", c.key, s.URL)
 	}
-	d.say("  curl -s -H 'authorization: Bearer %s' %s/v1/tenants/acme/usage", s.AdminToken, s.HTTP)
 	d.say("  curl -s %s/metrics | grep sluice_", s.HTTP)
+	d.say("For the quota API and the guide (docs/guide), paste these three lines first:")
+	d.say("  auth='authorization: Bearer %s'", s.AdminToken)
+	d.say("  api=%s/v1", s.HTTP)
+	d.say("  data=%s", s.Data)
+	d.say("  curl -s -H \"$auth\" \"$api/tenants/acme/usage\"")
 	<-ctx.Done()
 	d.say("stopping")
 }

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/voicecore-ai/sluice/cli"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -32,10 +33,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "curl" {
-		if err := curl(os.Args[1:]); err != nil {
+	if command, ok := shims[filepath.Base(os.Args[0])]; ok {
+		if err := command(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			os.Exit(cli.ExitCode(err))
 		}
 		return
 	}

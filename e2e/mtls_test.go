@@ -64,6 +64,14 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 		eventually(t, "what the same peer reports is settled", func() bool {
 			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 5`)
 		})
+		for class, want := range map[string]string{"2xx": "3", "4xx": "2", "5xx": "0"} {
+			if got := w.metric(t, `sluice_requests_total{class="`+class+`",protocol="http"}`); got != want {
+				t.Errorf("%s requests have ended with %s, want %s", got, class, want)
+			}
+		}
+		if got := w.metric(t, `sluice_credentials_refused_total{reason="api_key"}`); got != "1" {
+			t.Errorf("%s API keys were refused, want 1", got)
+		}
 	})
 
 	none := leaf{}

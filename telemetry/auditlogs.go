@@ -249,11 +249,7 @@ func (a auditLog) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
 	gauge := func(d *prometheus.Desc, on bool) {
-		v := 0.0
-		if on {
-			v = 1
-		}
-		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, oneIf(on))
 	}
 	count(auditRecordsDesc, s.Records)
 	count(auditBytesDesc, s.Bytes)

@@ -15,21 +15,47 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 )
 
-// Decisions exports how many admissions ended for which reason.
+// Decisions exports how many admissions ended for which reason, and how many would have ended otherwise.
 func Decisions(g *gate.Gate) prometheus.Collector { return decisions{g} }
 
-var decisionsDesc = prometheus.NewDesc("sluice_decisions_total",
-	"Requests decided by the gate, by reason; 'admitted' is the only one that lets a request pass.", []string{"reason"}, nil)
+var (
+	decisionsDesc = prometheus.NewDesc("sluice_decisions_total",
+		"Requests decided by the gate, by reason; 'admitted' is the only one that lets a request pass.", []string{"reason"}, nil)
+	shadowedDesc = prometheus.NewDesc("sluice_decisions_shadowed_total",
+		"Decisions that would have been others if every rule were enforced: what a roll-out would change.", nil, nil)
+)
 
 type decisions struct{ gate *gate.Gate }
 
 // Describe implements prometheus.Collector.
-func (d decisions) Describe(c chan<- *prometheus.Desc) { c <- decisionsDesc }
+func (d decisions) Describe(c chan<- *prometheus.Desc) { c <- decisionsDesc; c <- shadowedDesc }
 
 // Collect implements prometheus.Collector.
 func (d decisions) Collect(c chan<- prometheus.Metric) {
 	for _, r := range gate.Reasons() {
 		c <- prometheus.MustNewConstMetric(decisionsDesc, prometheus.CounterValue, float64(d.gate.Count(r)), r.String())
+	}
+	c <- prometheus.MustNewConstMetric(shadowedDesc, prometheus.CounterValue, float64(d.gate.Shadowed()))
+}
+
+// Counter counts panics.
+type Counter interface{ Panics() uint64 }
+
+// Panics exports how many panics were contained, by where. The other doors count theirs among their results.
+func Panics(by map[string]Counter) prometheus.Collector { return panics(by) }
+
+var panicsDesc = prometheus.NewDesc("sluice_panics_total",
+	"Panics that were contained, each a refusal or the end of a stream. Should be 0: the log has where, and it is a bug.", []string{"part"}, nil)
+
+type panics map[string]Counter
+
+// Describe implements prometheus.Collector.
+func (panics) Describe(c chan<- *prometheus.Desc) { c <- panicsDesc }
+
+// Collect implements prometheus.Collector.
+func (p panics) Collect(c chan<- prometheus.Metric) {
+	for part, counter := range p {
+		c <- prometheus.MustNewConstMetric(panicsDesc, prometheus.CounterValue, float64(counter.Panics()), part)
 	}
 }
 
@@ -82,6 +108,7 @@ func Store(s *memstore.Store, j *memstore.Journal) prometheus.Collector { return
 
 var (
 	cellsDesc   = prometheus.NewDesc("sluice_store_cells", "Counters kept in memory.", nil, nil)
+	recordsDesc = prometheus.NewDesc("sluice_journal_records_total", "Records that the journal wrote or deleted.", nil, nil)
 	fsyncsDesc  = prometheus.NewDesc("sluice_journal_fsyncs_total", "Commits of the journal, each one or two fsyncs.", nil, nil)
 	errorsDesc  = prometheus.NewDesc("sluice_journal_errors_total", "Commits of the journal that failed.", nil, nil)
 	failingDesc = prometheus.NewDesc("sluice_journal_failing", "1 while the journal can't be written: durable limits spend only what is recorded.", nil, nil)
@@ -95,6 +122,7 @@ type counters struct {
 // Describe implements prometheus.Collector.
 func (s counters) Describe(c chan<- *prometheus.Desc) {
 	c <- cellsDesc
+	c <- recordsDesc
 	c <- fsyncsDesc
 	c <- errorsDesc
 	c <- failingDesc
@@ -103,12 +131,9 @@ func (s counters) Describe(c chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (s counters) Collect(c chan<- prometheus.Metric) {
 	stats := s.journal.Stats()
-	failing := 0.0
-	if stats.Failing {
-		failing = 1
-	}
 	c <- prometheus.MustNewConstMetric(cellsDesc, prometheus.GaugeValue, float64(s.store.Len()))
+	c <- prometheus.MustNewConstMetric(recordsDesc, prometheus.CounterValue, float64(stats.Records))
 	c <- prometheus.MustNewConstMetric(fsyncsDesc, prometheus.CounterValue, float64(stats.Fsyncs))
 	c <- prometheus.MustNewConstMetric(errorsDesc, prometheus.CounterValue, float64(stats.Errors))
-	c <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, failing)
+	c <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, oneIf(stats.Failing))
 }

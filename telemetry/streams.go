@@ -16,12 +16,20 @@ var (
 		"Requests that were ended after they had been admitted, by reason.", []string{"reason"}, nil)
 	stuckDesc = prometheus.NewDesc("sluice_streams_stuck_total",
 		"Requests that Envoy left open for five seconds after it was told to end them. Should be 0.", nil, nil)
+	outOfOrderDesc = prometheus.NewDesc("sluice_streams_out_of_order_total",
+		"Streams that the ext_proc door ended with an error because of what Envoy sent, or when: a body mode that is not served, most likely.", nil, nil)
+	observedDesc = prometheus.NewDesc("sluice_streams_observed_total",
+		"Streams in observability mode, where Envoy waits for no answer: nothing is decided and nothing charged.", nil, nil)
 )
 
 type streams struct{ server *extproc.Server }
 
 // Describe implements prometheus.Collector.
-func (s streams) Describe(c chan<- *prometheus.Desc) { c <- liveDesc; c <- endedDesc; c <- stuckDesc }
+func (s streams) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{liveDesc, endedDesc, stuckDesc, outOfOrderDesc, observedDesc} {
+		c <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (s streams) Collect(c chan<- prometheus.Metric) {
@@ -32,4 +40,6 @@ func (s streams) Collect(c chan<- prometheus.Metric) {
 		}
 	}
 	c <- prometheus.MustNewConstMetric(stuckDesc, prometheus.CounterValue, float64(s.server.Stuck()))
+	c <- prometheus.MustNewConstMetric(outOfOrderDesc, prometheus.CounterValue, float64(s.server.OutOfOrder()))
+	c <- prometheus.MustNewConstMetric(observedDesc, prometheus.CounterValue, float64(s.server.Observed()))
 }

@@ -152,6 +152,42 @@ func TestA04NothingBreaksALine(t *testing.T) {
 	})
 }
 
+func TestWhatIsWrittenAsItWasIsNotAltered(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		entry      *Entry
+	}{
+		{"a request is whole", "", &Entry{Path: "/v1/ünï%20+_", Roles: make([]string, maxRoles-1)}},
+		{"the longest field is whole", "", &Entry{Path: strings.Repeat("x", maxField)}},
+		{"a longer one is cut", "cut", &Entry{Path: strings.Repeat("x", maxField+1)}},
+		{"a longer role is cut", "cut", &Entry{Roles: []string{strings.Repeat("x", maxRole+1)}}},
+		{"a credential is masked", "masked", &Entry{Path: "/" + apiKey}},
+		{"an encoded one is masked", "masked", &Entry{Path: "/slk%5Fabcdefgh_AAAAAAAAAAAAAA"}},
+		{"a credential in a role is masked", "masked", &Entry{Roles: []string{"a", jwt}}},
+		{"a byte that is no text is replaced", "not UTF-8", &Entry{Principal: "a\xff"}},
+		{"as many roles as are kept may have been more", "roles", &Entry{Roles: make([]string, maxRoles)}},
+		{"what no rule sees may be cut", "", &Entry{Detail: strings.Repeat("x", maxField+1), Rule: jwt}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := ParseRecord([]byte(sealed(c.entry)))
+			if got := r.Altered(); err != nil || got != c.want {
+				t.Errorf("%q, want %q: %v", got, c.want, err)
+			}
+		})
+	}
+	for i, s := range []string{apiKey, strings.Repeat("x", maxField+1), "\xff"} { // in each field that rules see
+		e := fill(s)
+		for _, only := range []*Entry{
+			{Tenant: e.Tenant}, {Plan: s}, {Principal: s}, {Roles: e.Roles}, {Service: s}, {Method: s}, {Host: s}, {Path: s},
+		} {
+			r, err := ParseRecord([]byte(sealed(only)))
+			if err != nil || r.Altered() != []string{"masked", "cut", "not UTF-8"}[i] {
+				t.Errorf("%q is not seen in %+v: %v", s, r, err)
+			}
+		}
+	}
+}
+
 func sealed(e *Entry) string {
 	var s state
 	return strings.TrimSuffix(string(s.seal(nil, testEncoder.append(nil, e))), "\n")

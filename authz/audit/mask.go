@@ -27,11 +27,14 @@ func NewMask(key [32]byte) func(string) string {
 	}
 }
 
+// maskStart begins what stands for a credential.
+const maskStart = "[masked:"
+
 func (m *masker) append(b []byte, secret string) []byte {
 	mac := hmac.New(sha256.New, m.key[:])
 	mac.Write([]byte(secret))
 	sum := mac.Sum(nil)
-	return append(hex.AppendEncode(append(b, "[masked:"...), sum[:8]), ']')
+	return append(hex.AppendEncode(append(b, maskStart...), sum[:8]), ']')
 }
 
 // suspicious reports whether what ends at s[i] may begin a credential: an API key or an

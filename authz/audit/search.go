@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
+	"strings"
+	"unicode/utf8"
 )
 
 // Record is one record as it was read. Field by field it is Entry, with what the log added.
@@ -53,6 +56,29 @@ func ParseRecord(text []byte) (r Record, err error) {
 		return r, fmt.Errorf("not an audit record: %w", err)
 	}
 	return r, nil
+}
+
+// cutEnd is what text writes after a text that it cuts.
+var cutEnd = regexp.MustCompile(`… and [0-9]+ bytes$`)
+
+// Altered says why the record no longer has the request that was decided: a field of it is "masked", was
+// "cut" or "not UTF-8", or there may have been more "roles" than are kept. It is "" if the record has it,
+// and may be wrong the other way: a name that ends like a cut one is taken for one.
+func (r *Record) Altered() string {
+	for _, s := range append([]string{r.Tenant, r.Plan, r.Principal, r.Service, r.Method, r.Host, r.Path}, r.Roles...) {
+		switch {
+		case strings.Contains(s, maskStart):
+			return "masked"
+		case cutEnd.MatchString(s):
+			return "cut"
+		case strings.ContainsRune(s, utf8.RuneError):
+			return "not UTF-8"
+		}
+	}
+	if len(r.Roles) >= maxRoles {
+		return "roles"
+	}
+	return ""
 }
 
 // Filter says which records are looked for. Empty fields match everything.

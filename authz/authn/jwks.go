@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,10 @@ type KeySets struct {
 
 	mu      sync.RWMutex
 	sources map[sourceID]*source
+	ended   bool           // no fetch begins any more
+	fetches sync.WaitGroup // that are under way; none is added after ended
+
+	good, failed atomic.Uint64 // fetches
 }
 
 // sourceID is an address, and what it may resolve to.
@@ -91,19 +96,22 @@ type source struct {
 	asked    int64 // when a request last made a fetch, Unix µs
 	next     int64 // when the next refresh is due, Unix µs
 	missing  map[uint64]int64
-	status   KeySetStatus
-	fails    int // in a row
+	done     bool   // the first fetch has ended
+	good     int64  // the last success, Unix µs; 0 for never
+	err      string // of the last fetch; "" after a success
+	fails    int    // in a row
 	gone     bool
 }
 
-// KeySetStatus says how one set of keys is.
+// KeySetStatus says how the keys of one issuer are. One whose tokens name a realm has a set
+// of keys for each realm that was asked for; the others have one.
 type KeySetStatus struct {
-	URL      string
-	Keys     int    // that are believed now
-	Fetched  int64  // the last success, Unix µs; 0 for never
-	Fetches  uint64 // attempts
-	Failures uint64
-	Err      string // of the last fetch; "" after a success
+	Issuer  string // its name
+	Realms  bool   // a set for each realm
+	Sets    int    // that were fetched at least once
+	Keys    int    // that are believed now
+	Fetched int64  // the last success, of the set for which that is longest ago, Unix µs; 0 for never
+	Err     string // of a set whose last fetch failed; "" if there is none
 }
 
 // NewKeySets returns an empty KeySets. It panics without a required option: that
@@ -130,9 +138,16 @@ func NewKeySets(o KeySetsOptions) *KeySets {
 	return k
 }
 
-// Run keeps the keys fresh until ctx ends. After that nothing is fetched any more.
+// Run keeps the keys fresh until ctx ends. When it returns nothing is being fetched, and
+// nothing will be.
 func (k *KeySets) Run(ctx context.Context) {
-	defer k.cancel()
+	defer func() {
+		k.mu.Lock()
+		k.ended = true
+		k.mu.Unlock()
+		k.cancel()
+		k.fetches.Wait()
+	}()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -163,23 +178,42 @@ func (k *KeySets) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Status is how every set is, sorted by address.
+// Status is how the keys of every issuer are, sorted by its name. Realms for which no fetch has
+// ever succeeded are left out: anybody can name one in a token.
 func (k *KeySets) Status() []KeySetStatus {
 	now := k.now()
-	var all []KeySetStatus
+	of := map[sourceID][]*source{}
 	for _, s := range k.list() {
-		s.mu.Lock()
-		status := s.status
-		s.mu.Unlock()
-		status.URL = s.url
-		if set := s.believed(now); set != nil {
-			status.Keys = len(set.all)
+		of[s.issuer] = append(of[s.issuer], s)
+	}
+	var all []KeySetStatus
+	for _, i := range k.o.Issuers().All() {
+		status := KeySetStatus{Issuer: i.Name, Realms: strings.Contains(i.JWKSURI, authz.Realm)}
+		for _, s := range of[sourceID{i.JWKSURI, i.AllowPrivate}] {
+			s.mu.Lock()
+			good, err := s.good, s.err
+			s.mu.Unlock()
+			if good != 0 && (status.Fetched == 0 || good < status.Fetched) {
+				status.Fetched = good
+			}
+			if good != 0 {
+				status.Sets++
+			}
+			if good != 0 || !status.Realms {
+				status.Err = cmp.Or(status.Err, err)
+			}
+			if set := s.believed(now); set != nil {
+				status.Keys += len(set.all)
+			}
 		}
 		all = append(all, status)
 	}
-	slices.SortFunc(all, func(a, b KeySetStatus) int { return strings.Compare(a.URL, b.URL) })
+	slices.SortFunc(all, func(a, b KeySetStatus) int { return strings.Compare(a.Issuer, b.Issuer) })
 	return all
 }
+
+// Fetches is how many fetches succeeded and failed since NewKeySets.
+func (k *KeySets) Fetches() (good, failed uint64) { return k.good.Load(), k.failed.Load() }
 
 func (k *KeySets) now() int64 { return k.o.Now().UnixMicro() }
 
@@ -347,7 +381,15 @@ func (s *source) miss(kid uint64, now, coolDown int64) {
 func (k *KeySets) start(s *source) {
 	done := make(chan struct{})
 	s.fetching = done
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.ended {
+		close(done) // whoever waits finds nothing new
+		return
+	}
+	k.fetches.Add(1)
 	go func() {
+		defer k.fetches.Done()
 		begun := k.now()
 		set, err := k.fetch(s)
 		k.store(s, begun, set, err)
@@ -384,16 +426,20 @@ func (k *KeySets) store(s *source, begun int64, set *keySet, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fetching = nil
-	s.status.Fetches++
-	if s.status.Fetches == 1 {
+	if !s.done {
+		s.done = true
 		close(s.first)
+	}
+	if err != nil {
+		k.failed.Add(1)
+	} else {
+		k.good.Add(1)
 	}
 	if s.gone {
 		return
 	}
 	if err != nil {
-		s.status.Failures++
-		s.status.Err = err.Error()
+		s.err = err.Error()
 		s.fails++
 		s.next = now + jitter(min(firstRetry<<min(s.fails-1, 20), k.o.Refresh))
 		if s.fails&(s.fails-1) == 0 { // the 1st, 2nd, 4th …
@@ -406,7 +452,7 @@ func (k *KeySets) store(s *source, begun int64, set *keySet, err error) {
 	s.set.Store(set)
 	s.until.Store(begun + k.o.MaxAge.Microseconds())
 	before.bury(set)
-	s.status.Err, s.status.Fetched, s.fails = "", begun, 0
+	s.err, s.good, s.fails = "", begun, 0
 	s.next = now + jitter(k.o.Refresh)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -157,10 +158,22 @@ func TestJ01WithoutKeysNothingIsBelieved(t *testing.T) {
 			t.Errorf("one issuer that is down keeps the others out: %v", err)
 		}
 		s.good(s.token("a", m{"iss": `"https://claim.example.com"`, "org": `{"tenant":"acme"}`}, p256()))
+		var names []string
 		for _, status := range s.sets.Status() {
-			if down := status.URL == mainKeys; down != (status.Keys == 0) || down != (status.Failures > 0) || down != (status.Fetched == 0) || down != strings.Contains(status.Err, "refused") {
+			names = append(names, status.Issuer)
+			if status.Issuer == "realms" { // nobody has asked for one
+				if status != (authn.KeySetStatus{Issuer: "realms", Realms: true}) {
+					t.Errorf("%+v", status)
+				}
+			} else if down := status.Issuer == "main"; down != (status.Keys == 0) || down != (status.Sets == 0) || down != (status.Fetched == 0) || down != strings.Contains(status.Err, "refused") {
 				t.Errorf("%+v", status)
 			}
+		}
+		if want := []string{"claim", "main", "realms"}; !slices.Equal(names, want) {
+			t.Errorf("the status is of %v, want %v", names, want)
+		}
+		if good, failed := s.sets.Fetches(); good != uint64(s.count(claimKeys)) || failed != uint64(s.count(mainKeys)) {
+			t.Errorf("%d good and %d failed, and %d and %d were asked for", good, failed, s.count(claimKeys), s.count(mainKeys))
 		}
 		s.publish(mainKeys, keyA)
 		s.pass(2 * authn.DefaultRefresh)
@@ -511,4 +524,69 @@ func TestNewKeySetsWantsWhatItNeeds(t *testing.T) {
 		}
 	}()
 	authn.NewKeySets(authn.KeySetsOptions{})
+}
+
+func TestTheStatusOfRealmsIsThatOfTheOldestOneThatWasEverFetched(t *testing.T) {
+	const acme, umbrella = "https://id.example.com/realms/acme/keys", "https://id.example.com/realms/umbrella/keys"
+	play(t, bothUp, func(s *scene) {
+		realm := func(id string) string {
+			return s.token("a", m{"iss": `"https://id.example.com/realms/` + id + `"`}, p256())
+		}
+		status := func() authn.KeySetStatus {
+			return s.sets.Status()[2]
+		}
+		s.publish(acme, keyA)
+		begin := time.Now().UnixMicro()
+		s.good(realm("acme"))
+		s.bad(realm("umbrella")) // is down, or made up
+		if want := (authn.KeySetStatus{Issuer: "realms", Realms: true, Sets: 1, Keys: 1, Fetched: begin}); status() != want {
+			t.Errorf("got %+v, want %+v", status(), want)
+		}
+		s.publish(umbrella, keyA)
+		s.pass(2 * authn.DefaultRefresh)
+		s.good(realm("umbrella"))
+		s.set(func() { delete(s.body, acme) })
+		s.pass(time.Hour)
+		got := status()
+		if age := time.Now().UnixMicro() - got.Fetched; got.Sets != 2 || got.Keys != 2 || age < time.Hour.Microseconds() || !strings.Contains(got.Err, "refused") {
+			t.Errorf("one of two has been down for an hour: %+v", got)
+		}
+	})
+}
+
+func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		under, ended := make(chan struct{}), 0
+		snapshot := compile(t, 1, testIssuers())
+		sets := authn.NewKeySets(authn.KeySetsOptions{
+			Issuers: func() *authz.Issuers { return snapshot.Issuers },
+			Fetch: func(ctx context.Context, url string, _ bool) ([]byte, error) {
+				if url != mainKeys {
+					return nil, errors.New("connection refused")
+				}
+				close(under)
+				<-ctx.Done()
+				<-time.After(time.Minute) // to close what it opened
+				ended++                   // the race detector would see that nobody waited
+				return nil, ctx.Err()
+			},
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { sets.Run(ctx); close(done) }()
+		<-under
+		stop()
+		<-done
+		if ended != 1 {
+			t.Error("Run has ended before its fetch")
+		}
+		a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
+		late := sign(header(m{"kid": `"a"`}), payload(m{"exp": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "iat": fmt.Sprint(time.Now().Unix())}), "ES256", p256())
+		if _, _, err := a.Identify(time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authz.ErrBadCredential) {
+			t.Errorf("a request that came too late: %v", err)
+		}
+		if n := a.Refusals()["token_key"]; n != 1 {
+			t.Errorf("it is refused for another reason than that there is no key: %v", a.Refusals())
+		}
+	})
 }

@@ -40,16 +40,15 @@ type Options struct {
 
 // Catalog is the catalogue of a running server. It is safe for concurrent use.
 type Catalog struct {
-	o     Options
-	log   *slog.Logger
-	state atomic.Pointer[state]
+	o      Options
+	log    *slog.Logger
+	state  atomic.Pointer[state]
+	status atomic.Pointer[status] // changed under mu
 
 	mu       sync.Mutex // serialises changes; guards what follows
 	db       *store     // nil: no entries of the API
 	revision uint64     // of the newest state
-	lastErr  error
 	refused  refusal
-	loaded   time.Time
 
 	poll   time.Duration
 	debug  func() // a test's hook: called after each reload that was tried
@@ -69,6 +68,12 @@ type state struct {
 	own      quota.Catalogue // entries of the API
 	snapshot *quota.Snapshot
 	view     func() View
+}
+
+// status is how the folder did when it was last looked at.
+type status struct {
+	loaded time.Time // without a problem
+	err    error     // that it has now
 }
 
 // Open loads every source and compiles them. The error is quota.Problems if the
@@ -102,7 +107,7 @@ func Open(o Options) (*Catalog, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	c.loaded = time.Now()
+	c.status.Store(&status{loaded: time.Now()})
 	return c, nil
 }
 
@@ -112,13 +117,12 @@ func (c *Catalog) Snapshot() *quota.Snapshot { return c.state.Load().snapshot }
 // View is what the newest snapshot was made of.
 func (c *Catalog) View() View { return c.state.Load().view() }
 
-// Status says which revision decides requests, what was wrong with the files
-// when they were last looked at (nil if nothing), and when they were last
-// loaded without a problem.
+// Status says which revision decides requests, when the files were last
+// loaded without a problem, and what was wrong with them when they were last looked at (nil if
+// nothing). It waits for nobody: a change may be waiting for the disk.
 func (c *Catalog) Status() (revision uint64, lastReload time.Time, lastError error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.revision, c.loaded, c.lastErr
+	now := c.status.Load()
+	return c.Snapshot().Revision, now.loaded, now.err
 }
 
 // Close closes the bbolt file. The snapshot stays readable.

@@ -144,18 +144,20 @@ func (c *Catalog) reload() (dirs []string, err error) {
 	if c.closed {
 		return nil, nil
 	}
+	before := c.status.Load()
 	if err == nil {
 		dirs = files.dirs
 		if files.sum == c.state.Load().files.sum {
-			if c.lastErr != nil {
+			if before.err != nil {
 				c.log.Info("the catalog folder is as it was before the error", "revision", c.revision)
 			}
-			c.lastErr, c.refused = nil, refusal{}
+			c.refused = refusal{}
+			c.status.Store(&status{loaded: before.loaded})
 			return dirs, nil
 		}
 		seen := refusal{files.sum, c.revision}
 		if seen == c.refused {
-			return dirs, c.lastErr
+			return dirs, before.err
 		}
 		files.decode()
 		if err = c.swap(files, c.state.Load().own); err != nil {
@@ -166,7 +168,8 @@ func (c *Catalog) reload() (dirs []string, err error) {
 		c.refuse(err)
 		return dirs, err
 	}
-	c.lastErr, c.refused, c.loaded = nil, refusal{}, time.Now()
+	c.refused = refusal{}
+	c.status.Store(&status{loaded: time.Now()})
 	loaded := []any{"revision", c.revision, "files", len(files.files)}
 	for _, l := range lists {
 		loaded = append(loaded, l.name(), l.count(&files.all))
@@ -177,9 +180,9 @@ func (c *Catalog) reload() (dirs []string, err error) {
 
 // refuse notes and logs an error, once however often it is found.
 func (c *Catalog) refuse(err error) {
-	again := c.lastErr != nil && c.lastErr.Error() == err.Error()
-	c.lastErr = err
-	if again {
+	before := c.status.Load()
+	c.status.Store(&status{before.loaded, err})
+	if before.err != nil && before.err.Error() == err.Error() {
 		return
 	}
 	var problems quota.Problems

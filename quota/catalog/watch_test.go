@@ -322,3 +322,22 @@ func TestRequestsUpdatesAndReloadsRunAtOnce(t *testing.T) {
 		t.Errorf("%d plans, want 21", n)
 	}
 }
+
+func TestStatusWaitsForNoChange(t *testing.T) {
+	c, err := Open(Options{DB: filepath.Join(t.TempDir(), "catalog.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	before, _, _ := c.Status()
+	err = c.Update(func(own *quota.Catalogue) error { // a change that takes long, as one that waits for a disk does
+		if revision, loaded, err := c.Status(); revision != before || loaded.IsZero() || err != nil {
+			t.Errorf("revision %d, loaded at %v, %v", revision, loaded, err)
+		}
+		own.Plans = append(own.Plans, quota.Plan{Name: "gold"})
+		return nil
+	}, false)
+	if after, _, _ := c.Status(); err != nil || after != before+1 {
+		t.Errorf("revision %d after %d, %v", after, before, err)
+	}
+}

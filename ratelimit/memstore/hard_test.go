@@ -26,6 +26,9 @@ func BenchmarkChargeHard(b *testing.B) {
 		{"durable", durableLimit(ratelimit.Hard, 1<<31, time.Hour), 1, 10},
 	} {
 		b.Run(c.name, func(b *testing.B) {
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
 			s := New(Options{Journal: openTestJournal(b, journalPath(b))})
 			charges, outcomes := one(c.limit, 0, 1), make([]ratelimit.Outcome, 1)
 			n := uint64(0)
@@ -33,6 +36,8 @@ func BenchmarkChargeHard(b *testing.B) {
 				charges[0].Cell = tenantCell(n, 0)
 				admittedOf(b, s, base, charges, 1)
 			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
 			b.ReportAllocs()
 			for b.Loop() {
 				n++
@@ -40,6 +45,9 @@ func BenchmarkChargeHard(b *testing.B) {
 				if _, err := s.Charge(base+int64(n*c.pause/c.tenants), charges, outcomes); err != nil {
 					b.Fatal(err)
 				}
+			}
+			if c.tenants > 1 {
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(c.tenants), "bytes/key")
 			}
 		})
 	}

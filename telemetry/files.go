@@ -1,0 +1,59 @@
+package telemetry
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/voicecore-ai/sluice/quota/catalog"
+)
+
+// Files exports which snapshot decides, and for each setting whose files are read again when they
+// change, whether what they hold now was refused.
+func Files(c *catalog.Catalog, refused map[string]func() bool) prometheus.Collector {
+	return files{c, refused}
+}
+
+var (
+	revisionDesc = prometheus.NewDesc("sluice_catalog_revision", "The revision of the catalogue that decides requests.", nil, nil)
+	loadedDesc   = prometheus.NewDesc("sluice_catalog_loaded_timestamp_seconds", "When the files of the catalogue were last loaded without a problem.", nil, nil)
+	wrongDesc    = prometheus.NewDesc("sluice_files_refused",
+		"1 while the files of a setting can't be used as they are now, and what was last good stays in force. The log says why.", []string{"setting"}, nil)
+)
+
+type files struct {
+	catalog *catalog.Catalog
+	refused map[string]func() bool
+}
+
+// Describe implements prometheus.Collector.
+func (f files) Describe(c chan<- *prometheus.Desc) {
+	c <- revisionDesc
+	c <- loadedDesc
+	c <- wrongDesc
+}
+
+// Collect implements prometheus.Collector.
+func (f files) Collect(c chan<- prometheus.Metric) {
+	revision, loaded, _ := f.catalog.Status()
+	c <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(revision))
+	c <- prometheus.MustNewConstMetric(loadedDesc, prometheus.GaugeValue, float64(loaded.UnixMilli())/1e3)
+	for setting, refused := range f.refused {
+		c <- prometheus.MustNewConstMetric(wrongDesc, prometheus.GaugeValue, oneIf(refused()), setting)
+	}
+}
+
+// Certificate exports when the certificate that is shown to callers expires.
+func Certificate(expires func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sluice_tls_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate of --tls-cert that is in use expires.",
+	}, func() float64 { return float64(expires().Unix()) })
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

@@ -42,6 +42,10 @@ type Principal struct {
 	// Expires is when the proof ends, Unix µs; 0 for never. A stream that was
 	// admitted by it must not outlive it.
 	Expires int64
+	// Voucher stands for the entry of the catalogue that the proof hangs on, as it was: an issuer and
+	// all that it may vouch for, an API key's digest. Who was admitted and is asked about again stands
+	// only while there is such an entry. Zero for a workload, whose name is all there is. It is no secret.
+	Voucher [16]byte
 }
 
 // Credentials are what a request presented, as a door read them. Each holds

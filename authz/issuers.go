@@ -40,6 +40,7 @@ type Issuers struct {
 	all      []*Issuer
 	exact    map[string]*Issuer
 	patterns []issuerPattern
+	vouchers map[[16]byte]bool
 }
 
 // issuerPattern is an "iss" with a realm: before, a tenant's id, after.
@@ -52,7 +53,7 @@ type issuerPattern struct {
 // reported; with any, there are no issuers.
 func CompileIssuers(issuers []Issuer) (*Issuers, []Problem) {
 	k := issuerCompiler{
-		out:  &Issuers{exact: make(map[string]*Issuer, len(issuers))},
+		out:  &Issuers{exact: make(map[string]*Issuer, len(issuers)), vouchers: make(map[[16]byte]bool, len(issuers))},
 		name: make(map[string]int, len(issuers)), iss: make(map[string]int, len(issuers)),
 	}
 	for i := range issuers {
@@ -96,12 +97,10 @@ func (s *Issuers) All() []*Issuer {
 	return s.all
 }
 
-// Equal reports whether two issuers vouch for the same in the same way.
-func (i *Issuer) Equal(o *Issuer) bool {
-	return i == o || i.Name == o.Name && i.Issuer == o.Issuer && i.JWKSURI == o.JWKSURI && i.AllowPrivate == o.AllowPrivate &&
-		i.Tenant == o.Tenant && i.TenantClaim == o.TenantClaim && i.RolesClaim == o.RolesClaim &&
-		slices.Equal(i.Audiences, o.Audiences) && slices.Equal(i.Algorithms, o.Algorithms) && slices.Equal(i.Types, o.Types)
-}
+// Vouches reports whether one of the issuers is what it was when it vouched with that voucher.
+// With anything changed (its audiences, whom it speaks for, its keys' address) it is another one: what it
+// said before may not be what it would say now. It allocates nothing.
+func (s *Issuers) Vouches(voucher [16]byte) bool { return s != nil && s.vouchers[voucher] }
 
 // Keys is the address of the keys for a realm.
 func (i *Issuer) Keys(realm string) string {
@@ -181,7 +180,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 }
 
 func (k *issuerCompiler) add(is *Issuer) {
-	k.out.all = append(k.out.all, is)
+	k.out.all, k.out.vouchers[is.Voucher()] = append(k.out.all, is), true
 	before, after, realm := strings.Cut(is.Issuer, Realm)
 	if realm {
 		k.out.patterns = append(k.out.patterns, issuerPattern{before, after, is})

@@ -272,10 +272,10 @@ func TestDefaultsOfAnIssuer(t *testing.T) {
 	}
 }
 
-func TestEqualSeesEveryField(t *testing.T) {
+func TestAVoucherSeesEveryField(t *testing.T) {
 	a := goodIssuer(nil)
-	if b := goodIssuer(nil); !a.Equal(&b) {
-		t.Error("an issuer does not equal its copy")
+	if b := goodIssuer(nil); a.Voucher() != b.Voucher() {
+		t.Error("an issuer and its copy have two vouchers")
 	}
 	for n := range reflect.TypeFor[authz.Issuer]().NumField() {
 		b := goodIssuer(nil)
@@ -289,8 +289,29 @@ func TestEqualSeesEveryField(t *testing.T) {
 		default:
 			t.Fatalf("a field of kind %v", f.Kind())
 		}
-		if a.Equal(&b) {
+		if a.Voucher() == b.Voucher() {
 			t.Errorf("%s makes no difference", reflect.TypeFor[authz.Issuer]().Field(n).Name)
+		}
+	}
+}
+
+func TestIssuersVouchForWhatTheyAre(t *testing.T) {
+	compile := func(all ...authz.Issuer) *authz.Issuers {
+		out, problems := authz.CompileIssuers(all)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return out
+	}
+	first := compile(goodIssuer(nil))
+	voucher := first.All()[0].Voucher()
+	if again := compile(goodIssuer(nil)); !first.Vouches(voucher) || !again.Vouches(voucher) {
+		t.Error("the same issuer, compiled again, does not vouch")
+	}
+	wider := goodIssuer(func(i *authz.Issuer) { i.Audiences = append(i.Audiences, "more") })
+	for name, issuers := range map[string]*authz.Issuers{"nil": nil, "none": compile(), "another audience": compile(wider)} {
+		if issuers.Vouches(voucher) || issuers.Vouches([16]byte{}) {
+			t.Errorf("%s: it vouches", name)
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (x *exchange) hold(now int64, r *gate.Request) {
 func ending(r gate.Reason) string {
 	switch r {
 	case gate.ReasonUnauthenticated:
-		return "the credential has expired or was revoked while the request was under way"
+		return "the credential has expired, was revoked or speaks for the tenant no more, since the request began"
 	case gate.ReasonSuspended:
 		return "the tenant was suspended while the request was under way"
 	case gate.ReasonForbidden:

@@ -277,7 +277,10 @@ func (k *compiler) key(i int, key *APIKey) {
 	}
 	k.digestAt[digest] = i
 	k.out.digests[key.ID] = digest
-	k.out.keys[digest] = Credential{ID: key.ID, Digest: digest, Expires: key.Expires, Account: account, Scopes: key.Scopes}
+	voucher := sha256.Sum256(digest[:]) // services see it in tenant tokens: not a part of the digest
+	k.out.keys[digest] = Credential{
+		ID: key.ID, Digest: digest, Voucher: [16]byte(voucher[:16]), Expires: key.Expires, Account: account, Scopes: key.Scopes,
+	}
 }
 
 // rules compiles rules, and checks what only the catalogue knows: whom they name.

@@ -39,6 +39,7 @@ type Account struct {
 type Credential struct {
 	ID      string
 	Digest  [32]byte
+	Voucher [16]byte  // of principals that show the key; of its digest, and so another's if the key is exchanged
 	Expires time.Time // zero: never
 	Scopes  []string  // become the principal's roles; shared and read-only
 	Account *Account

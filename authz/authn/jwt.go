@@ -93,12 +93,12 @@ func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by paye
 		return nil, refusedSignature
 	}
 	source.used.Store(now)
-	v := &verified{
-		principal: authz.Principal{Scheme: authz.JWT, Name: c.issuer.Name + "/" + c.subject, Roles: c.roles, Expires: c.expires},
-		tenant:    c.tenant, iss: c.iss, issuer: c.issuer, source: source, key: key,
-	}
-	v.issuers.Store(s.Issuers)
-	return v, 0
+	return &verified{
+		principal: authz.Principal{
+			Scheme: authz.JWT, Name: c.issuer.Name + "/" + c.subject, Roles: c.roles, Expires: c.expires, Voucher: c.issuer.Voucher(),
+		},
+		tenant: c.tenant, source: source, key: key,
+	}, 0
 }
 
 // claims are what a token says, as far as it is asked.

@@ -22,7 +22,8 @@ type Hop struct {
 // inner is false and nobody is identified. With one, anything that is not in order is
 // an error, and means 401: a request that tries to be an inner hop and is none is never judged as an outer one.
 //
-// The caller's own credential must still stand: an API key that was revoked since ends its tokens too.
+// The caller's own credential must still stand: an API key that was revoked since, or an issuer that was
+// edited, ends its tokens too.
 //
 // Beside a token a credential of the caller's own must name the same tenant, and then the
 // token decides. The SPIFFE id by which the holder shows it is such a credential only where it is a tenant's.

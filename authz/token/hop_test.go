@@ -17,7 +17,23 @@ var pepper = [32]byte{7}
 
 const worker = "spiffe://mesh/ns/acme/sa/app" // a workload that is acme
 
-func snapshot(t testing.TB) *quota.Snapshot {
+// idp vouches for the principal of claims.
+func idp() authz.Issuer {
+	return authz.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", TenantClaim: "org"}
+}
+
+func issuers(all ...authz.Issuer) *authz.Issuers {
+	compiled, problems := authz.CompileIssuers(all)
+	if len(problems) > 0 {
+		panic(problems) // of ours
+	}
+	return compiled
+}
+
+func snapshot(t testing.TB) *quota.Snapshot { return snapshotWith(t, "key-acme", idp()) }
+
+// snapshotWith has another k1, or other issuers.
+func snapshotWith(t testing.TB, k1 string, issuers ...authz.Issuer) *quota.Snapshot {
 	t.Helper()
 	digest := func(key string) string {
 		d := authn.Digest(pepper, key)
@@ -31,9 +47,10 @@ func snapshot(t testing.TB) *quota.Snapshot {
 			{ID: "closed", Plan: "gold", Suspended: true},
 		},
 		APIKeys: []quota.APIKey{
-			{ID: "k1", Tenant: "acme", Digest: digest("key-acme")},
+			{ID: "k1", Tenant: "acme", Digest: digest(k1)},
 			{ID: "k2", Tenant: "umbrella", Digest: digest("key-umbrella")},
 		},
+		Issuers: issuers,
 	}, [16]byte{1})
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +109,42 @@ func TestHopRefuses(t *testing.T) {
 	}
 }
 
+// A token ends with what vouched for the caller at the edge, at the next request.
+func TestATokenEndsWithItsVoucher(t *testing.T) {
+	k1, _ := snapshot(t).KeyOf("k1")
+	byToken, byKey := claims().Principal, authz.Principal{Scheme: authz.APIKey, Name: "k1", Voucher: k1.Voucher}
+	edit := func(change func(*authz.Issuer)) *quota.Snapshot {
+		i := idp()
+		change(&i)
+		return snapshotWith(t, "key-acme", i)
+	}
+	for _, c := range []struct {
+		name  string
+		who   authz.Principal
+		after *quota.Snapshot
+		want  error
+	}{
+		{"I-08 its issuer was removed", byToken, snapshotWith(t, "key-acme"), authz.ErrBadCredential},
+		{"I-08 its issuer is for another audience", byToken, edit(func(i *authz.Issuer) { i.Audiences = []string{"other"} }), authz.ErrBadCredential},
+		{"I-08 its issuer speaks for another tenant", byToken, edit(func(i *authz.Issuer) { i.Tenant, i.TenantClaim = "umbrella", "" }), authz.ErrBadCredential},
+		{"I-08 its issuer finds the tenant elsewhere", byToken, edit(func(i *authz.Issuer) { i.TenantClaim = "other" }), authz.ErrBadCredential},
+		{"I-08 its key was exchanged under the same id", byKey, snapshotWith(t, "key-other", idp()), authz.ErrBadCredential},
+		{"a key was exchanged that did not vouch", byToken, snapshotWith(t, "key-other", idp()), nil},
+		{"an issuer was removed that did not vouch", byKey, snapshotWith(t, "key-acme"), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tokens, own := tokens(), authn.New(authn.Options{Pepper: pepper})
+			shown := &authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, c.who)}}
+			if _, _, err := tokens.Hop(now, snapshot(t), shown, own); err != nil {
+				t.Fatalf("before the edit: %v", err)
+			}
+			if _, _, err := tokens.Hop(now, c.after, shown, own); !errors.Is(err, c.want) {
+				t.Errorf("after it: %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
 func TestHopAdmits(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -109,7 +162,8 @@ func TestHopAdmits(t *testing.T) {
 		})
 	}
 	t.Run("by a key that stands a token is good", func(t *testing.T) {
-		c := authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k1"})}}
+		k1, _ := snapshot(t).KeyOf("k1")
+		c := authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k1", Voucher: k1.Voucher})}}
 		if h, _, err := hop(t, c); err != nil || h.Claims.Principal.Name != "k1" {
 			t.Errorf("%+v, %v", h, err)
 		}

@@ -10,8 +10,8 @@
 //
 // Keys are derived, not stored: replicas that share the secret agree on the key of
 // each day without a word between them, and rotation needs nobody. What is given up: a token
-// can't be taken back before its end, five minutes by default. But the tenant and the caller's own
-// credential are looked up at each hop, so a suspension or a revoked API key holds at once.
+// can't be taken back before its end, five minutes by default. But the tenant, and what vouched for the caller (an
+// API key, a workload's entry, an issuer as it was), are looked up at each hop, so a suspension or a revocation holds at once.
 //
 // It is not a credential for a client, and says nothing about what its bearer may do.
 // Minting costs about 16 µs and verifying 40 µs, one signature each; a token that was

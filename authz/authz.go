@@ -85,6 +85,21 @@ type Action struct {
 // Header is one header field as it came. The name is lower case.
 type Header struct{ Name, Value []byte }
 
+// Confidential reports whether h is for authn, or for the service, and for nobody else: a credential of either,
+// or a name that only Sluice may write, as that of its tenant token. No condition can read it, and who
+// keeps the headers of a request keeps them without it. It allocates nothing.
+func (h Header) Confidential() bool {
+	return isCredential(string(h.Name)) || tenant.IsReservedHeader(string(h.Name))
+}
+
+func isCredential(name string) bool {
+	switch name {
+	case "authorization", "proxy-authorization", "x-api-key", "cookie":
+		return true
+	}
+	return false
+}
+
 // Body is what a door has of the request's body.
 type Body struct {
 	Bytes []byte

@@ -386,7 +386,7 @@ func TestAStreamThatEnvoyLeavesOpenIsCountedOnce(t *testing.T) {
 func TestWhatIsHeld(t *testing.T) {
 	w := newWorld()
 	w.admitted(t, "k1", ":authority", "API.example.com:8443", "authorization", "Basic c2tfc2VjcmV0", "cookie", "sk_secret",
-		"content-type", "application/grpc", "X-Team", "blue")
+		"Proxy-Authorization", "Basic c2tfc2VjcmV0", "X_Sluice_Tenant_Token", "eyJ", "x-tenant-id", "umbrella", "content-type", "application/grpc", "X-Team", "blue")
 	w.say(gate.ReasonAdmitted)
 	w.sweep(&sweeper{}, 1)
 	if len(w.asked) != 1 {

@@ -15,8 +15,8 @@ type Held struct {
 	Plan     string
 	// Principal is who asked. Its Name and Voucher are what a revocation finds it by.
 	Principal authz.Principal
-	// Action is what was asked, its path canonical, without a body and without the headers
-	// that carry credentials: a condition that reads those ends the stream. Its slices are Held's own.
+	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, and
+	// without a body: a condition that reads that ends the stream. Its slices are Held's own.
 	Action authz.Action
 	Since  int64 // when it was admitted, Unix µs
 

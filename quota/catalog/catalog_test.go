@@ -145,6 +145,18 @@ b/c.yaml:4: tenants[1].plan: there is no plan "nope"; one of the plans "gold"`
 	}
 }
 
+// Rules of two files that are too many together are neither file's problem, nor that of the first rule.
+func TestTooManyRulesAreAProblemOfTheList(t *testing.T) {
+	dir := t.TempDir()
+	for _, file := range []string{"a", "b"} {
+		write(t, dir, file+".yaml", "rules:\n"+strings.Repeat("- {}\n", 5_001))
+	}
+	_, err := Open(Options{Dir: dir})
+	if want := "rules: there are 10002 rules; at most 10000"; err == nil || err.Error() != want {
+		t.Errorf("got\n%.300v\nwant\n%s", err, want)
+	}
+}
+
 func TestWhatCantBeReadIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Open(Options{Dir: filepath.Join(dir, "none")}); !errors.Is(err, os.ErrNotExist) {

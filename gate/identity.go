@@ -7,6 +7,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/quota"
 )
 
 var errNoEdge = errors.New("no request begins here: show the tenant token of the hop before")
@@ -35,14 +36,14 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 	case shown && g.o.Tokens == nil:
 		return token.ErrKey
 	case shown:
-		hop, inner, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials, g.o.Authenticator)
-		if err == nil && (!inner || hop.Account == nil) {
-			err = authz.ErrBadCredential
+		claims, account, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials)
+		if err == nil {
+			err = g.beside(now, r, d, account)
 		}
 		if err != nil {
 			return err
 		}
-		d.Principal, d.account, d.Edge, d.until = hop.Claims.Principal, hop.Account, hop.Claims.Decision, hop.Claims.Expires
+		d.Principal, d.account, d.Edge, d.until = claims.Principal, account, claims.Decision, claims.Expires
 		// A tenant's own workload pays as a caller from outside: it could call itself for a
 		// token, and then everybody else with it.
 		d.inner = d.snapshot.SPIFFE(r.Credentials.SPIFFE) == nil
@@ -51,6 +52,21 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 		if err == nil && d.account == nil {
 			err = authz.ErrBadCredential
 		}
+	}
+	return err
+}
+
+// beside judges what is shown beside a tenant token of account. A credential of the caller's own must name the
+// same tenant, and then the token decides. The SPIFFE id by which the holder shows it is such a credential
+// only where it is a tenant's.
+func (g *Gate) beside(now int64, r *Request, d *Decision, account *quota.Account) error {
+	c := &r.Credentials
+	if len(c.APIKeys) == 0 && len(c.Tokens) == 0 && d.snapshot.SPIFFE(c.SPIFFE) == nil {
+		return nil
+	}
+	_, own, err := g.o.Authenticator.Identify(now, d.snapshot, c)
+	if err == nil && own != account {
+		return authz.ErrConflict
 	}
 	return err
 }

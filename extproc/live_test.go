@@ -64,7 +64,7 @@ type world struct {
 	boom  string // the plan of whoever makes a recheck panic
 }
 
-func (w *world) Identify(_ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+func (w *world) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	if len(c.APIKeys) == 0 {
 		return authz.Principal{}, nil, authz.ErrNoCredentials
 	}

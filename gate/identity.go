@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -14,9 +15,12 @@ var errNoEdge = errors.New("no request begins here: show the tenant token of the
 
 // identify finds the principal and the account: by the tenant token of the hop
 // before, or by the caller's own credentials.
-func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
-	if err := g.who(now, r, d); err != nil {
+func (g *Gate) identify(ctx context.Context, now int64, r *Request, d *Decision) verdict {
+	if err := g.who(ctx, now, r, d); err != nil {
 		d.Principal, d.account = authz.Principal{}, nil
+		if ctx.Err() != nil { // keys that it waited for may not have come
+			return d.deny(ReasonUnavailable, tooLate)
+		}
 		return d.deny(ReasonUnauthenticated, err.Error())
 	}
 	d.Tenant, d.Plan = d.account.Tenant, d.account.Plan
@@ -26,7 +30,7 @@ func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
 	return passed
 }
 
-func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
+func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err error) {
 	shown := len(r.Credentials.Tenant) > 0
 	switch {
 	case r.Credentials.SPIFFE != "" && authz.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
@@ -38,7 +42,7 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 	case shown:
 		claims, account, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials)
 		if err == nil {
-			err = g.beside(now, r, d, account)
+			err = g.beside(ctx, now, r, d, account)
 		}
 		if err != nil {
 			return err
@@ -48,7 +52,7 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 		// token, and then everybody else with it.
 		d.inner = d.snapshot.SPIFFE(r.Credentials.SPIFFE) == nil
 	default:
-		d.Principal, d.account, err = g.o.Authenticator.Identify(now, d.snapshot, &r.Credentials)
+		d.Principal, d.account, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
 			err = authz.ErrBadCredential
 		}
@@ -59,12 +63,12 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 // beside judges what is shown beside a tenant token of account. A credential of the caller's own must name the
 // same tenant, and then the token decides. The SPIFFE id by which the holder shows it is such a credential
 // only where it is a tenant's.
-func (g *Gate) beside(now int64, r *Request, d *Decision, account *quota.Account) error {
+func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, account *quota.Account) error {
 	c := &r.Credentials
 	if len(c.APIKeys) == 0 && len(c.Tokens) == 0 && d.snapshot.SPIFFE(c.SPIFFE) == nil {
 		return nil
 	}
-	_, own, err := g.o.Authenticator.Identify(now, d.snapshot, c)
+	_, own, err := g.o.Authenticator.Identify(ctx, now, d.snapshot, c)
 	if err == nil && own != account {
 		return authz.ErrConflict
 	}
@@ -75,7 +79,7 @@ func (g *Gate) beside(now int64, r *Request, d *Decision, account *quota.Account
 // there is a workload that can hold it: the one whose certificate the caller saw, else, where that is
 // not a mesh's (a gateway that clients reach), the one whose Envoy asks. One that can't be made, for a
 // name too long say, is left out: the next hop then refuses, and this one needs no token.
-func (g *Gate) handOver(now int64, r *Request, d *Decision) verdict {
+func (g *Gate) handOver(_ context.Context, now int64, r *Request, d *Decision) verdict {
 	holder := r.Holder
 	if !strings.HasPrefix(holder, "spiffe://") {
 		holder = r.Peer

@@ -10,6 +10,7 @@
 package authn
 
 import (
+	"context"
 	"sync/atomic"
 
 	"github.com/voicecore-ai/sluice/authz"
@@ -58,8 +59,8 @@ func New(o Options) *Authenticator {
 // even if they agree. Beside it, a SPIFFE principal that belongs to no tenant (a
 // gateway's, say) is no refusal; one that belongs to another tenant is a conflict.
 //
-// It waits up to KeySetsOptions.Wait where a token names a key that is not known yet.
-func (a *Authenticator) Identify(now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+// It waits up to KeySetsOptions.Wait, and not beyond ctx, where a token names a key that is not known yet.
+func (a *Authenticator) Identify(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	own := len(c.APIKeys) + len(c.Tokens)
 	if own > 1 {
 		return a.refuseAs(refusedMany, authz.ErrManyCredentials)
@@ -83,7 +84,7 @@ func (a *Authenticator) Identify(now int64, s *quota.Snapshot, c *authz.Credenti
 	if len(c.APIKeys) == 1 {
 		principal, account, err = a.apiKey(now, s, c.APIKeys[0])
 	} else {
-		principal, account, err = a.token(now, s, c.Tokens[0], c.Source)
+		principal, account, err = a.token(ctx, now, s, c)
 	}
 	if err != nil {
 		return authz.Principal{}, nil, err

@@ -105,7 +105,7 @@ func TestI08APIKeys(t *testing.T) {
 		{"the new key while both are valid", "key-acme-next", now + 60*second - 1, "k1-next"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p, account, err := w.a.Identify(tt.at, w.snapshot, &authz.Credentials{APIKeys: []string{tt.key}})
+			p, account, err := w.a.Identify(t.Context(), tt.at, w.snapshot, &authz.Credentials{APIKeys: []string{tt.key}})
 			if tt.want == "" {
 				if !errors.Is(err, authz.ErrBadCredential) || account != nil || p.Name != "" {
 					t.Errorf("got %+v, %v, %v", p, account, err)
@@ -127,7 +127,7 @@ func TestI08APIKeys(t *testing.T) {
 		}
 		gone := &quota.Snapshot{Revision: 2, Issuers: w.snapshot.Issuers}
 		for _, c := range []authz.Credentials{good, {APIKeys: []string{"key-acme"}}} {
-			if _, _, err := w.a.Identify(now, gone, &c); !errors.Is(err, authz.ErrBadCredential) {
+			if _, _, err := w.a.Identify(t.Context(), now, gone, &c); !errors.Is(err, authz.ErrBadCredential) {
 				t.Errorf("%+v: %v", c.APIKeys, err)
 			}
 		}
@@ -138,7 +138,7 @@ func TestLastUsed(t *testing.T) {
 	const minute = 60 * second
 	w := newWorld(t, authn.Options{})
 	use := func(at int64, key string) {
-		_, _, _ = w.a.Identify(at, w.snapshot, &authz.Credentials{APIKeys: []string{key}})
+		_, _, _ = w.a.Identify(t.Context(), at, w.snapshot, &authz.Credentials{APIKeys: []string{key}})
 	}
 	if got := w.a.LastUsed("k1"); got != 0 {
 		t.Errorf("never used: %d", got)
@@ -180,7 +180,7 @@ func TestHitsDoNotAllocate(t *testing.T) {
 		"a forwarded name": {SPIFFE: gateway, XFCC: []string{`By=` + gateway + `;Hash=00;Subject="CN=a";URI=` + acmeApp}},
 	} {
 		identify := func() {
-			if _, _, err := w.a.Identify(now, w.snapshot, &c); err != nil {
+			if _, _, err := w.a.Identify(t.Context(), now, w.snapshot, &c); err != nil {
 				t.Fatal(name, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package authn_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -27,7 +28,7 @@ func forged(n int) []string {
 type flooded struct{ *world }
 
 func (w flooded) try(at int64, token, source string) error {
-	_, _, err := w.a.Identify(at, w.snapshot, &authz.Credentials{Tokens: []string{token}, Source: source})
+	_, _, err := w.a.Identify(context.Background(), at, w.snapshot, &authz.Credentials{Tokens: []string{token}, Source: source})
 	return err
 }
 
@@ -231,7 +232,7 @@ func TestATokenDiesWithItsExp(t *testing.T) {
 		at   int64
 		want error
 	}{{now, nil}, {now + 300*second - 1, nil}, {now + 300*second, authz.ErrBadCredential}} {
-		if _, _, err := w.a.Identify(tt.at, w.snapshot, &c); !errors.Is(err, tt.want) {
+		if _, _, err := w.a.Identify(t.Context(), tt.at, w.snapshot, &c); !errors.Is(err, tt.want) {
 			t.Errorf("at %d: %v, want %v", tt.at-now, err, tt.want)
 		}
 	}

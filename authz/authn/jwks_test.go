@@ -120,11 +120,13 @@ func (s *scene) token(kid string, body m, key any) string {
 	return sign(header(m{"kid": `"` + kid + `"`}), payload(all), "ES256", key)
 }
 
-func (s *scene) try(token string) error {
+func (s *scene) try(token string) error { return s.tryFor(s.t.Context(), token) }
+
+func (s *scene) tryFor(ctx context.Context, token string) error {
 	s.mu.Lock()
 	snapshot := s.snapshot
 	s.mu.Unlock()
-	_, _, err := s.a.Identify(time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{token}})
+	_, _, err := s.a.Identify(ctx, time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{token}})
 	return err
 }
 
@@ -233,6 +235,32 @@ func TestF14J03NamesOfKeysThatNobodyPublishedCauseFewFetches(t *testing.T) {
 			t.Errorf("%d fetches of another issuer's keys", n)
 		}
 		s.good(s.token("a", nil, p256()))
+	})
+}
+
+// Who has gone waits for nothing, and leaves the room to wait to others.
+func TestJ07ACallerThatHasGoneWaitsForNoKeys(t *testing.T) {
+	play(t, bothUp, func(s *scene) {
+		s.pass(time.Second)
+		s.set(func() { s.delay = 100 * time.Millisecond })
+		s.publish(mainKeys, keysAB)
+		gone, cancel := context.WithTimeout(s.t.Context(), 10*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		var all sync.WaitGroup
+		for range 64 { // as many as may wait
+			token := s.token("b", nil, other256())
+			all.Go(func() {
+				if err := s.tryFor(gone, token); !errors.Is(err, authz.ErrBadCredential) || time.Since(start) != 10*time.Millisecond {
+					t.Errorf("after %v: %v", time.Since(start), err)
+				}
+			})
+		}
+		all.Wait()
+		s.good(s.token("b", nil, other256()))
+		if d := time.Since(start); d != 100*time.Millisecond || s.count(mainKeys) != 2 {
+			t.Errorf("another caller had the key after %v, by %d fetches; want 100ms, and 2: one at the start", d, s.count(mainKeys))
+		}
 	})
 }
 
@@ -451,7 +479,7 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 		change(func(i []authz.Issuer) []authz.Issuer { i[0].Audiences = []string{"other"}; return i })
 		s.bad(kept)
 		change(func(i []authz.Issuer) []authz.Issuer { i[0].Tenant = "umbrella"; return i })
-		_, account, err := s.a.Identify(time.Now().UnixMicro(), s.snapshot, &authz.Credentials{Tokens: []string{kept}})
+		_, account, err := s.a.Identify(s.t.Context(), time.Now().UnixMicro(), s.snapshot, &authz.Credentials{Tokens: []string{kept}})
 		if err != nil || account.Tenant != "umbrella" {
 			t.Errorf("after the issuer's tenant changed: %v, %v", account, err)
 		}
@@ -488,7 +516,7 @@ func TestF09AClockThatIsSetBack(t *testing.T) {
 	a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
 	try := func(at int64, kid string, key any) error {
 		c := authz.Credentials{Tokens: []string{sign(header(m{"kid": `"` + kid + `"`}), payload(m{"iat": "", "exp": "1900000000"}), "ES256", key)}}
-		_, _, err := a.Identify(at, snapshot, &c)
+		_, _, err := a.Identify(t.Context(), at, snapshot, &c)
 		return err
 	}
 	if err := try(now, "a", p256()); err != nil {
@@ -582,7 +610,7 @@ func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
 		}
 		a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
 		late := sign(header(m{"kid": `"a"`}), payload(m{"exp": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "iat": fmt.Sprint(time.Now().Unix())}), "ES256", p256())
-		if _, _, err := a.Identify(time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authz.ErrBadCredential) {
+		if _, _, err := a.Identify(t.Context(), time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authz.ErrBadCredential) {
 			t.Errorf("a request that came too late: %v", err)
 		}
 		if n := a.Refusals()["token_key"]; n != 1 {

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"context"
 	"crypto/sha256"
 	"slices"
 	"strings"
@@ -23,9 +24,10 @@ const (
 	maxSkew    = 30 // seconds that an issuer's clock may be ahead
 )
 
-// token checks one token, the cheapest check first; the signature, which costs
+// token checks the one token of c, the cheapest check first; the signature, which costs
 // most, comes last, and only if the caller has not wasted too many of them.
-func (a *Authenticator) token(now int64, s *quota.Snapshot, raw, from string) (authz.Principal, *quota.Account, error) {
+func (a *Authenticator) token(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+	raw, from := c.Tokens[0], c.Source
 	if a.keySets == nil || len(raw) > MaxToken || strings.Count(raw, ".") != 2 {
 		return a.refuse(refusedForm)
 	}
@@ -40,7 +42,7 @@ func (a *Authenticator) token(now int64, s *quota.Snapshot, raw, from string) (a
 			return a.refuseAs(refusedBudget, authz.ErrTooManyBad)
 		}
 		var why refusal
-		switch v, why = a.verify(now, s, raw, by); why {
+		switch v, why = a.verify(ctx, now, s, raw, by); why {
 		case 0:
 		case refusedBudget:
 			return a.refuseAs(why, authz.ErrTooManyBad)
@@ -67,7 +69,7 @@ func digestOf(raw string) [sha256.Size]byte {
 }
 
 // verify reads a token and checks its signature, for which by pays if it is wrong.
-func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by payer) (*verified, refusal) {
+func (a *Authenticator) verify(ctx context.Context, now int64, s *quota.Snapshot, raw string, by payer) (*verified, refusal) {
 	c, why := read(now, s.Issuers, raw)
 	if why != 0 {
 		return nil, why
@@ -77,7 +79,7 @@ func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by paye
 	if c.realm != "" && s.Account(tenant.ID(c.realm)) == nil {
 		return nil, refusedTenant
 	}
-	source, key := a.keySets.find(now, c.issuer, c.realm, c.kid, c.alg)
+	source, key := a.keySets.find(ctx, now, &c)
 	if key == nil {
 		return nil, refusedKey
 	}

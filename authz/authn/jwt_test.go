@@ -374,7 +374,7 @@ func TestWithoutIssuersNoTokenIsBelieved(t *testing.T) {
 		t.Errorf("without issuers: %v", err)
 	}
 	keyless := authn.New(authn.Options{Pepper: pepper})
-	if _, _, err := keyless.Identify(now, compile(t, 1, testIssuers()), &good); !errors.Is(err, authz.ErrBadCredential) {
+	if _, _, err := keyless.Identify(t.Context(), now, compile(t, 1, testIssuers()), &good); !errors.Is(err, authz.ErrBadCredential) {
 		t.Errorf("without keys: %v", err)
 	}
 }

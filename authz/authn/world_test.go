@@ -238,7 +238,7 @@ func newWorld(t testing.TB, o authn.Options) *world {
 }
 
 func (w *world) identify(c authz.Credentials) (authz.Principal, *quota.Account, error) {
-	return w.a.Identify(now, w.snapshot, &c)
+	return w.a.Identify(context.Background(), now, w.snapshot, &c)
 }
 
 // refused is the reasons for which refusals were counted while f ran.

@@ -3,6 +3,7 @@
 package answertest
 
 import (
+	"context"
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
@@ -91,7 +92,7 @@ type fake struct {
 	acme, gone quota.Account
 }
 
-func (f *fake) Identify(_ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+func (f *fake) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	principal, account := authz.Principal{}, &f.acme
 	switch {
 	case len(c.APIKeys) > 1:

@@ -28,7 +28,7 @@ var (
 	doors  = []string{"authz/extauthz", "accesslog", "extproc", "ratelimit/rls", "ratelimit/rlqs"}
 	stores = []string{"ratelimit/memstore", "ratelimit/redisstore"}
 	// domain packages hold what Sluice means, whatever protocol asks and wherever counters are kept.
-	domain = []string{"tenant", "ratelimit", "quota", "gate", "authz", "authz/authn", "authz/answer", "authz/headers", "authz/token", "authz/audit"}
+	domain = []string{"tenant", "ratelimit", "quota", "gate", "authz", "authz/authn", "authz/answer", "authz/headers", "authz/token", "authz/trust", "authz/audit"}
 )
 
 // Modules that only some packages may touch; an import matches its prefix, by whole elements.

@@ -1,16 +1,12 @@
 // Package authz is the vocabulary of admission: who asks (Principal), what they
 // present (Credentials), what they ask for (Action), and the rules that say whether
-// they may (Rule, Rules). Credentials become principals in authz/authn.
+// they may (Rule, Rules). Credentials become principals in authz/authn; whose word is believed there is authz/trust.
 //
 // It knows no protocol and no store. Deciding about an action costs about a
 // microsecond with two conditions in CEL, and allocates little.
 package authz
 
-import (
-	"errors"
-
-	"github.com/voicecore-ai/sluice/tenant"
-)
+import "github.com/voicecore-ai/sluice/tenant"
 
 // Scheme says how a principal proved itself.
 type Scheme uint8
@@ -58,15 +54,6 @@ type Credentials struct {
 	Tenant  []string // tenant tokens (tenant.TokenHeader): Sluice's own, from the hop before
 	Source  string   // the client's address without port, as Envoy saw it; "" if unknown
 }
-
-// Errors of authentication. Each means 401.
-var (
-	ErrNoCredentials   = errors.New("no credentials: send an API key in x-api-key, or an API key or a token as 'Authorization: Bearer'")
-	ErrManyCredentials = errors.New("more than one credential: send exactly one")
-	ErrBadCredential   = errors.New("the credential is unknown, expired or malformed")
-	ErrTooManyBad      = errors.New("too many bad credentials from this address: wait a second and try again")
-	ErrConflict        = errors.New("the credentials name different tenants")
-)
 
 // Action is what a request asks for, as one door read it. Its slices are valid
 // for the call only.

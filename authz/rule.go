@@ -39,7 +39,7 @@ type What struct {
 	GRPC []string `json:"grpc,omitempty" yaml:"grpc,omitempty"`
 }
 
-// Problem is what is wrong with one field of a rule or of an issuer, and what
+// Problem is what is wrong with one field of a rule, or of an issuer (authz/trust), and what
 // would be right.
 type Problem struct {
 	Index int    // of the rule or issuer; -1 for all of them together

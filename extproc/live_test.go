@@ -21,6 +21,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -66,7 +67,7 @@ type world struct {
 
 func (w *world) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	if len(c.APIKeys) == 0 {
-		return authz.Principal{}, nil, authz.ErrNoCredentials
+		return authz.Principal{}, nil, authn.ErrNoCredentials
 	}
 	return authz.Principal{Scheme: authz.APIKey, Name: c.APIKeys[0], Expires: w.expires}, &quota.Account{Tenant: "acme", Plan: c.APIKeys[0]}, nil
 }

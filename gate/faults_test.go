@@ -9,6 +9,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -189,7 +190,7 @@ type patient struct{ *parts }
 
 func (patient) Identify(ctx context.Context, _ int64, _ *quota.Snapshot, _ *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	<-ctx.Done()
-	return authz.Principal{}, nil, authz.ErrBadCredential
+	return authz.Principal{}, nil, authn.ErrBadCredential
 }
 
 // F-01: who has gone while keys were waited for is not told that his credential is bad, which nobody knows.

@@ -10,6 +10,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -23,12 +24,12 @@ const now = int64(1_800_000_000_000_000)
 func snapshot(t testing.TB) *quota.Snapshot { return snapshotWith(t, "key-acme", idp()) }
 
 // idp is an issuer that speaks for acme.
-func idp() authz.Issuer {
-	return authz.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", Tenant: "acme"}
+func idp() trust.Issuer {
+	return trust.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", Tenant: "acme"}
 }
 
 // snapshotWith has another k1, or other issuers.
-func snapshotWith(t testing.TB, k1 string, issuers ...authz.Issuer) *quota.Snapshot {
+func snapshotWith(t testing.TB, k1 string, issuers ...trust.Issuer) *quota.Snapshot {
 	t.Helper()
 	digest := func(key string) string {
 		d := authn.Digest(pepper, key)

@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -33,8 +35,8 @@ func (g *Gate) identify(ctx context.Context, now int64, r *Request, d *Decision)
 func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err error) {
 	shown := len(r.Credentials.Tenant) > 0
 	switch {
-	case r.Credentials.SPIFFE != "" && authz.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
-		return authz.ErrManyCredentials
+	case r.Credentials.SPIFFE != "" && trust.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
+		return authn.ErrManyCredentials
 	case !shown && len(g.o.Edges) > 0 && !slices.Contains(g.o.Edges, r.Peer):
 		return errNoEdge
 	case shown && g.o.Tokens == nil:
@@ -54,7 +56,7 @@ func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err
 	default:
 		d.Principal, d.account, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
-			err = authz.ErrBadCredential
+			err = authn.ErrBadCredential
 		}
 	}
 	return err
@@ -70,7 +72,7 @@ func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, a
 	}
 	_, own, err := g.o.Authenticator.Identify(ctx, now, d.snapshot, c)
 	if err == nil && own != account {
-		return authz.ErrConflict
+		return authn.ErrConflict
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit/memstore"
@@ -70,7 +71,7 @@ func TestRecheckAfterAnEdit(t *testing.T) {
 	k1, _ := before.KeyOf("k1")
 	byToken := authz.Principal{Scheme: authz.JWT, Name: "idp/a", Expires: now + 1, Voucher: before.Issuers.All()[0].Voucher()}
 	byKey := authz.Principal{Scheme: authz.APIKey, Name: "k1", Voucher: k1.Voucher}
-	edit := func(change func(*authz.Issuer)) *quota.Snapshot {
+	edit := func(change func(*trust.Issuer)) *quota.Snapshot {
 		i := idp()
 		change(&i)
 		return snapshotWith(t, "key-acme", i)
@@ -82,13 +83,13 @@ func TestRecheckAfterAnEdit(t *testing.T) {
 		want  bool
 	}{
 		{"S-01 its issuer was removed", byToken, snapshotWith(t, "key-acme"), false},
-		{"S-01 its issuer was replaced by one of another name", byToken, edit(func(i *authz.Issuer) { i.Name = "other" }), false},
-		{"S-01 its issuer is for another audience", byToken, edit(func(i *authz.Issuer) { i.Audiences = []string{"other"} }), false},
-		{"S-01 its issuer speaks for another tenant", byToken, edit(func(i *authz.Issuer) { i.Tenant = "umbrella" }), false},
-		{"S-01 its issuer names the tenant by a claim", byToken, edit(func(i *authz.Issuer) { i.Tenant, i.TenantClaim = "", "org" }), false},
-		{"S-01 its issuer has its keys elsewhere", byToken, edit(func(i *authz.Issuer) { i.JWKSURI = "https://other.example.com/keys" }), false},
+		{"S-01 its issuer was replaced by one of another name", byToken, edit(func(i *trust.Issuer) { i.Name = "other" }), false},
+		{"S-01 its issuer is for another audience", byToken, edit(func(i *trust.Issuer) { i.Audiences = []string{"other"} }), false},
+		{"S-01 its issuer speaks for another tenant", byToken, edit(func(i *trust.Issuer) { i.Tenant = "umbrella" }), false},
+		{"S-01 its issuer names the tenant by a claim", byToken, edit(func(i *trust.Issuer) { i.Tenant, i.TenantClaim = "", "org" }), false},
+		{"S-01 its issuer has its keys elsewhere", byToken, edit(func(i *trust.Issuer) { i.JWKSURI = "https://other.example.com/keys" }), false},
 		{"S-01 its key was exchanged under the same id", byKey, snapshotWith(t, "key-other", idp()), false},
-		{"another issuer came", byToken, snapshotWith(t, "key-acme", idp(), authz.Issuer{
+		{"another issuer came", byToken, snapshotWith(t, "key-acme", idp(), trust.Issuer{
 			Name: "more", Issuer: "https://more", Audiences: []string{"api"}, JWKSURI: "https://more/keys", Tenant: "umbrella",
 		}), true},
 		{"another key was exchanged", byToken, snapshotWith(t, "key-other", idp()), true},

@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 // Defaults of KeySetsOptions.
@@ -42,7 +42,7 @@ type KeySetsOptions struct {
 	// addresses that nobody should be able to make us ask. Required.
 	Fetch func(ctx context.Context, url string, allowPrivate bool) ([]byte, error)
 	// Issuers are those whose keys are kept fresh. Required.
-	Issuers func() *authz.Issuers
+	Issuers func() *trust.Issuers
 	Now     func() time.Time // default time.Now
 	Log     *slog.Logger     // failures; default none
 
@@ -188,7 +188,7 @@ func (k *KeySets) Status() []KeySetStatus {
 	}
 	var all []KeySetStatus
 	for _, i := range k.o.Issuers().All() {
-		status := KeySetStatus{Issuer: i.Name, Realms: strings.Contains(i.JWKSURI, authz.Realm)}
+		status := KeySetStatus{Issuer: i.Name, Realms: strings.Contains(i.JWKSURI, trust.Realm)}
 		for _, s := range of[sourceID{i.JWKSURI, i.AllowPrivate}] {
 			s.mu.Lock()
 			good, err := s.good, s.err
@@ -233,7 +233,7 @@ func (k *KeySets) sweep() {
 	wanted := map[sourceID]bool{}
 	for _, i := range k.o.Issuers().All() {
 		wanted[sourceID{i.JWKSURI, i.AllowPrivate}] = true
-		if !strings.Contains(i.JWKSURI, authz.Realm) {
+		if !strings.Contains(i.JWKSURI, trust.Realm) {
 			k.source(i, "")
 		}
 	}
@@ -272,7 +272,7 @@ func (k *KeySets) drop(s *source) {
 }
 
 // source is where the keys of an issuer's realm are; nil if there are too many.
-func (k *KeySets) source(i *authz.Issuer, realm string) *source {
+func (k *KeySets) source(i *trust.Issuer, realm string) *source {
 	id := sourceID{i.Keys(realm), i.AllowPrivate}
 	k.mu.RLock()
 	s := k.sources[id]

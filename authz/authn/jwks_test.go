@@ -13,6 +13,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -85,7 +86,7 @@ func play(t *testing.T, start func(*idp), f func(*scene)) {
 		_, _ = p256(), other256() // made before the clock stands still
 		s := &scene{idp: &idp{body: map[string]string{}, fetches: map[string]int{}}, t: t, snapshot: compile(t, 1, testIssuers())}
 		start(s.idp)
-		s.sets = authn.NewKeySets(authn.KeySetsOptions{Fetch: s.fetch, Issuers: func() *authz.Issuers {
+		s.sets = authn.NewKeySets(authn.KeySetsOptions{Fetch: s.fetch, Issuers: func() *trust.Issuers {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.snapshot.Issuers
@@ -139,7 +140,7 @@ func (s *scene) good(token string) {
 
 func (s *scene) bad(token string) {
 	s.t.Helper()
-	if err := s.try(token); !errors.Is(err, authz.ErrBadCredential) {
+	if err := s.try(token); !errors.Is(err, authn.ErrBadCredential) {
 		s.t.Errorf("got %v", err)
 	}
 }
@@ -251,7 +252,7 @@ func TestJ07ACallerThatHasGoneWaitsForNoKeys(t *testing.T) {
 		for range 64 { // as many as may wait
 			token := s.token("b", nil, other256())
 			all.Go(func() {
-				if err := s.tryFor(gone, token); !errors.Is(err, authz.ErrBadCredential) || time.Since(start) != 10*time.Millisecond {
+				if err := s.tryFor(gone, token); !errors.Is(err, authn.ErrBadCredential) || time.Since(start) != 10*time.Millisecond {
 					t.Errorf("after %v: %v", time.Since(start), err)
 				}
 			})
@@ -373,7 +374,7 @@ func TestARefreshForgetsNoToken(t *testing.T) {
 		for range 500 { // spends what sources without an address may waste, so nothing new is verified
 			s.bad(s.token("a", nil, other256()))
 		}
-		if err := s.try(s.token("a", nil, p256())); !errors.Is(err, authz.ErrTooManyBad) {
+		if err := s.try(s.token("a", nil, p256())); !errors.Is(err, authn.ErrTooManyBad) {
 			t.Fatalf("a new token: %v", err)
 		}
 		s.good(kept)
@@ -463,7 +464,7 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 	play(t, bothUp, func(s *scene) {
 		kept := s.token("a", nil, p256())
 		s.good(kept)
-		change := func(f func([]authz.Issuer) []authz.Issuer) {
+		change := func(f func([]trust.Issuer) []trust.Issuer) {
 			next := compile(t, s.snapshot.Revision+1, f(testIssuers()))
 			s.mu.Lock()
 			s.snapshot = next
@@ -471,25 +472,25 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 		}
 		verified := func() uint64 { return uint64(s.a.Remembered()) }
 		n := verified()
-		change(func(i []authz.Issuer) []authz.Issuer { return i }) // the same once more
+		change(func(i []trust.Issuer) []trust.Issuer { return i }) // the same once more
 		s.good(kept)
 		if verified() != n {
 			t.Error("a new revision of the same issuers forgets tokens")
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].Audiences = []string{"other"}; return i })
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].Audiences = []string{"other"}; return i })
 		s.bad(kept)
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].Tenant = "umbrella"; return i })
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].Tenant = "umbrella"; return i })
 		_, account, err := s.a.Identify(s.t.Context(), time.Now().UnixMicro(), s.snapshot, &authz.Credentials{Tokens: []string{kept}})
 		if err != nil || account.Tenant != "umbrella" {
 			t.Errorf("after the issuer's tenant changed: %v, %v", account, err)
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { return i[1:] })
+		change(func(i []trust.Issuer) []trust.Issuer { return i[1:] })
 		s.bad(kept)
 		s.pass(2 * time.Second)
 		if sources, _ := s.sets.Sources(); sources != 1 {
 			t.Errorf("%d sets of keys", sources)
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].AllowPrivate = true; return i })
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].AllowPrivate = true; return i })
 		s.good(kept)
 		if !s.inside[len(s.inside)-1] {
 			t.Error("the leave to ask a private address is not passed on")
@@ -510,7 +511,7 @@ func TestF09AClockThatIsSetBack(t *testing.T) {
 	bothUp(i)
 	snapshot := compile(t, 1, testIssuers())
 	sets := authn.NewKeySets(authn.KeySetsOptions{
-		Fetch: i.fetch, Issuers: func() *authz.Issuers { return snapshot.Issuers }, Wait: time.Minute,
+		Fetch: i.fetch, Issuers: func() *trust.Issuers { return snapshot.Issuers }, Wait: time.Minute,
 		Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return clock },
 	})
 	a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
@@ -587,7 +588,7 @@ func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
 		under, ended := make(chan struct{}), 0
 		snapshot := compile(t, 1, testIssuers())
 		sets := authn.NewKeySets(authn.KeySetsOptions{
-			Issuers: func() *authz.Issuers { return snapshot.Issuers },
+			Issuers: func() *trust.Issuers { return snapshot.Issuers },
 			Fetch: func(ctx context.Context, url string, _ bool) ([]byte, error) {
 				if url != mainKeys {
 					return nil, errors.New("connection refused")
@@ -610,7 +611,7 @@ func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
 		}
 		a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
 		late := sign(header(m{"kid": `"a"`}), payload(m{"exp": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "iat": fmt.Sprint(time.Now().Unix())}), "ES256", p256())
-		if _, _, err := a.Identify(t.Context(), time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authz.ErrBadCredential) {
+		if _, _, err := a.Identify(t.Context(), time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authn.ErrBadCredential) {
 			t.Errorf("a request that came too late: %v", err)
 		}
 		if n := a.Refusals()["token_key"]; n != 1 {

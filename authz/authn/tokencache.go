@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -17,7 +18,7 @@ type verified struct {
 
 // stands reports whether the token would be verified again: it has not expired,
 // its key is still published, and its issuer is what it was.
-func (v *verified) stands(now int64, issuers *authz.Issuers) bool {
+func (v *verified) stands(now int64, issuers *trust.Issuers) bool {
 	return now < v.principal.Expires && !v.key.dead.Load() && now < v.source.until.Load() && issuers.Vouches(v.principal.Voucher)
 }
 
@@ -63,7 +64,7 @@ func newTokenCache(most int) *tokenCache {
 func (c *tokenCache) shard(digest *[32]byte) *tokenShard { return &c.shards[digest[0]%tokenShards] }
 
 // get is the token with that digest if it stands; nil otherwise.
-func (c *tokenCache) get(now int64, issuers *authz.Issuers, digest *[32]byte) *verified {
+func (c *tokenCache) get(now int64, issuers *trust.Issuers, digest *[32]byte) *verified {
 	s := c.shard(digest)
 	s.mu.RLock()
 	v := s.m[*digest]

@@ -13,7 +13,7 @@ import (
 // edited, ends its tokens too. What is shown beside the token is not looked at.
 func (t *Tokens) Hop(now int64, s *quota.Snapshot, c *authz.Credentials) (Claims, *quota.Account, error) {
 	if len(c.Tenant) != 1 {
-		return Claims{}, nil, authz.ErrManyCredentials
+		return Claims{}, nil, ErrMany
 	}
 	claims, err := t.Verify(now, c.Tenant[0], c.SPIFFE)
 	if err != nil {
@@ -21,7 +21,7 @@ func (t *Tokens) Hop(now int64, s *quota.Snapshot, c *authz.Credentials) (Claims
 	}
 	account := s.Account(claims.Tenant)
 	if account == nil || !s.Stands(now, &claims.Principal, account) {
-		return Claims{}, nil, authz.ErrBadCredential
+		return Claims{}, nil, ErrRevoked
 	}
 	return claims, account, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -18,12 +19,12 @@ var pepper = [32]byte{7}
 const worker = "spiffe://mesh/ns/acme/sa/app" // a workload that is acme
 
 // idp vouches for the principal of claims.
-func idp() authz.Issuer {
-	return authz.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", TenantClaim: "org"}
+func idp() trust.Issuer {
+	return trust.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", TenantClaim: "org"}
 }
 
-func issuers(all ...authz.Issuer) *authz.Issuers {
-	compiled, problems := authz.CompileIssuers(all)
+func issuers(all ...trust.Issuer) *trust.Issuers {
+	compiled, problems := trust.Compile(all)
 	if len(problems) > 0 {
 		panic(problems) // of ours
 	}
@@ -33,7 +34,7 @@ func issuers(all ...authz.Issuer) *authz.Issuers {
 func snapshot(t testing.TB) *quota.Snapshot { return snapshotWith(t, "key-acme", idp()) }
 
 // snapshotWith has another k1, or other issuers.
-func snapshotWith(t testing.TB, k1 string, issuers ...authz.Issuer) *quota.Snapshot {
+func snapshotWith(t testing.TB, k1 string, issuers ...trust.Issuer) *quota.Snapshot {
 	t.Helper()
 	digest := func(key string) string {
 		d := authn.Digest(pepper, key)
@@ -85,15 +86,15 @@ func TestHopRefuses(t *testing.T) {
 		c    authz.Credentials
 		want error
 	}{
-		{"no token at all", authz.Credentials{SPIFFE: worker, APIKeys: []string{"key-acme"}}, authz.ErrManyCredentials},
-		{"two tokens", authz.Credentials{SPIFFE: holder, Tenant: []string{good, good}}, authz.ErrManyCredentials},
+		{"no token at all", authz.Credentials{SPIFFE: worker, APIKeys: []string{"key-acme"}}, token.ErrMany},
+		{"two tokens", authz.Credentials{SPIFFE: holder, Tenant: []string{good, good}}, token.ErrMany},
 		{"an empty token", authz.Credentials{SPIFFE: holder, Tenant: []string{""}}, token.ErrMalformed},
 		{"a token without mTLS", authz.Credentials{Tenant: []string{good}}, token.ErrHolder},
 		{"a token of another holder", authz.Credentials{SPIFFE: "spiffe://mesh/ns/other/sa/api", Tenant: []string{good}}, token.ErrHolder},
-		{"I-08 a token of a key that was revoked since", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k9"})}}, authz.ErrBadCredential},
-		{"I-08 a token of a key that is another tenant's", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k2"})}}, authz.ErrBadCredential},
-		{"a token of a workload that is no longer the tenant's", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.SPIFFE, Name: "spiffe://mesh/gone"})}}, authz.ErrBadCredential},
-		{"I-08 a token of a tenant that is gone", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenOf(t, "gone", holder)}}, authz.ErrBadCredential},
+		{"I-08 a token of a key that was revoked since", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k9"})}}, token.ErrRevoked},
+		{"I-08 a token of a key that is another tenant's", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.APIKey, Name: "k2"})}}, token.ErrRevoked},
+		{"a token of a workload that is no longer the tenant's", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenBy(t, authz.Principal{Scheme: authz.SPIFFE, Name: "spiffe://mesh/gone"})}}, token.ErrRevoked},
+		{"I-08 a token of a tenant that is gone", authz.Credentials{SPIFFE: holder, Tenant: []string{tokenOf(t, "gone", holder)}}, token.ErrRevoked},
 	} {
 		t.Run(c.name+" is refused", func(t *testing.T) {
 			claims, account, err := hop(t, c.c)
@@ -108,7 +109,7 @@ func TestHopRefuses(t *testing.T) {
 func TestATokenEndsWithItsVoucher(t *testing.T) {
 	k1, _ := snapshot(t).KeyOf("k1")
 	byToken, byKey := claims().Principal, authz.Principal{Scheme: authz.APIKey, Name: "k1", Voucher: k1.Voucher}
-	edit := func(change func(*authz.Issuer)) *quota.Snapshot {
+	edit := func(change func(*trust.Issuer)) *quota.Snapshot {
 		i := idp()
 		change(&i)
 		return snapshotWith(t, "key-acme", i)
@@ -119,11 +120,11 @@ func TestATokenEndsWithItsVoucher(t *testing.T) {
 		after *quota.Snapshot
 		want  error
 	}{
-		{"I-08 its issuer was removed", byToken, snapshotWith(t, "key-acme"), authz.ErrBadCredential},
-		{"I-08 its issuer is for another audience", byToken, edit(func(i *authz.Issuer) { i.Audiences = []string{"other"} }), authz.ErrBadCredential},
-		{"I-08 its issuer speaks for another tenant", byToken, edit(func(i *authz.Issuer) { i.Tenant, i.TenantClaim = "umbrella", "" }), authz.ErrBadCredential},
-		{"I-08 its issuer finds the tenant elsewhere", byToken, edit(func(i *authz.Issuer) { i.TenantClaim = "other" }), authz.ErrBadCredential},
-		{"I-08 its key was exchanged under the same id", byKey, snapshotWith(t, "key-other", idp()), authz.ErrBadCredential},
+		{"I-08 its issuer was removed", byToken, snapshotWith(t, "key-acme"), token.ErrRevoked},
+		{"I-08 its issuer is for another audience", byToken, edit(func(i *trust.Issuer) { i.Audiences = []string{"other"} }), token.ErrRevoked},
+		{"I-08 its issuer speaks for another tenant", byToken, edit(func(i *trust.Issuer) { i.Tenant, i.TenantClaim = "umbrella", "" }), token.ErrRevoked},
+		{"I-08 its issuer finds the tenant elsewhere", byToken, edit(func(i *trust.Issuer) { i.TenantClaim = "other" }), token.ErrRevoked},
+		{"I-08 its key was exchanged under the same id", byKey, snapshotWith(t, "key-other", idp()), token.ErrRevoked},
 		{"a key was exchanged that did not vouch", byToken, snapshotWith(t, "key-other", idp()), nil},
 		{"an issuer was removed that did not vouch", byKey, snapshotWith(t, "key-acme"), nil},
 	} {

@@ -39,7 +39,7 @@ const (
 // skew is by how much the clocks of two replicas may differ.
 const skew = 30 * time.Second
 
-// Errors of Verify and Mint. Where a token was shown, each means 401.
+// Errors of Hop, Verify and Mint. Where a token was shown, each means 401.
 var (
 	ErrMalformed = errors.New("the tenant token is not one that Sluice writes")
 	ErrTooLarge  = errors.New("the tenant token would be larger than 2 KiB: shorten the principal's name, its roles or the holder's SPIFFE id")
@@ -48,6 +48,8 @@ var (
 	ErrExpired   = errors.New("the tenant token has expired: ask for a new one by a new request")
 	ErrEarly     = errors.New("the tenant token is from the future: check the clocks")
 	ErrHolder    = errors.New("the tenant token belongs to another workload: show it over mTLS as the workload that received it")
+	ErrMany      = errors.New("more than one tenant token: send exactly one")
+	ErrRevoked   = errors.New("the tenant token's tenant is gone, or the credential that its caller came in by no longer stands")
 	ErrClaims    = errors.New("a tenant token needs a principal, a tenant, a decision and a holder with a SPIFFE id, all in printable ASCII")
 )
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -273,7 +274,7 @@ func TestRulesAndIssuersAreReadWhole(t *testing.T) {
 		},
 		When: `request.method == "GET"`, Audit: "required",
 	}
-	wantIssuers := []authz.Issuer{{
+	wantIssuers := []trust.Issuer{{
 		Name: "login", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys",
 		Algorithms: []string{"ES256"}, Tenant: "acme", RolesClaim: "roles", Types: []string{"JWT"}, AllowPrivate: true,
 	}, {
@@ -299,7 +300,7 @@ func TestRulesAndIssuersAreReadWhole(t *testing.T) {
 func TestEveryFieldOfRulesAndIssuersIsDecoded(t *testing.T) {
 	for name, known := range map[string][]string{"rule": ruleFields, "who": whoFields, "what": whatFields, "issuer": issuerFields} {
 		kind := map[string]reflect.Type{
-			"rule": reflect.TypeFor[authz.Rule](), "who": reflect.TypeFor[authz.Who](), "what": reflect.TypeFor[authz.What](), "issuer": reflect.TypeFor[authz.Issuer](),
+			"rule": reflect.TypeFor[authz.Rule](), "who": reflect.TypeFor[authz.Who](), "what": reflect.TypeFor[authz.What](), "issuer": reflect.TypeFor[trust.Issuer](),
 		}[name]
 		var fields []string
 		for i := range kind.NumField() {

@@ -1,4 +1,4 @@
-package authz
+package trust
 
 import (
 	"net/url"
@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -49,9 +50,9 @@ type issuerPattern struct {
 	issuer        *Issuer
 }
 
-// CompileIssuers checks issuers and fills in their defaults. Every problem is
+// Compile checks issuers and fills in their defaults. Every problem is
 // reported; with any, there are no issuers.
-func CompileIssuers(issuers []Issuer) (*Issuers, []Problem) {
+func Compile(issuers []Issuer) (*Issuers, []authz.Problem) {
 	k := issuerCompiler{
 		out:  &Issuers{exact: make(map[string]*Issuer, len(issuers)), vouchers: make(map[[16]byte]bool, len(issuers))},
 		name: make(map[string]int, len(issuers)), iss: make(map[string]int, len(issuers)),
@@ -119,10 +120,10 @@ func ClaimPath(claim string) []string {
 	return strings.Split(claim, ".")
 }
 
-// issuerCompiler is one run of CompileIssuers.
+// issuerCompiler is one run of Compile.
 type issuerCompiler struct {
 	out      *Issuers
-	problems []Problem
+	problems []authz.Problem
 	name     map[string]int
 	iss      map[string]int
 	places   []issuerPlace
@@ -139,7 +140,7 @@ func (k *issuerCompiler) problem(i int, field, wrong, right string) {
 }
 
 func (k *issuerCompiler) item(i int, field string, item int, wrong, right string) {
-	k.problems = append(k.problems, Problem{Index: i, Field: field, Item: item, Wrong: wrong, Right: right})
+	k.problems = append(k.problems, authz.Problem{Index: i, Field: field, Item: item, Wrong: wrong, Right: right})
 }
 
 func (k *issuerCompiler) issuer(i int, in *Issuer) {
@@ -159,7 +160,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 		k.problem(i, "audiences", "is missing", "at least one \"aud\" that its tokens have, such as the name of your API")
 	}
 	k.list(i, "audiences", is.Audiences, func(s string) string {
-		if !visibleText(s, maxAudience) {
+		if !Visible(s, maxAudience) {
 			return "1 to " + strconv.Itoa(maxAudience) + " visible ASCII characters"
 		}
 		return ""
@@ -171,7 +172,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 		return ""
 	})
 	k.list(i, "types", is.Types, func(s string) string {
-		if !visibleText(s, maxTokenType) {
+		if !Visible(s, maxTokenType) {
 			return "a media type without \"application/\", such as at+jwt, or none"
 		}
 		return ""
@@ -252,7 +253,7 @@ func (k *issuerCompiler) claim(i int, field, name string) {
 		return
 	}
 	path := ClaimPath(name)
-	if !visibleText(name, maxClaim) || len(path) > maxClaimDepth || slices.Contains(path, "") {
+	if !Visible(name, maxClaim) || len(path) > maxClaimDepth || slices.Contains(path, "") {
 		k.problem(i, field, quote(name)+" is no name of a claim", "a name such as tenant, or org.tenant for a nested one, up to 7 deep")
 	}
 }
@@ -338,7 +339,7 @@ func overlap(a, b []string) bool {
 // wrongIssuerURL says what is wrong with an issuer's URL; "" if nothing is.
 func wrongIssuerURL(s string, identifier bool) string {
 	const scheme = "https://"
-	if !visibleText(s, maxIssuerURL) {
+	if !Visible(s, maxIssuerURL) {
 		return "is longer than 2048 bytes or has other than visible ASCII characters"
 	}
 	if !strings.HasPrefix(s, scheme) {
@@ -382,3 +383,22 @@ func wholeRealm(rest string) bool {
 
 func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// Visible reports whether s is 1 to most visible ASCII characters: it may stand in a header as it is.
+func Visible(s string, most int) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most
+}
+
+// quote shows a value in a problem: on one line, and not all of it if it is long.
+func quote(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return strconv.Quote(s)
+	}
+	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
+}

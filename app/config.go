@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 // Config is all that sluiced can be told. The name in the tag is the flag, the
@@ -274,7 +274,7 @@ func (c Config) check() (problems []error) {
 		ids     []string
 	}{{"xfcc-forwarders", c.XFCCForwarders}, {"peers", c.Peers}} {
 		for _, id := range list.ids {
-			if problem := authz.CheckSPIFFE(id); problem != "" {
+			if problem := trust.CheckSPIFFE(id); problem != "" {
 				wrong("%s %q: %s; write one like spiffe://cluster.local/ns/istio-system/sa/ingress", list.setting, id, problem)
 			}
 		}

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/outbound"
 )
@@ -29,7 +29,7 @@ const firstKeys = 5 * time.Second
 func (a *App) buildIdentity(keys keys) error {
 	client := outbound.New(outbound.Options{})
 	a.keysets = authn.NewKeySets(authn.KeySetsOptions{
-		Fetch: client.Get, Issuers: func() *authz.Issuers { return a.catalog.Snapshot().Issuers }, Log: a.log,
+		Fetch: client.Get, Issuers: func() *trust.Issuers { return a.catalog.Snapshot().Issuers }, Log: a.log,
 	})
 	a.authn = authn.New(authn.Options{Pepper: keys.pepper, KeySets: a.keysets, XFCCForwarders: a.config.XFCCForwarders})
 	if err := a.loadLastUsed(); err != nil {

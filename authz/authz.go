@@ -1,16 +1,12 @@
 // Package authz is the vocabulary of admission: who asks (Principal), what they
 // present (Credentials), what they ask for (Action), and the rules that say whether
-// they may (Rule, Rules). Credentials become principals in authz/authn.
+// they may (Rule, Rules). Credentials become principals in authz/authn; whose word is believed there is authz/trust.
 //
 // It knows no protocol and no store. Deciding about an action costs about a
 // microsecond with two conditions in CEL, and allocates little.
 package authz
 
-import (
-	"errors"
-
-	"github.com/voicecore-ai/sluice/tenant"
-)
+import "github.com/voicecore-ai/sluice/tenant"
 
 // Scheme says how a principal proved itself.
 type Scheme uint8
@@ -42,6 +38,10 @@ type Principal struct {
 	// Expires is when the proof ends, Unix µs; 0 for never. A stream that was
 	// admitted by it must not outlive it.
 	Expires int64
+	// Voucher stands for the entry of the catalogue that the proof hangs on, as it was: an issuer and
+	// all that it may vouch for, an API key's digest. Who was admitted and is asked about again stands
+	// only while there is such an entry. Zero for a workload, whose name is all there is. It is no secret.
+	Voucher [16]byte
 }
 
 // Credentials are what a request presented, as a door read them. Each holds
@@ -54,15 +54,6 @@ type Credentials struct {
 	Tenant  []string // tenant tokens (tenant.TokenHeader): Sluice's own, from the hop before
 	Source  string   // the client's address without port, as Envoy saw it; "" if unknown
 }
-
-// Errors of authentication. Each means 401.
-var (
-	ErrNoCredentials   = errors.New("no credentials: send an API key in x-api-key, or an API key or a token as 'Authorization: Bearer'")
-	ErrManyCredentials = errors.New("more than one credential: send exactly one")
-	ErrBadCredential   = errors.New("the credential is unknown, expired or malformed")
-	ErrTooManyBad      = errors.New("too many bad credentials from this address: wait a second and try again")
-	ErrConflict        = errors.New("the credentials name different tenants")
-)
 
 // Action is what a request asks for, as one door read it. Its slices are valid
 // for the call only.
@@ -80,6 +71,21 @@ type Action struct {
 
 // Header is one header field as it came. The name is lower case.
 type Header struct{ Name, Value []byte }
+
+// Confidential reports whether h is for authn, or for the service, and for nobody else: a credential of either,
+// or a name that only Sluice may write, as that of its tenant token. No condition can read it, and who
+// keeps the headers of a request keeps them without it. It allocates nothing.
+func (h Header) Confidential() bool {
+	return isCredential(string(h.Name)) || tenant.IsReservedHeader(string(h.Name))
+}
+
+func isCredential(name string) bool {
+	switch name {
+	case "authorization", "proxy-authorization", "x-api-key", "cookie":
+		return true
+	}
+	return false
+}
 
 // Body is what a door has of the request's body.
 type Body struct {

@@ -39,10 +39,10 @@ type What struct {
 	GRPC []string `json:"grpc,omitempty" yaml:"grpc,omitempty"`
 }
 
-// Problem is what is wrong with one field of a rule or of an issuer, and what
+// Problem is what is wrong with one field of a rule, or of an issuer (authz/trust), and what
 // would be right.
 type Problem struct {
-	Index int    // of the rule or issuer
+	Index int    // of the rule or issuer; -1 for all of them together
 	Field string // "when", "what.paths"; "" for the whole
 	Item  int    // in the field's list; -1 for the field itself
 	Wrong string

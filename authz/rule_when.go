@@ -427,7 +427,7 @@ func (a *auditor) header(headers ast.Expr, name string) (wrong, right string) {
 		return "reads the header " + quote(name) + ", which can't be one", headerForm
 	case tenant.IsReservedHeader(name):
 		return "reads the header " + quote(name) + ", which only Sluice may write", "tenant.id, tenant.plan or principal.name, which are proven"
-	case name == "authorization" || name == "proxy-authorization" || name == "x-api-key" || name == "cookie":
+	case isCredential(name):
 		return "reads the header " + quote(name) + ", which is a credential", "principal.name or principal.roles"
 	}
 	return "", ""

@@ -55,7 +55,7 @@ const (
 // condition that no other rule has about a hundred.
 func Compile(rules []Rule) (*Rules, []Problem) {
 	if len(rules) > maxRules {
-		return nil, []Problem{{Item: -1, Wrong: "there are " + strconv.Itoa(len(rules)) + " rules", Right: "at most " + strconv.Itoa(maxRules)}}
+		return nil, []Problem{{Index: -1, Item: -1, Wrong: "there are " + strconv.Itoa(len(rules)) + " rules", Right: "at most " + strconv.Itoa(maxRules)}}
 	}
 	c := &compiler{seen: make(map[string]int, len(rules)), envs: newEnvironments(), known: map[string]*condition{}}
 	out := &Rules{rules: make([]compiled, 0, len(rules))}

@@ -517,3 +517,19 @@ func BenchmarkCondition(b *testing.B) {
 		})
 	}
 }
+
+// A-03: what is confidential is what no condition can read, so a stream that is asked about again without
+// it is asked about with all that the rules see.
+func TestA03ConditionsReadNothingConfidential(t *testing.T) {
+	for name, confidential := range map[string]bool{
+		"authorization": true, "proxy-authorization": true, "x-api-key": true, "cookie": true,
+		"x-tenant-id": true, "x-sluice-tenant-token": true, "x_sluice_tenant_token": true, "x-sluice-principal": true,
+		"accept": false, "x-team": false, "x-forwarded-client-cert": false, "www-authenticate": false,
+	} {
+		h := authz.Header{Name: []byte(name)}
+		_, problems := authz.Compile([]authz.Rule{{Name: "a", Effect: "allow", When: `"` + name + `" in request.headers`}})
+		if h.Confidential() != confidential || len(problems) > 0 != confidential {
+			t.Errorf("%s: confidential %v, problems %v; want %v", name, h.Confidential(), problems, confidential)
+		}
+	}
+}

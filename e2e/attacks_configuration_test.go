@@ -180,32 +180,65 @@ func TestC10DoorsAnswerListedPeersAlone(t *testing.T) {
 
 // S-01: a stream ends with the token that opened it, and the end is on record.
 func TestS01AStreamEndsWithItsTokenThroughEnvoy(t *testing.T) {
-	k := startKeyServer(t)
-	close(k.open)
-	service := startTalker(t)
-	w := start(t, stack.Options{
-		Config:  strings.ReplaceAll(deploy.Streams, "${UPSTREAM_PORT}", service.port),
-		Catalog: catalogue(t, strings.Replace(classes, "/plain/**", "/sse", 1)+k.issuer()),
-	})
-	token, began := k.token(t, 3*time.Second), time.Now()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+"/sse", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("authorization", "Bearer "+token)
-	response, err := h1().Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Fatalf("S-01 %d", response.StatusCode)
-	}
-	within(t, 5*time.Second, "it runs", func() bool { return service.live.Load() == 1 })
+	began := time.Now()
+	w, service, request, _ := streamByToken(t, 3*time.Second)
 	within(t, 4*time.Second+stated, "S-01 the service is let go", func() bool { return service.live.Load() == 0 })
 	if lasted := time.Since(began); lasted < 2*time.Second {
 		t.Errorf("S-01 it ended after %v, before its token", lasted)
 	}
+	w.streamIsOver(t, request)
+}
+
+// S-01 through Envoy: and with the issuer that vouched, within the stated time of the edit that removes it or
+// gives its audience to others.
+func TestS01AStreamEndsWithItsIssuerThroughEnvoy(t *testing.T) {
+	for name, edit := range map[string]func(string) string{
+		"S-01 its issuer is removed":              func(text string) string { text, _, _ = strings.Cut(text, "issuers:"); return text },
+		"S-01 its issuer is for another audience": func(text string) string { return strings.Replace(text, "audiences: [api]", "audiences: [other]", 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, service, request, file := streamByToken(t, time.Hour)
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(edit(string(text))), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			within(t, stated+2*time.Second, "the service is let go", func() bool { return service.live.Load() == 0 }) // the file is read within a second or two
+			w.streamIsOver(t, request)
+		})
+	}
+}
+
+// streamByToken is a stream of events that a token has opened, and the file of the catalogue.
+func streamByToken(t *testing.T, life time.Duration) (w *world, service *talker, request *http.Request, file string) {
+	t.Helper()
+	k := startKeyServer(t)
+	close(k.open)
+	service = startTalker(t)
+	dir := catalogue(t, strings.Replace(classes, "/plain/**", "/sse", 1)+k.issuer())
+	w = start(t, stack.Options{Config: strings.ReplaceAll(deploy.Streams, "${UPSTREAM_PORT}", service.port), Catalog: dir})
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+"/sse", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("authorization", "Bearer "+k.token(t, life))
+	response, err := h1().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = response.Body.Close() })
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("S-01 %d", response.StatusCode)
+	}
+	within(t, 5*time.Second, "it runs", func() bool { return service.live.Load() == 1 })
+	return w, service, request, filepath.Join(dir, "catalogue.yaml")
+}
+
+// streamIsOver wants one record of the end, and the same request refused.
+func (w *world) streamIsOver(t *testing.T, request *http.Request) {
+	t.Helper()
 	within(t, 5*time.Second, "S-01 the end is one record", func() bool {
 		return fmt.Sprint(w.endings(t, "acme")) == fmt.Sprint(map[string]int{unauthenticated: 1})
 	})

@@ -2,11 +2,9 @@ package extproc
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/gate"
-	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // goLive has the sweeper watch x from now on. It says no where the snapshot has changed since
@@ -33,20 +31,14 @@ func (x *exchange) hold(now int64, r *gate.Request) {
 		Action: r.Action,
 	}
 	x.held.Action.Body = authz.Body{}
-	x.held.Action.Headers = slices.DeleteFunc(r.Action.Headers, func(h authz.Header) bool {
-		switch strings.ToLower(string(h.Name)) {
-		case "authorization", "x-api-key", "cookie", tenant.TokenHeader:
-			return true
-		}
-		return false
-	})
+	x.held.Action.Headers = slices.DeleteFunc(r.Action.Headers, authz.Header.Confidential)
 }
 
 // ending says to a caller why a stream that was admitted is ended.
 func ending(r gate.Reason) string {
 	switch r {
 	case gate.ReasonUnauthenticated:
-		return "the credential has expired or was revoked while the request was under way"
+		return "the credential has expired, was revoked or speaks for the tenant no more, since the request began"
 	case gate.ReasonSuspended:
 		return "the tenant was suspended while the request was under way"
 	case gate.ReasonForbidden:

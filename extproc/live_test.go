@@ -21,6 +21,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -64,9 +65,9 @@ type world struct {
 	boom  string // the plan of whoever makes a recheck panic
 }
 
-func (w *world) Identify(_ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+func (w *world) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	if len(c.APIKeys) == 0 {
-		return authz.Principal{}, nil, authz.ErrNoCredentials
+		return authz.Principal{}, nil, authn.ErrNoCredentials
 	}
 	return authz.Principal{Scheme: authz.APIKey, Name: c.APIKeys[0], Expires: w.expires}, &quota.Account{Tenant: "acme", Plan: c.APIKeys[0]}, nil
 }
@@ -386,7 +387,7 @@ func TestAStreamThatEnvoyLeavesOpenIsCountedOnce(t *testing.T) {
 func TestWhatIsHeld(t *testing.T) {
 	w := newWorld()
 	w.admitted(t, "k1", ":authority", "API.example.com:8443", "authorization", "Basic c2tfc2VjcmV0", "cookie", "sk_secret",
-		"content-type", "application/grpc", "X-Team", "blue")
+		"Proxy-Authorization", "Basic c2tfc2VjcmV0", "X_Sluice_Tenant_Token", "eyJ", "x-tenant-id", "umbrella", "content-type", "application/grpc", "X-Team", "blue")
 	w.say(gate.ReasonAdmitted)
 	w.sweep(&sweeper{}, 1)
 	if len(w.asked) != 1 {

@@ -15,6 +15,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/authz/headers"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -31,7 +32,7 @@ const (
 // spiffeOf is an attribute if it is a SPIFFE id; "" if not.
 func spiffeOf(attributes map[string]*structpb.Value, name string) string {
 	id := attributes[name].GetStringValue()
-	if !strings.HasPrefix(id, "spiffe://") || len(id) > authz.MaxSPIFFE {
+	if !strings.HasPrefix(id, "spiffe://") || len(id) > trust.MaxSPIFFE {
 		return ""
 	}
 	return id

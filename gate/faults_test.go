@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -43,7 +46,7 @@ func newParts(t *testing.T, rule authz.Rule) *parts {
 	return p
 }
 
-func (p *parts) Identify(int64, *quota.Snapshot, *authz.Credentials) (authz.Principal, *quota.Account, error) {
+func (p *parts) Identify(context.Context, int64, *quota.Snapshot, *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	return p.identify()
 }
 
@@ -88,27 +91,30 @@ func TestFaultsInEveryStageDeny(t *testing.T) {
 	faults := map[string]func(*Gate, stage, context.CancelFunc) stage{
 		"F-01 the deadline passes while it works": func(_ *Gate, s stage, cancel context.CancelFunc) stage {
 			run := s.run
-			s.run = func(g *Gate, now int64, r *Request, d *Decision) verdict { defer cancel(); return run(g, now, r, d) }
+			s.run = func(g *Gate, ctx context.Context, now int64, r *Request, d *Decision) verdict {
+				defer cancel()
+				return run(g, ctx, now, r, d)
+			}
 			return s
 		},
 		"F-02 it panics": func(_ *Gate, s stage, _ context.CancelFunc) stage {
-			s.run = func(*Gate, int64, *Request, *Decision) verdict { panic("sk_secret") }
+			s.run = func(*Gate, context.Context, int64, *Request, *Decision) verdict { panic("sk_secret") }
 			return s
 		},
 		"it panics with nil": func(_ *Gate, s stage, _ context.CancelFunc) stage {
-			s.run = func(*Gate, int64, *Request, *Decision) verdict { panic(nil) } //nolint:govet // on purpose
+			s.run = func(*Gate, context.Context, int64, *Request, *Decision) verdict { panic(nil) } //nolint:govet // on purpose
 			return s
 		},
 		"it says nothing": func(_ *Gate, s stage, _ context.CancelFunc) stage {
-			s.run = func(*Gate, int64, *Request, *Decision) verdict { var nothing verdict; return nothing }
+			s.run = func(*Gate, context.Context, int64, *Request, *Decision) verdict { var nothing verdict; return nothing }
 			return s
 		},
 		"it says something that is not known": func(_ *Gate, s stage, _ context.CancelFunc) stage {
-			s.run = func(*Gate, int64, *Request, *Decision) verdict { return 1 }
+			s.run = func(*Gate, context.Context, int64, *Request, *Decision) verdict { return 1 }
 			return s
 		},
 		"it claims the admission and denies": func(_ *Gate, s stage, _ context.CancelFunc) stage {
-			s.run = func(_ *Gate, _ int64, _ *Request, d *Decision) verdict {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
 				d.allowed, d.Reason = true, ReasonAdmitted
 				return denied
 			}
@@ -177,6 +183,42 @@ func TestFaultsOfEveryCollaboratorDeny(t *testing.T) {
 			t.Error("it was charged")
 		}
 	})
+}
+
+// patient waits for keys that never come.
+type patient struct{ *parts }
+
+func (patient) Identify(ctx context.Context, _ int64, _ *quota.Snapshot, _ *authz.Credentials) (authz.Principal, *quota.Account, error) {
+	<-ctx.Done()
+	return authz.Principal{}, nil, authn.ErrBadCredential
+}
+
+// F-01: who has gone while keys were waited for is not told that his credential is bad, which nobody knows.
+func TestF01NobodyWaitsForKeysLongerThanTheCaller(t *testing.T) {
+	for name, credentials := range map[string]authz.Credentials{
+		"a token":                       {Tokens: []string{"a.b.c"}},
+		"a token beside a tenant token": {Tokens: []string{"a.b.c"}, SPIFFE: callService},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, p := hops(t)
+				if credentials.SPIFFE != "" {
+					credentials.Tenant = []string{string(at(t, g, second, acmeApp, callService, "").Token)}
+				}
+				g.o.Authenticator, p.records = patient{p}, nil
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				r := ask()
+				r.Credentials = credentials
+				var d Decision
+				g.Admit(ctx, second, r, &d)
+				refused(t, p, &d)
+				if d.Reason != ReasonUnavailable {
+					t.Errorf("reason %v", d.Reason)
+				}
+			})
+		})
+	}
 }
 
 // F-04: what must be recorded and can't be is not admitted; what may be lost is.

@@ -88,7 +88,8 @@ func (d *Decision) Limits() ([]ratelimit.Charge, []ratelimit.Outcome) {
 
 // Authenticator turns credentials into the principal and the account that they prove.
 type Authenticator interface {
-	Identify(now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error)
+	// Identify may wait, but not beyond ctx.
+	Identify(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error)
 }
 
 // Auditor records decisions. Record of a required entry returns when it is

@@ -10,6 +10,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -20,7 +21,15 @@ var pepper = [32]byte{7}
 
 const now = int64(1_800_000_000_000_000)
 
-func snapshot(t testing.TB) *quota.Snapshot {
+func snapshot(t testing.TB) *quota.Snapshot { return snapshotWith(t, "key-acme", idp()) }
+
+// idp is an issuer that speaks for acme.
+func idp() trust.Issuer {
+	return trust.Issuer{Name: "idp", Issuer: "https://id.example.com", Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys", Tenant: "acme"}
+}
+
+// snapshotWith has another k1, or other issuers.
+func snapshotWith(t testing.TB, k1 string, issuers ...trust.Issuer) *quota.Snapshot {
 	t.Helper()
 	digest := func(key string) string {
 		d := authn.Digest(pepper, key)
@@ -42,9 +51,10 @@ func snapshot(t testing.TB) *quota.Snapshot {
 			{ID: "closed", Plan: "gold", Suspended: true},
 			{ID: "wide", Plan: "wide"},
 		},
-		Rules: []authz.Rule{{Name: "tenants-may", Effect: "allow"}},
+		Rules:   []authz.Rule{{Name: "tenants-may", Effect: "allow"}},
+		Issuers: issuers,
 		APIKeys: []quota.APIKey{
-			{ID: "k1", Tenant: "acme", Digest: digest("key-acme")},
+			{ID: "k1", Tenant: "acme", Digest: digest(k1)},
 			{ID: "k2", Tenant: "umbrella", Digest: digest("key-umbrella")},
 			{ID: "k3", Tenant: "closed", Digest: digest("key-closed")},
 			{ID: "k4", Tenant: "acme", Digest: digest("key-old"), Expires: time.UnixMicro(now)},

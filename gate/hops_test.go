@@ -17,22 +17,29 @@ const (
 	second      = int64(time.Second / time.Microsecond)
 )
 
-// hops is a gate with tenant tokens, before a catalogue with one tenant that has
-// a limit at the edge and one at each service.
-func hops(t *testing.T) (*Gate, *parts) {
+// catalogueOf is that of hops. Its other tenant has principals, if any are given.
+func catalogueOf(t *testing.T, others ...string) *quota.Snapshot {
 	t.Helper()
-	p := newParts(t, anyone)
 	snapshot, err := quota.Compile(1, quota.Catalogue{
 		Plans: []quota.Plan{{Name: "gold", Limits: []quota.Limit{
 			{Name: "edge", Algorithm: "fixed", Limit: 10, Window: time.Second},
 			{Name: "service", Algorithm: "fixed", Limit: 10, Window: time.Second, At: "service"},
 		}}},
-		Tenants: []quota.Tenant{{ID: "acme", Plan: "gold", Principals: []string{acmeApp}}},
+		Tenants: []quota.Tenant{{ID: "acme", Plan: "gold", Principals: []string{acmeApp}}, {ID: "umbrella", Plan: "gold", Principals: others}},
 		Rules:   []authz.Rule{anyone},
 	}, [16]byte{1})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return snapshot
+}
+
+// hops is a gate with tenant tokens, before a catalogue with one tenant that has
+// a limit at the edge and one at each service.
+func hops(t *testing.T) (*Gate, *parts) {
+	t.Helper()
+	p := newParts(t, anyone)
+	snapshot := catalogueOf(t)
 	p.snapshot = snapshot
 	p.identify = func() (authz.Principal, *quota.Account, error) {
 		return authz.Principal{Scheme: authz.SPIFFE, Name: acmeApp}, snapshot.Account("acme"), nil
@@ -114,6 +121,28 @@ func TestATenantsOwnWorkloadPaysAtTheEdgeWhateverItShows(t *testing.T) {
 	shown := string(at(t, g, second, acmeApp, acmeApp, "").Token) // it called itself
 	if d := at(t, g, 2*second, acmeApp, callService, shown); !d.Allowed() || len(limitsOf(d)) != 2 {
 		t.Errorf("%v, limits %v, want both", d.Reason, limitsOf(d))
+	}
+}
+
+// A stream behind the edge is the caller's, whose tenant token a service showed. What becomes of the service
+// is no ground to end it; the service's next request is refused.
+func TestAServiceThatBecomesAnotherTenantsIsRefusedNext(t *testing.T) {
+	g, p := hops(t)
+	shown := string(at(t, g, second, acmeApp, callService, "").Token)
+	inner := at(t, g, 2*second, callService, aiService, shown)
+	if !inner.Allowed() {
+		t.Fatal(inner.Reason)
+	}
+	held := &Held{Tenant: inner.Tenant, Principal: inner.Principal}
+	p.snapshot = catalogueOf(t, callService)
+	p.identify = func() (authz.Principal, *quota.Account, error) {
+		return authz.Principal{Scheme: authz.SPIFFE, Name: callService}, p.snapshot.Account("umbrella"), nil
+	}
+	if ok, reason := g.Recheck(3*second, held); !ok {
+		t.Errorf("the running stream is ended: %v", reason)
+	}
+	if d := at(t, g, 3*second, callService, aiService, shown); d.Allowed() || d.Reason != ReasonUnauthenticated {
+		t.Errorf("the next request: %v", d.Reason)
 	}
 }
 

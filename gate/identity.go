@@ -1,21 +1,28 @@
 package gate
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/authz/trust"
+	"github.com/voicecore-ai/sluice/quota"
 )
 
 var errNoEdge = errors.New("no request begins here: show the tenant token of the hop before")
 
 // identify finds the principal and the account: by the tenant token of the hop
 // before, or by the caller's own credentials.
-func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
-	if err := g.who(now, r, d); err != nil {
+func (g *Gate) identify(ctx context.Context, now int64, r *Request, d *Decision) verdict {
+	if err := g.who(ctx, now, r, d); err != nil {
 		d.Principal, d.account = authz.Principal{}, nil
+		if ctx.Err() != nil { // keys that it waited for may not have come
+			return d.deny(ReasonUnavailable, tooLate)
+		}
 		return d.deny(ReasonUnauthenticated, err.Error())
 	}
 	d.Tenant, d.Plan = d.account.Tenant, d.account.Plan
@@ -25,32 +32,47 @@ func (g *Gate) identify(now int64, r *Request, d *Decision) verdict {
 	return passed
 }
 
-func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
+func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err error) {
 	shown := len(r.Credentials.Tenant) > 0
 	switch {
-	case r.Credentials.SPIFFE != "" && authz.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
-		return authz.ErrManyCredentials
+	case r.Credentials.SPIFFE != "" && trust.NotTheID(r.Credentials.SPIFFE, r.Holder, r.Credentials.XFCC):
+		return authn.ErrManyCredentials
 	case !shown && len(g.o.Edges) > 0 && !slices.Contains(g.o.Edges, r.Peer):
 		return errNoEdge
 	case shown && g.o.Tokens == nil:
 		return token.ErrKey
 	case shown:
-		hop, inner, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials, g.o.Authenticator)
-		if err == nil && (!inner || hop.Account == nil) {
-			err = authz.ErrBadCredential
+		claims, account, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials)
+		if err == nil {
+			err = g.beside(ctx, now, r, d, account)
 		}
 		if err != nil {
 			return err
 		}
-		d.Principal, d.account, d.Edge, d.until = hop.Claims.Principal, hop.Account, hop.Claims.Decision, hop.Claims.Expires
+		d.Principal, d.account, d.Edge, d.until = claims.Principal, account, claims.Decision, claims.Expires
 		// A tenant's own workload pays as a caller from outside: it could call itself for a
 		// token, and then everybody else with it.
 		d.inner = d.snapshot.SPIFFE(r.Credentials.SPIFFE) == nil
 	default:
-		d.Principal, d.account, err = g.o.Authenticator.Identify(now, d.snapshot, &r.Credentials)
+		d.Principal, d.account, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
-			err = authz.ErrBadCredential
+			err = authn.ErrBadCredential
 		}
+	}
+	return err
+}
+
+// beside judges what is shown beside a tenant token of account. A credential of the caller's own must name the
+// same tenant, and then the token decides. The SPIFFE id by which the holder shows it is such a credential
+// only where it is a tenant's.
+func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, account *quota.Account) error {
+	c := &r.Credentials
+	if len(c.APIKeys) == 0 && len(c.Tokens) == 0 && d.snapshot.SPIFFE(c.SPIFFE) == nil {
+		return nil
+	}
+	_, own, err := g.o.Authenticator.Identify(ctx, now, d.snapshot, c)
+	if err == nil && own != account {
+		return authn.ErrConflict
 	}
 	return err
 }
@@ -59,7 +81,7 @@ func (g *Gate) who(now int64, r *Request, d *Decision) (err error) {
 // there is a workload that can hold it: the one whose certificate the caller saw, else, where that is
 // not a mesh's (a gateway that clients reach), the one whose Envoy asks. One that can't be made, for a
 // name too long say, is left out: the next hop then refuses, and this one needs no token.
-func (g *Gate) handOver(now int64, r *Request, d *Decision) verdict {
+func (g *Gate) handOver(_ context.Context, now int64, r *Request, d *Decision) verdict {
 	holder := r.Holder
 	if !strings.HasPrefix(holder, "spiffe://") {
 		holder = r.Peer

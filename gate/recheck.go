@@ -13,11 +13,10 @@ type Held struct {
 	Peer     string   // the Envoy that carries it
 	Tenant   tenant.ID
 	Plan     string
-	// Principal is who asked. Its Name is the API key's id, the SPIFFE id or the token's
-	// subject, by which a revocation finds it.
+	// Principal is who asked. Its Name and Voucher are what a revocation finds it by.
 	Principal authz.Principal
-	// Action is what was asked, its path canonical, without a body and without the headers
-	// that carry credentials: a condition that reads those ends the stream. Its slices are Held's own.
+	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, and
+	// without a body: a condition that reads that ends the stream. Its slices are Held's own.
 	Action authz.Action
 	Since  int64 // when it was admitted, Unix µs
 
@@ -28,7 +27,8 @@ type Held struct {
 // not, why: the tenant, the credential, and what the rules say now. It charges nothing and
 // costs what the rules cost.
 //
-// A token can't be revoked before its end but with its tenant: nobody here knows it by name.
+// It is about who the request is for, not about the services on its way: behind the edge a workload
+// shows the caller's tenant token, and what has become of the workload is asked at its next request.
 func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
 	s := g.o.Snapshot()
 	account := s.Account(h.Tenant)

@@ -19,7 +19,7 @@ const (
 // new stage is covered without being named.
 type stage struct {
 	name string
-	run  func(*Gate, int64, *Request, *Decision) verdict
+	run  func(*Gate, context.Context, int64, *Request, *Decision) verdict
 }
 
 var stages = [...]stage{
@@ -30,6 +30,8 @@ var stages = [...]stage{
 	{"charge", (*Gate).charge},
 	{"hand over", (*Gate).handOver},
 }
+
+const tooLate = "too late to decide"
 
 // run is true if every stage passed within ctx.
 func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok bool) {
@@ -42,10 +44,10 @@ func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok 
 	}()
 	for i := range g.stages {
 		if ctx.Err() != nil {
-			d.deny(ReasonUnavailable, "too late to decide")
+			d.deny(ReasonUnavailable, tooLate)
 			return false
 		}
-		if g.stages[i].run(g, now, r, d) != passed {
+		if g.stages[i].run(g, ctx, now, r, d) != passed {
 			if d.Reason == ReasonAdmitted {
 				d.deny(ReasonInternal, "")
 			}
@@ -53,14 +55,14 @@ func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok 
 		}
 	}
 	if ctx.Err() != nil {
-		d.deny(ReasonUnavailable, "too late to decide")
+		d.deny(ReasonUnavailable, tooLate)
 		return false
 	}
 	return len(g.stages) > 0
 }
 
 // read makes the host and the path canonical, once for rules, limits and records.
-func (g *Gate) read(_ int64, r *Request, d *Decision) verdict {
+func (g *Gate) read(_ context.Context, _ int64, r *Request, d *Decision) verdict {
 	d.snapshot = g.o.Snapshot()
 	d.Revision = d.snapshot.Revision
 	if r.Malformed != "" {
@@ -87,7 +89,7 @@ const byDefault = "(default deny)"
 
 // authorize asks the rules. A tenant in shadow is let pass where they refuse, and
 // the record says what they would have done.
-func (g *Gate) authorize(now int64, r *Request, d *Decision) verdict {
+func (g *Gate) authorize(_ context.Context, now int64, r *Request, d *Decision) verdict {
 	d.input = authz.Input{Now: now, Principal: &d.Principal, Tenant: d.Tenant, Plan: d.Plan, Action: &r.Action}
 	d.Verdict = d.snapshot.Rules.Decide(&d.input)
 	switch {
@@ -110,7 +112,7 @@ func (g *Gate) authorize(now int64, r *Request, d *Decision) verdict {
 
 // tell denies what could not be told to the service, before it is charged and recorded: a door
 // that found out afterwards would refuse what the record says was allowed.
-func (g *Gate) tell(_ int64, _ *Request, d *Decision) verdict {
+func (g *Gate) tell(_ context.Context, _ int64, _ *Request, d *Decision) verdict {
 	if !d.Forwardable() {
 		return d.deny(ReasonInternal, "the tenant can't be told to the service")
 	}
@@ -118,7 +120,7 @@ func (g *Gate) tell(_ int64, _ *Request, d *Decision) verdict {
 }
 
 // charge charges every limit that holds at this hop, or none.
-func (g *Gate) charge(now int64, _ *Request, d *Decision) verdict {
+func (g *Gate) charge(_ context.Context, now int64, _ *Request, d *Decision) verdict {
 	if d.Verdict.Audit == authz.Required && (g.o.Audit == nil || !g.o.Audit.Available()) {
 		return d.deny(ReasonUnavailable, "the decision can't be recorded right now; try again")
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -161,7 +162,7 @@ func (k *compiler) tenant(i int, t *Tenant) {
 	for j, p := range t.Principals {
 		here := at.field("principals")
 		here.Item = j
-		if wrong := authz.CheckSPIFFE(p); wrong != "" {
+		if wrong := trust.CheckSPIFFE(p); wrong != "" {
 			k.problem(here, quote(p)+" "+wrong, "a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app")
 			continue
 		}
@@ -277,7 +278,10 @@ func (k *compiler) key(i int, key *APIKey) {
 	}
 	k.digestAt[digest] = i
 	k.out.digests[key.ID] = digest
-	k.out.keys[digest] = Credential{ID: key.ID, Digest: digest, Expires: key.Expires, Account: account, Scopes: key.Scopes}
+	voucher := sha256.Sum256(digest[:]) // services see it in tenant tokens: not a part of the digest
+	k.out.keys[digest] = Credential{
+		ID: key.ID, Digest: digest, Voucher: [16]byte(voucher[:16]), Expires: key.Expires, Account: account, Scopes: key.Scopes,
+	}
 }
 
 // rules compiles rules, and checks what only the catalogue knows: whom they name.
@@ -297,7 +301,7 @@ func (k *compiler) rules(last *Snapshot, rules []authz.Rule) {
 }
 
 // issuers does the same for issuers.
-func (k *compiler) issuers(last *Snapshot, issuers []authz.Issuer) {
+func (k *compiler) issuers(last *Snapshot, issuers []trust.Issuer) {
 	for i := range issuers {
 		if id := issuers[i].Tenant; id != "" {
 			k.noTenant(Place{List: "issuers", Index: i, Limit: -1, Item: -1, Field: "tenant"}, id)
@@ -308,7 +312,7 @@ func (k *compiler) issuers(last *Snapshot, issuers []authz.Issuer) {
 		return
 	}
 	var problems []authz.Problem
-	k.out.Issuers, problems = authz.CompileIssuers(issuers)
+	k.out.Issuers, problems = trust.Compile(issuers)
 	k.adopt("issuers", problems)
 }
 

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -45,7 +46,7 @@ func TestCompileNamesEveryProblemAtOnce(t *testing.T) {
 		c.Rules = rs
 		return c
 	}
-	issuers := func(is ...authz.Issuer) Catalogue {
+	issuers := func(is ...trust.Issuer) Catalogue {
 		c := customer(Tenant{ID: "acme", Plan: "gold"})
 		c.Issuers = is
 		return c
@@ -92,12 +93,13 @@ func TestCompileNamesEveryProblemAtOnce(t *testing.T) {
 		{"a digest that is not hexadecimal", key(APIKey{ID: "k", Tenant: "acme", Digest: strings.Repeat("x", 64)}), `api_keys[0].digest: is not hexadecimal; 64 hexadecimal digits, as 'sluice' prints them: never the key itself`},
 		{"an expiry beyond the calendar", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Expires: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}), `api_keys[0].expires: the year 10000 is out of range; a time from 1970 to 9999; leave it out for never`},
 		{"a limit that charges nowhere", with(Limit{At: "Service"}), `plans[0].limits[0].at: a limit can't charge at "Service"; edge (the default): once, where the request comes in; or service: at each service too`},
+		{"too many rules", rules(make([]authz.Rule, 10_001)...), `rules: there are 10001 rules; at most 10000`},
 		{"an unknown authorization", customer(Tenant{ID: "acme", Plan: "gold", Authorization: "off"}), `tenants[0].authorization: there is no authorization "off"; enforce (the default), or shadow: record what rules refuse and let it pass`},
 		{"too many scopes", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Scopes: slices.Repeat([]string{"s"}, 65)}), `api_keys[0].scopes: the key has 65 scopes; at most 64`},
 		{"scopes that are none", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Scopes: []string{"", "a b", "a,b", "a\x7f", "a\n", "ä", strings.Repeat("a", 128), strings.Repeat("b", 129)}}), notScope(0, `""`) + notScope(1, `"a b"`) + notScope(2, `"a,b"`) + notScope(3, `"a\x7f"`) + notScope(4, `"a\n"`) + notScope(5, `"ä"`) + strings.TrimSuffix(notScope(7, `"`+strings.Repeat("b", 80)+`"…`), "\n")},
 		{"a rule about nobody", rules(authz.Rule{Name: "r", Effect: "allow", Who: authz.Who{Tenants: []string{"acme", "umbrella"}, Plans: []string{"gold", "silver"}}}), `rules[0].who.tenants[1]: there is no tenant "umbrella"; the id of one of the tenants
 rules[0].who.plans[1]: there is no plan "silver"; one of the plans "gold"`},
-		{"an issuer that speaks for nobody", issuers(authz.Issuer{Name: "i", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys", Tenant: "umbrella"}), `issuers[0].tenant: there is no tenant "umbrella"; the id of one of the tenants`},
+		{"an issuer that speaks for nobody", issuers(trust.Issuer{Name: "i", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys", Tenant: "umbrella"}), `issuers[0].tenant: there is no tenant "umbrella"; the id of one of the tenants`},
 		{"no SPIFFE id", principal("http://mesh/a"), `tenants[0].principals[0]: "http://mesh/a" does not begin with spiffe://; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},
 		{"a SPIFFE id without a path", principal("spiffe://mesh"), `tenants[0].principals[0]: "spiffe://mesh" has no path; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},
 		{"a SPIFFE id with a relative path", principal("spiffe://mesh/a/../b"), `tenants[0].principals[0]: "spiffe://mesh/a/../b" has a path with an empty or relative segment; a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app`},

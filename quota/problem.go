@@ -42,7 +42,7 @@ func (p Problems) Error() string {
 // Place is where in a Catalogue a value stands.
 type Place struct {
 	List  string // as YAML spells it: "plans", "tenants", "api_keys", "rules" or "issuers"
-	Index int    // in that list
+	Index int    // in that list; -1 for the list itself
 	Limit int    // in the entry's limits; -1 outside them
 	Item  int    // in the field's list, such as principals; -1 for the field itself
 	Field string // as YAML spells it, with dots into a nested one ("who.tenants"); "" for the whole entry
@@ -55,6 +55,9 @@ func (p Place) String() string {
 
 // Within is the place, with other names for its entry and its limit.
 func (p Place) Within(entry, limit string) string {
+	if p.Index < 0 {
+		return p.List
+	}
 	b := make([]byte, 0, 64)
 	b = append(append(append(append(b, p.List...), '['), entry...), ']')
 	if p.Limit >= 0 {

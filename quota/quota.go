@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -62,5 +63,5 @@ type Catalogue struct {
 	Tenants []Tenant       `json:"tenants,omitempty" yaml:"tenants,omitempty"`
 	APIKeys []APIKey       `json:"api_keys,omitempty" yaml:"api_keys,omitempty"`
 	Rules   []authz.Rule   `json:"rules,omitempty" yaml:"rules,omitempty"`
-	Issuers []authz.Issuer `json:"issuers,omitempty" yaml:"issuers,omitempty"`
+	Issuers []trust.Issuer `json:"issuers,omitempty" yaml:"issuers,omitempty"`
 }

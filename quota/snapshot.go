@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -12,14 +13,14 @@ import (
 type Snapshot struct {
 	Revision uint64
 	Rules    *authz.Rules   // never nil; without rules it denies everything
-	Issuers  *authz.Issuers // never nil
+	Issuers  *trust.Issuers // never nil
 	tenants  map[tenant.ID]*Account
 	keys     map[[32]byte]Credential
 	digests  map[string][32]byte // of keys, by id
 	spiffe   map[string]*Account
 
 	rules   []authz.Rule // what Rules and Issuers were compiled from
-	issuers []authz.Issuer
+	issuers []trust.Issuer
 }
 
 // Account is a tenant ready to be charged.
@@ -39,6 +40,7 @@ type Account struct {
 type Credential struct {
 	ID      string
 	Digest  [32]byte
+	Voucher [16]byte  // of principals that show the key; of its digest, and so another's if the key is exchanged
 	Expires time.Time // zero: never
 	Scopes  []string  // become the principal's roles; shared and read-only
 	Account *Account

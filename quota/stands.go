@@ -16,8 +16,10 @@ func (s *Snapshot) KeyOf(id string) (Credential, bool) {
 }
 
 // Stands reports whether p, who proved to be a's a while ago, still is: the API key with
-// that id is there, a's, not expired and has the scopes that it had; the workload is still a's; the credential has not ended. now
-// is Unix µs. A token of an issuer is known here by its end only.
+// that id is there, the same key, a's, not expired and has the scopes that it had; the workload is still a's; the
+// issuer that vouched is there, and as it was; the credential has not ended. now is Unix µs.
+//
+// That an issuer withdrew the key that signed a token is not known here: its token ends by itself.
 func (s *Snapshot) Stands(now int64, p *authz.Principal, a *Account) bool {
 	if p.Expires != 0 && p.Expires <= now {
 		return false
@@ -27,9 +29,9 @@ func (s *Snapshot) Stands(now int64, p *authz.Principal, a *Account) bool {
 		return s.SPIFFE(p.Name) == a
 	case authz.APIKey:
 		c, ok := s.KeyOf(p.Name)
-		return ok && c.Account == a && slices.Equal(c.Scopes, p.Roles) && (c.Expires.IsZero() || c.Expires.UnixMicro() > now)
+		return ok && c.Account == a && c.Voucher == p.Voucher && slices.Equal(c.Scopes, p.Roles) && (c.Expires.IsZero() || c.Expires.UnixMicro() > now)
 	case authz.JWT:
-		return true
+		return s.Issuers.Vouches(p.Voucher)
 	default:
 		return false
 	}

@@ -24,7 +24,7 @@ func (a *Authenticator) apiKey(now int64, s *quota.Snapshot, key string) (authz.
 	if !ok || match != 1 || credential.Account == nil {
 		return a.refuse(refusedAPIKey)
 	}
-	principal := authz.Principal{Scheme: authz.APIKey, Name: credential.ID, Roles: credential.Scopes}
+	principal := authz.Principal{Scheme: authz.APIKey, Name: credential.ID, Roles: credential.Scopes, Voucher: credential.Voucher}
 	if !credential.Expires.IsZero() {
 		if principal.Expires = credential.Expires.UnixMicro(); principal.Expires <= now {
 			return a.refuse(refusedAPIKey)

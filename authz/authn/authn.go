@@ -10,10 +10,22 @@
 package authn
 
 import (
+	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
+)
+
+// Errors of Identify. Each means 401.
+var (
+	ErrNoCredentials   = errors.New("no credentials: send an API key in x-api-key, or an API key or a token as 'Authorization: Bearer'")
+	ErrManyCredentials = errors.New("more than one credential: send exactly one")
+	ErrBadCredential   = errors.New("the credential is unknown, expired or malformed")
+	ErrTooManyBad      = errors.New("too many bad credentials from this address: wait a second and try again")
+	ErrConflict        = errors.New("the credentials name different tenants")
 )
 
 // Options are what an Authenticator is made of.
@@ -21,7 +33,7 @@ type Options struct {
 	Pepper  [32]byte // API keys are kept as HMAC-SHA-256 under it
 	KeySets *KeySets // nil: no token is believed
 	// XFCCForwarders are the SPIFFE ids of proxies that may name their client in
-	// x-forwarded-client-cert. One that fails [authz.CheckSPIFFE] never matches.
+	// x-forwarded-client-cert. One that fails [trust.CheckSPIFFE] never matches.
 	XFCCForwarders []string
 	MaxTokens      int // verified tokens that are remembered; default 65,536, at most 64 MiB
 }
@@ -52,17 +64,17 @@ func New(o Options) *Authenticator {
 }
 
 // Identify returns who c proves to be. now is Unix microseconds. An error, always
-// one of package authz, means 401.
+// one of those above, means 401.
 //
 // A request has one credential of its own, an API key or a token; two are refused
 // even if they agree. Beside it, a SPIFFE principal that belongs to no tenant (a
 // gateway's, say) is no refusal; one that belongs to another tenant is a conflict.
 //
-// It waits up to KeySetsOptions.Wait where a token names a key that is not known yet.
-func (a *Authenticator) Identify(now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+// It waits up to KeySetsOptions.Wait, and not beyond ctx, where a token names a key that is not known yet.
+func (a *Authenticator) Identify(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	own := len(c.APIKeys) + len(c.Tokens)
 	if own > 1 {
-		return a.refuseAs(refusedMany, authz.ErrManyCredentials)
+		return a.refuseAs(refusedMany, ErrManyCredentials)
 	}
 	workload, workloads, why := a.workload(s, c)
 	if why != 0 {
@@ -75,7 +87,7 @@ func (a *Authenticator) Identify(now int64, s *quota.Snapshot, c *authz.Credenti
 		case workload != "":
 			return a.refuse(refusedSPIFFE)
 		}
-		return authz.Principal{}, nil, authz.ErrNoCredentials
+		return authz.Principal{}, nil, ErrNoCredentials
 	}
 	var principal authz.Principal
 	var account *quota.Account
@@ -83,13 +95,13 @@ func (a *Authenticator) Identify(now int64, s *quota.Snapshot, c *authz.Credenti
 	if len(c.APIKeys) == 1 {
 		principal, account, err = a.apiKey(now, s, c.APIKeys[0])
 	} else {
-		principal, account, err = a.token(now, s, c.Tokens[0], c.Source)
+		principal, account, err = a.token(ctx, now, s, c)
 	}
 	if err != nil {
 		return authz.Principal{}, nil, err
 	}
 	if workloads != nil && workloads != account {
-		return a.refuseAs(refusedConflict, authz.ErrConflict)
+		return a.refuseAs(refusedConflict, ErrConflict)
 	}
 	return principal, account, nil
 }
@@ -109,7 +121,7 @@ func (a *Authenticator) workload(s *quota.Snapshot, c *authz.Credentials) (id st
 		id = client
 	}
 	account = s.SPIFFE(id)
-	if account == nil && authz.CheckSPIFFE(id) != "" { // the catalogue's were checked
+	if account == nil && trust.CheckSPIFFE(id) != "" { // the catalogue's were checked
 		return "", nil, refusedSPIFFE
 	}
 	return id, account, 0

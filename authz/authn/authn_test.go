@@ -27,43 +27,43 @@ func TestIdentify(t *testing.T) {
 		name0   string // the principal's
 		tenant  string
 	}{
-		{name: "nothing", wantErr: authz.ErrNoCredentials},
-		{name: "I-01 no principal, an empty key", in: authz.Credentials{APIKeys: []string{""}}, wantErr: authz.ErrBadCredential},
-		{name: "an empty token", in: authz.Credentials{Tokens: []string{""}}, wantErr: authz.ErrBadCredential},
-		{name: "a workload of no tenant", in: authz.Credentials{SPIFFE: gateway}, wantErr: authz.ErrBadCredential},
+		{name: "nothing", wantErr: authn.ErrNoCredentials},
+		{name: "I-01 no principal, an empty key", in: authz.Credentials{APIKeys: []string{""}}, wantErr: authn.ErrBadCredential},
+		{name: "an empty token", in: authz.Credentials{Tokens: []string{""}}, wantErr: authn.ErrBadCredential},
+		{name: "a workload of no tenant", in: authz.Credentials{SPIFFE: gateway}, wantErr: authn.ErrBadCredential},
 
-		{name: "I-02 another trust domain", in: authz.Credentials{SPIFFE: "spiffe://evil/ns/acme/sa/app"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 a segment more", in: authz.Credentials{SPIFFE: acmeApp + "/x"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 a slash at the end", in: authz.Credentials{SPIFFE: acmeApp + "/"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 percent-encoded", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme%2fsa/app"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 another scheme", in: authz.Credentials{SPIFFE: "SPIFFE://mesh/ns/acme/sa/app"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 a path that goes up", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme/sa/x/../app"}, wantErr: authz.ErrBadCredential},
-		{name: "I-02 a malformed id beside a good key", in: authz.Credentials{SPIFFE: "spiffe://mesh/", APIKeys: []string{"key-acme"}}, wantErr: authz.ErrBadCredential},
-		{name: "I-03 a service account with a dot for a dash", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme/sa.app"}, wantErr: authz.ErrBadCredential},
-		{name: "I-05 a NUL in the id", in: authz.Credentials{SPIFFE: acmeApp + "\x00.evil"}, wantErr: authz.ErrBadCredential},
-		{name: "I-05 two ids joined", in: authz.Credentials{SPIFFE: acmeApp + "," + otherApp}, wantErr: authz.ErrBadCredential},
+		{name: "I-02 another trust domain", in: authz.Credentials{SPIFFE: "spiffe://evil/ns/acme/sa/app"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 a segment more", in: authz.Credentials{SPIFFE: acmeApp + "/x"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 a slash at the end", in: authz.Credentials{SPIFFE: acmeApp + "/"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 percent-encoded", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme%2fsa/app"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 another scheme", in: authz.Credentials{SPIFFE: "SPIFFE://mesh/ns/acme/sa/app"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 a path that goes up", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme/sa/x/../app"}, wantErr: authn.ErrBadCredential},
+		{name: "I-02 a malformed id beside a good key", in: authz.Credentials{SPIFFE: "spiffe://mesh/", APIKeys: []string{"key-acme"}}, wantErr: authn.ErrBadCredential},
+		{name: "I-03 a service account with a dot for a dash", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/acme/sa.app"}, wantErr: authn.ErrBadCredential},
+		{name: "I-05 a NUL in the id", in: authz.Credentials{SPIFFE: acmeApp + "\x00.evil"}, wantErr: authn.ErrBadCredential},
+		{name: "I-05 two ids joined", in: authz.Credentials{SPIFFE: acmeApp + "," + otherApp}, wantErr: authn.ErrBadCredential},
 
-		{name: "I-06 a token of one tenant and a key of another", in: authz.Credentials{Tokens: []string{forAcme}, APIKeys: []string{"key-umbrella"}}, wantErr: authz.ErrManyCredentials},
-		{name: "I-06 a token and a key of one tenant", in: authz.Credentials{Tokens: []string{forAcme}, APIKeys: []string{"key-acme"}}, wantErr: authz.ErrManyCredentials},
-		{name: "I-06 two tokens", in: authz.Credentials{Tokens: []string{forAcme, forAcme}}, wantErr: authz.ErrManyCredentials},
-		{name: "I-06 two keys of one tenant", in: authz.Credentials{APIKeys: []string{"key-acme", "key-acme-next"}}, wantErr: authz.ErrManyCredentials},
-		{name: "I-06 one key twice", in: authz.Credentials{APIKeys: []string{"key-acme", "key-acme"}}, wantErr: authz.ErrManyCredentials},
-		{name: "I-06 a good key and a bad one", in: authz.Credentials{APIKeys: []string{"key-acme", "x"}}, wantErr: authz.ErrManyCredentials},
-		{name: "a workload of one tenant, a key of another", in: authz.Credentials{SPIFFE: acmeApp, APIKeys: []string{"key-umbrella"}}, wantErr: authz.ErrConflict},
-		{name: "a workload of one tenant, a token of another", in: authz.Credentials{SPIFFE: acmeApp, Tokens: []string{forUmbrella}}, wantErr: authz.ErrConflict},
-		{name: "a workload of a tenant and a bad key", in: authz.Credentials{SPIFFE: acmeApp, APIKeys: []string{"x"}}, wantErr: authz.ErrBadCredential},
-		{name: "a workload of a tenant and a bad token", in: authz.Credentials{SPIFFE: acmeApp, Tokens: []string{"ey.a.b"}}, wantErr: authz.ErrBadCredential},
+		{name: "I-06 a token of one tenant and a key of another", in: authz.Credentials{Tokens: []string{forAcme}, APIKeys: []string{"key-umbrella"}}, wantErr: authn.ErrManyCredentials},
+		{name: "I-06 a token and a key of one tenant", in: authz.Credentials{Tokens: []string{forAcme}, APIKeys: []string{"key-acme"}}, wantErr: authn.ErrManyCredentials},
+		{name: "I-06 two tokens", in: authz.Credentials{Tokens: []string{forAcme, forAcme}}, wantErr: authn.ErrManyCredentials},
+		{name: "I-06 two keys of one tenant", in: authz.Credentials{APIKeys: []string{"key-acme", "key-acme-next"}}, wantErr: authn.ErrManyCredentials},
+		{name: "I-06 one key twice", in: authz.Credentials{APIKeys: []string{"key-acme", "key-acme"}}, wantErr: authn.ErrManyCredentials},
+		{name: "I-06 a good key and a bad one", in: authz.Credentials{APIKeys: []string{"key-acme", "x"}}, wantErr: authn.ErrManyCredentials},
+		{name: "a workload of one tenant, a key of another", in: authz.Credentials{SPIFFE: acmeApp, APIKeys: []string{"key-umbrella"}}, wantErr: authn.ErrConflict},
+		{name: "a workload of one tenant, a token of another", in: authz.Credentials{SPIFFE: acmeApp, Tokens: []string{forUmbrella}}, wantErr: authn.ErrConflict},
+		{name: "a workload of a tenant and a bad key", in: authz.Credentials{SPIFFE: acmeApp, APIKeys: []string{"x"}}, wantErr: authn.ErrBadCredential},
+		{name: "a workload of a tenant and a bad token", in: authz.Credentials{SPIFFE: acmeApp, Tokens: []string{"ey.a.b"}}, wantErr: authn.ErrBadCredential},
 
-		{name: "I-04 the client's own XFCC, without mTLS", in: authz.Credentials{XFCC: xfcc(acmeApp)}, wantErr: authz.ErrNoCredentials},
+		{name: "I-04 the client's own XFCC, without mTLS", in: authz.Credentials{XFCC: xfcc(acmeApp)}, wantErr: authn.ErrNoCredentials},
 		{name: "I-04 XFCC from a workload that is no forwarder", in: authz.Credentials{SPIFFE: otherApp, XFCC: xfcc(acmeApp)}, name0: otherApp, tenant: "umbrella"},
-		{name: "I-04 XFCC from a stranger of no tenant", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/x/sa/y", XFCC: xfcc(acmeApp)}, wantErr: authz.ErrBadCredential},
-		{name: "I-04 two XFCC headers", in: authz.Credentials{SPIFFE: gateway, XFCC: append(xfcc(acmeApp), xfcc(acmeApp)...)}, wantErr: authz.ErrBadCredential},
-		{name: "I-04 two elements", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{xfcc(otherApp)[0] + "," + xfcc(acmeApp)[0]}}, wantErr: authz.ErrBadCredential},
-		{name: "I-04 an empty XFCC from a forwarder", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{""}}, wantErr: authz.ErrBadCredential},
-		{name: "I-04 a URI that is no SPIFFE id", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc("https://acme")}, wantErr: authz.ErrBadCredential},
-		{name: "I-04 a bad XFCC beside a good key", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{"URI=a,URI=b"}, APIKeys: []string{"key-acme"}}, wantErr: authz.ErrBadCredential},
-		{name: "XFCC names one tenant, the key another", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc(acmeApp), APIKeys: []string{"key-umbrella"}}, wantErr: authz.ErrConflict},
-		{name: "XFCC names a workload of no tenant", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc("spiffe://mesh/ns/x/sa/y")}, wantErr: authz.ErrBadCredential},
+		{name: "I-04 XFCC from a stranger of no tenant", in: authz.Credentials{SPIFFE: "spiffe://mesh/ns/x/sa/y", XFCC: xfcc(acmeApp)}, wantErr: authn.ErrBadCredential},
+		{name: "I-04 two XFCC headers", in: authz.Credentials{SPIFFE: gateway, XFCC: append(xfcc(acmeApp), xfcc(acmeApp)...)}, wantErr: authn.ErrBadCredential},
+		{name: "I-04 two elements", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{xfcc(otherApp)[0] + "," + xfcc(acmeApp)[0]}}, wantErr: authn.ErrBadCredential},
+		{name: "I-04 an empty XFCC from a forwarder", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{""}}, wantErr: authn.ErrBadCredential},
+		{name: "I-04 a URI that is no SPIFFE id", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc("https://acme")}, wantErr: authn.ErrBadCredential},
+		{name: "I-04 a bad XFCC beside a good key", in: authz.Credentials{SPIFFE: gateway, XFCC: []string{"URI=a,URI=b"}, APIKeys: []string{"key-acme"}}, wantErr: authn.ErrBadCredential},
+		{name: "XFCC names one tenant, the key another", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc(acmeApp), APIKeys: []string{"key-umbrella"}}, wantErr: authn.ErrConflict},
+		{name: "XFCC names a workload of no tenant", in: authz.Credentials{SPIFFE: gateway, XFCC: xfcc("spiffe://mesh/ns/x/sa/y")}, wantErr: authn.ErrBadCredential},
 
 		{name: "a key", in: authz.Credentials{APIKeys: []string{"key-acme"}}, name0: "k1", tenant: "acme"},
 		{name: "a token", in: authz.Credentials{Tokens: []string{forUmbrella}}, name0: "claim/user-1", tenant: "umbrella"},
@@ -105,9 +105,9 @@ func TestI08APIKeys(t *testing.T) {
 		{"the new key while both are valid", "key-acme-next", now + 60*second - 1, "k1-next"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p, account, err := w.a.Identify(tt.at, w.snapshot, &authz.Credentials{APIKeys: []string{tt.key}})
+			p, account, err := w.a.Identify(t.Context(), tt.at, w.snapshot, &authz.Credentials{APIKeys: []string{tt.key}})
 			if tt.want == "" {
-				if !errors.Is(err, authz.ErrBadCredential) || account != nil || p.Name != "" {
+				if !errors.Is(err, authn.ErrBadCredential) || account != nil || p.Name != "" {
 					t.Errorf("got %+v, %v, %v", p, account, err)
 				}
 				return
@@ -127,7 +127,7 @@ func TestI08APIKeys(t *testing.T) {
 		}
 		gone := &quota.Snapshot{Revision: 2, Issuers: w.snapshot.Issuers}
 		for _, c := range []authz.Credentials{good, {APIKeys: []string{"key-acme"}}} {
-			if _, _, err := w.a.Identify(now, gone, &c); !errors.Is(err, authz.ErrBadCredential) {
+			if _, _, err := w.a.Identify(t.Context(), now, gone, &c); !errors.Is(err, authn.ErrBadCredential) {
 				t.Errorf("%+v: %v", c.APIKeys, err)
 			}
 		}
@@ -138,7 +138,7 @@ func TestLastUsed(t *testing.T) {
 	const minute = 60 * second
 	w := newWorld(t, authn.Options{})
 	use := func(at int64, key string) {
-		_, _, _ = w.a.Identify(at, w.snapshot, &authz.Credentials{APIKeys: []string{key}})
+		_, _, _ = w.a.Identify(t.Context(), at, w.snapshot, &authz.Credentials{APIKeys: []string{key}})
 	}
 	if got := w.a.LastUsed("k1"); got != 0 {
 		t.Errorf("never used: %d", got)
@@ -180,7 +180,7 @@ func TestHitsDoNotAllocate(t *testing.T) {
 		"a forwarded name": {SPIFFE: gateway, XFCC: []string{`By=` + gateway + `;Hash=00;Subject="CN=a";URI=` + acmeApp}},
 	} {
 		identify := func() {
-			if _, _, err := w.a.Identify(now, w.snapshot, &c); err != nil {
+			if _, _, err := w.a.Identify(t.Context(), now, w.snapshot, &c); err != nil {
 				t.Fatal(name, err)
 			}
 		}

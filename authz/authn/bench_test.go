@@ -26,7 +26,7 @@ func BenchmarkIdentify(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := w.a.Identify(now, w.snapshot, &c.in); err != nil {
+				if _, _, err := w.a.Identify(b.Context(), now, w.snapshot, &c.in); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -69,7 +69,7 @@ func BenchmarkFlood(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		c := authz.Credentials{Tokens: bad[n%len(bad) : n%len(bad)+1], Source: "192.0.2.1"}
-		if _, _, err := w.a.Identify(now+int64(n), w.snapshot, &c); err == nil { // a µs each: a million a second
+		if _, _, err := w.a.Identify(b.Context(), now+int64(n), w.snapshot, &c); err == nil { // a µs each: a million a second
 			b.Fatal("a forged token was accepted")
 		}
 		n++

@@ -1,6 +1,7 @@
 package authn_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -27,7 +28,7 @@ func forged(n int) []string {
 type flooded struct{ *world }
 
 func (w flooded) try(at int64, token, source string) error {
-	_, _, err := w.a.Identify(at, w.snapshot, &authz.Credentials{Tokens: []string{token}, Source: source})
+	_, _, err := w.a.Identify(context.Background(), at, w.snapshot, &authz.Credentials{Tokens: []string{token}, Source: source})
 	return err
 }
 
@@ -36,9 +37,9 @@ func (w flooded) read(t *testing.T, at int64, bad []string, source func(int) str
 	t.Helper()
 	for i, token := range bad {
 		switch err := w.try(at, token, source(i)); {
-		case errors.Is(err, authz.ErrBadCredential):
+		case errors.Is(err, authn.ErrBadCredential):
 			n++
-		case !errors.Is(err, authz.ErrTooManyBad):
+		case !errors.Is(err, authn.ErrTooManyBad):
 			t.Fatalf("the bad token %d: %v", i, err)
 		}
 	}
@@ -68,13 +69,13 @@ func TestL10ASourceMayWasteOnlySoManySignatures(t *testing.T) {
 		t.Errorf("%d signatures were checked, want %d", n, most)
 	}
 	before := w.a.Refusals()["token_signature"]
-	if err := w.try(now, bad[most+10], attacker); !errors.Is(err, authz.ErrTooManyBad) || w.a.Refusals()["token_signature"] != before {
+	if err := w.try(now, bad[most+10], attacker); !errors.Is(err, authn.ErrTooManyBad) || w.a.Refusals()["token_signature"] != before {
 		t.Errorf("a bad token too many: %v", err)
 	}
-	if err := w.try(now, fresh("b"), attacker); !errors.Is(err, authz.ErrTooManyBad) {
+	if err := w.try(now, fresh("b"), attacker); !errors.Is(err, authn.ErrTooManyBad) {
 		t.Errorf("a new token, good or not, costs crypto too: %v", err)
 	}
-	if err := w.try(now, bad[99], attacker); !errors.Is(err, authz.ErrBadCredential) {
+	if err := w.try(now, bad[99], attacker); !errors.Is(err, authn.ErrBadCredential) {
 		t.Errorf("a bad token that is known as one: %v", err)
 	}
 	if err := w.try(now, remembered, attacker); err != nil {
@@ -119,7 +120,7 @@ func TestWhatCostsNoCryptoTakesNothingOfTheSpareBudget(t *testing.T) {
 	const attacker = "192.0.2.1"
 	w.read(t, now, forged(ownBurst), only(attacker))
 	for i := range 1000 {
-		if err := w.try(now, token(nil, m{"aud": fmt.Sprintf(`"%d"`, i)}), attacker); !errors.Is(err, authz.ErrBadCredential) {
+		if err := w.try(now, token(nil, m{"aud": fmt.Sprintf(`"%d"`, i)}), attacker); !errors.Is(err, authn.ErrBadCredential) {
 			t.Fatal(err)
 		}
 	}
@@ -135,7 +136,7 @@ func TestL10SourcesWithoutAnAddressShareABudgetOfTheirOwn(t *testing.T) {
 	if n := w.read(t, now, bad[:1000], unknown); n != strangers {
 		t.Errorf("%d signatures were checked, want %d", n, strangers)
 	}
-	if err := w.try(now, fresh("a"), ""); !errors.Is(err, authz.ErrTooManyBad) {
+	if err := w.try(now, fresh("a"), ""); !errors.Is(err, authn.ErrTooManyBad) {
 		t.Errorf("a new token without an address: %v", err)
 	}
 	if err := w.try(now, fresh("b"), "192.0.2.1"); err != nil {
@@ -176,7 +177,7 @@ func TestWhatCostsNoCryptoIsFree(t *testing.T) {
 	w := newWorld(t, authn.Options{})
 	for i := range 1000 {
 		bad := token(nil, m{"aud": fmt.Sprintf(`"%d"`, i)})
-		if _, _, err := w.identify(authz.Credentials{Tokens: []string{bad}, Source: "192.0.2.1"}); !errors.Is(err, authz.ErrBadCredential) {
+		if _, _, err := w.identify(authz.Credentials{Tokens: []string{bad}, Source: "192.0.2.1"}); !errors.Is(err, authn.ErrBadCredential) {
 			t.Fatal(err)
 		}
 	}
@@ -187,7 +188,7 @@ func TestAnIPv6CallerHasOneBudgetForItsNetwork(t *testing.T) {
 	refused := 0
 	for i, token := range forged(ownBurst + spareBurst + 50) {
 		_, _, err := w.identify(authz.Credentials{Tokens: []string{token}, Source: fmt.Sprintf("2001:db8:1:2:%x::1", i)})
-		if errors.Is(err, authz.ErrTooManyBad) {
+		if errors.Is(err, authn.ErrTooManyBad) {
 			refused++
 		}
 	}
@@ -202,7 +203,7 @@ func TestSourcesBeyondTheTableShareABudget(t *testing.T) {
 	read := 0
 	for i, token := range bad {
 		source := fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)
-		if _, _, err := w.identify(authz.Credentials{Tokens: []string{token}, Source: source}); errors.Is(err, authz.ErrBadCredential) {
+		if _, _, err := w.identify(authz.Credentials{Tokens: []string{token}, Source: source}); errors.Is(err, authn.ErrBadCredential) {
 			read++
 		}
 	}
@@ -230,8 +231,8 @@ func TestATokenDiesWithItsExp(t *testing.T) {
 	for _, tt := range []struct {
 		at   int64
 		want error
-	}{{now, nil}, {now + 300*second - 1, nil}, {now + 300*second, authz.ErrBadCredential}} {
-		if _, _, err := w.a.Identify(tt.at, w.snapshot, &c); !errors.Is(err, tt.want) {
+	}{{now, nil}, {now + 300*second - 1, nil}, {now + 300*second, authn.ErrBadCredential}} {
+		if _, _, err := w.a.Identify(t.Context(), tt.at, w.snapshot, &c); !errors.Is(err, tt.want) {
 			t.Errorf("at %d: %v, want %v", tt.at-now, err, tt.want)
 		}
 	}

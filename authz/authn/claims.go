@@ -223,17 +223,3 @@ func date(o object, name string) (seconds int64, there, ok bool) {
 	}
 	return seconds, true, seconds >= 0 && seconds <= maxDate
 }
-
-// visible reports whether s is visible ASCII and no longer than most: it may
-// stand in a header as it is.
-func visible(s string, most int) bool {
-	if s == "" || len(s) > most {
-		return false
-	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}

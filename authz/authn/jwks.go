@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 // Defaults of KeySetsOptions.
@@ -42,7 +42,7 @@ type KeySetsOptions struct {
 	// addresses that nobody should be able to make us ask. Required.
 	Fetch func(ctx context.Context, url string, allowPrivate bool) ([]byte, error)
 	// Issuers are those whose keys are kept fresh. Required.
-	Issuers func() *authz.Issuers
+	Issuers func() *trust.Issuers
 	Now     func() time.Time // default time.Now
 	Log     *slog.Logger     // failures; default none
 
@@ -188,7 +188,7 @@ func (k *KeySets) Status() []KeySetStatus {
 	}
 	var all []KeySetStatus
 	for _, i := range k.o.Issuers().All() {
-		status := KeySetStatus{Issuer: i.Name, Realms: strings.Contains(i.JWKSURI, authz.Realm)}
+		status := KeySetStatus{Issuer: i.Name, Realms: strings.Contains(i.JWKSURI, trust.Realm)}
 		for _, s := range of[sourceID{i.JWKSURI, i.AllowPrivate}] {
 			s.mu.Lock()
 			good, err := s.good, s.err
@@ -233,7 +233,7 @@ func (k *KeySets) sweep() {
 	wanted := map[sourceID]bool{}
 	for _, i := range k.o.Issuers().All() {
 		wanted[sourceID{i.JWKSURI, i.AllowPrivate}] = true
-		if !strings.Contains(i.JWKSURI, authz.Realm) {
+		if !strings.Contains(i.JWKSURI, trust.Realm) {
 			k.source(i, "")
 		}
 	}
@@ -272,7 +272,7 @@ func (k *KeySets) drop(s *source) {
 }
 
 // source is where the keys of an issuer's realm are; nil if there are too many.
-func (k *KeySets) source(i *authz.Issuer, realm string) *source {
+func (k *KeySets) source(i *trust.Issuer, realm string) *source {
 	id := sourceID{i.Keys(realm), i.AllowPrivate}
 	k.mu.RLock()
 	s := k.sources[id]
@@ -301,27 +301,27 @@ func (s *source) believed(now int64) *keySet {
 	return s.set.Load()
 }
 
-// find is the key that a token names; nil if there is none. It may wait for a fetch.
-func (k *KeySets) find(now int64, i *authz.Issuer, realm, kid, alg string) (*source, *key) {
-	s := k.source(i, realm)
+// find is the key that a token with these claims names; nil if there is none. It may wait for a fetch, but not beyond ctx.
+func (k *KeySets) find(ctx context.Context, now int64, c *claims) (*source, *key) {
+	s := k.source(c.issuer, c.realm)
 	if s == nil {
 		return nil, nil
 	}
 	if set := s.believed(now); set != nil {
-		if key, known := set.find(kid, alg); known {
+		if key, known := set.find(c.kid, c.alg); known {
 			return s, key
 		}
 	}
-	if !k.fetched(now, s, kid) {
+	if !k.fetched(ctx, now, s, c.kid) {
 		return s, nil
 	}
 	set := s.believed(now)
 	if set == nil {
 		return s, nil
 	}
-	key, known := set.find(kid, alg)
+	key, known := set.find(c.kid, c.alg)
 	if !known {
-		s.miss(k.hash(kid), now, k.o.CoolDown.Microseconds())
+		s.miss(k.hash(c.kid), now, k.o.CoolDown.Microseconds())
 	}
 	return s, key
 }
@@ -330,7 +330,7 @@ func (k *KeySets) hash(kid string) uint64 { return maphash.String(k.seed, kid) }
 
 // fetched waits for a fetch, which it starts if the last one that a request
 // asked for is long ago. It is false if there is nothing to wait for.
-func (k *KeySets) fetched(now int64, s *source, kid string) bool {
+func (k *KeySets) fetched(ctx context.Context, now int64, s *source, kid string) bool {
 	coolDown := k.o.CoolDown.Microseconds()
 	s.mu.Lock()
 	since := now - s.asked
@@ -357,6 +357,7 @@ func (k *KeySets) fetched(now int64, s *source, kid string) bool {
 	case <-done:
 		ended = true
 	case <-timer.C:
+	case <-ctx.Done(): // the fetch goes on, for those who still wait
 	}
 	s.mu.Lock()
 	s.waiting--

@@ -13,6 +13,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -85,7 +86,7 @@ func play(t *testing.T, start func(*idp), f func(*scene)) {
 		_, _ = p256(), other256() // made before the clock stands still
 		s := &scene{idp: &idp{body: map[string]string{}, fetches: map[string]int{}}, t: t, snapshot: compile(t, 1, testIssuers())}
 		start(s.idp)
-		s.sets = authn.NewKeySets(authn.KeySetsOptions{Fetch: s.fetch, Issuers: func() *authz.Issuers {
+		s.sets = authn.NewKeySets(authn.KeySetsOptions{Fetch: s.fetch, Issuers: func() *trust.Issuers {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.snapshot.Issuers
@@ -120,11 +121,13 @@ func (s *scene) token(kid string, body m, key any) string {
 	return sign(header(m{"kid": `"` + kid + `"`}), payload(all), "ES256", key)
 }
 
-func (s *scene) try(token string) error {
+func (s *scene) try(token string) error { return s.tryFor(s.t.Context(), token) }
+
+func (s *scene) tryFor(ctx context.Context, token string) error {
 	s.mu.Lock()
 	snapshot := s.snapshot
 	s.mu.Unlock()
-	_, _, err := s.a.Identify(time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{token}})
+	_, _, err := s.a.Identify(ctx, time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{token}})
 	return err
 }
 
@@ -137,7 +140,7 @@ func (s *scene) good(token string) {
 
 func (s *scene) bad(token string) {
 	s.t.Helper()
-	if err := s.try(token); !errors.Is(err, authz.ErrBadCredential) {
+	if err := s.try(token); !errors.Is(err, authn.ErrBadCredential) {
 		s.t.Errorf("got %v", err)
 	}
 }
@@ -233,6 +236,32 @@ func TestF14J03NamesOfKeysThatNobodyPublishedCauseFewFetches(t *testing.T) {
 			t.Errorf("%d fetches of another issuer's keys", n)
 		}
 		s.good(s.token("a", nil, p256()))
+	})
+}
+
+// Who has gone waits for nothing, and leaves the room to wait to others.
+func TestJ07ACallerThatHasGoneWaitsForNoKeys(t *testing.T) {
+	play(t, bothUp, func(s *scene) {
+		s.pass(time.Second)
+		s.set(func() { s.delay = 100 * time.Millisecond })
+		s.publish(mainKeys, keysAB)
+		gone, cancel := context.WithTimeout(s.t.Context(), 10*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		var all sync.WaitGroup
+		for range 64 { // as many as may wait
+			token := s.token("b", nil, other256())
+			all.Go(func() {
+				if err := s.tryFor(gone, token); !errors.Is(err, authn.ErrBadCredential) || time.Since(start) != 10*time.Millisecond {
+					t.Errorf("after %v: %v", time.Since(start), err)
+				}
+			})
+		}
+		all.Wait()
+		s.good(s.token("b", nil, other256()))
+		if d := time.Since(start); d != 100*time.Millisecond || s.count(mainKeys) != 2 {
+			t.Errorf("another caller had the key after %v, by %d fetches; want 100ms, and 2: one at the start", d, s.count(mainKeys))
+		}
 	})
 }
 
@@ -345,7 +374,7 @@ func TestARefreshForgetsNoToken(t *testing.T) {
 		for range 500 { // spends what sources without an address may waste, so nothing new is verified
 			s.bad(s.token("a", nil, other256()))
 		}
-		if err := s.try(s.token("a", nil, p256())); !errors.Is(err, authz.ErrTooManyBad) {
+		if err := s.try(s.token("a", nil, p256())); !errors.Is(err, authn.ErrTooManyBad) {
 			t.Fatalf("a new token: %v", err)
 		}
 		s.good(kept)
@@ -435,7 +464,7 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 	play(t, bothUp, func(s *scene) {
 		kept := s.token("a", nil, p256())
 		s.good(kept)
-		change := func(f func([]authz.Issuer) []authz.Issuer) {
+		change := func(f func([]trust.Issuer) []trust.Issuer) {
 			next := compile(t, s.snapshot.Revision+1, f(testIssuers()))
 			s.mu.Lock()
 			s.snapshot = next
@@ -443,25 +472,25 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 		}
 		verified := func() uint64 { return uint64(s.a.Remembered()) }
 		n := verified()
-		change(func(i []authz.Issuer) []authz.Issuer { return i }) // the same once more
+		change(func(i []trust.Issuer) []trust.Issuer { return i }) // the same once more
 		s.good(kept)
 		if verified() != n {
 			t.Error("a new revision of the same issuers forgets tokens")
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].Audiences = []string{"other"}; return i })
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].Audiences = []string{"other"}; return i })
 		s.bad(kept)
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].Tenant = "umbrella"; return i })
-		_, account, err := s.a.Identify(time.Now().UnixMicro(), s.snapshot, &authz.Credentials{Tokens: []string{kept}})
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].Tenant = "umbrella"; return i })
+		_, account, err := s.a.Identify(s.t.Context(), time.Now().UnixMicro(), s.snapshot, &authz.Credentials{Tokens: []string{kept}})
 		if err != nil || account.Tenant != "umbrella" {
 			t.Errorf("after the issuer's tenant changed: %v, %v", account, err)
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { return i[1:] })
+		change(func(i []trust.Issuer) []trust.Issuer { return i[1:] })
 		s.bad(kept)
 		s.pass(2 * time.Second)
 		if sources, _ := s.sets.Sources(); sources != 1 {
 			t.Errorf("%d sets of keys", sources)
 		}
-		change(func(i []authz.Issuer) []authz.Issuer { i[0].AllowPrivate = true; return i })
+		change(func(i []trust.Issuer) []trust.Issuer { i[0].AllowPrivate = true; return i })
 		s.good(kept)
 		if !s.inside[len(s.inside)-1] {
 			t.Error("the leave to ask a private address is not passed on")
@@ -482,13 +511,13 @@ func TestF09AClockThatIsSetBack(t *testing.T) {
 	bothUp(i)
 	snapshot := compile(t, 1, testIssuers())
 	sets := authn.NewKeySets(authn.KeySetsOptions{
-		Fetch: i.fetch, Issuers: func() *authz.Issuers { return snapshot.Issuers }, Wait: time.Minute,
+		Fetch: i.fetch, Issuers: func() *trust.Issuers { return snapshot.Issuers }, Wait: time.Minute,
 		Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return clock },
 	})
 	a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
 	try := func(at int64, kid string, key any) error {
 		c := authz.Credentials{Tokens: []string{sign(header(m{"kid": `"` + kid + `"`}), payload(m{"iat": "", "exp": "1900000000"}), "ES256", key)}}
-		_, _, err := a.Identify(at, snapshot, &c)
+		_, _, err := a.Identify(t.Context(), at, snapshot, &c)
 		return err
 	}
 	if err := try(now, "a", p256()); err != nil {
@@ -559,7 +588,7 @@ func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
 		under, ended := make(chan struct{}), 0
 		snapshot := compile(t, 1, testIssuers())
 		sets := authn.NewKeySets(authn.KeySetsOptions{
-			Issuers: func() *authz.Issuers { return snapshot.Issuers },
+			Issuers: func() *trust.Issuers { return snapshot.Issuers },
 			Fetch: func(ctx context.Context, url string, _ bool) ([]byte, error) {
 				if url != mainKeys {
 					return nil, errors.New("connection refused")
@@ -582,7 +611,7 @@ func TestRunEndsWhenNoFetchIsUnderWayAnyMore(t *testing.T) {
 		}
 		a := authn.New(authn.Options{Pepper: pepper, KeySets: sets})
 		late := sign(header(m{"kid": `"a"`}), payload(m{"exp": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "iat": fmt.Sprint(time.Now().Unix())}), "ES256", p256())
-		if _, _, err := a.Identify(time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authz.ErrBadCredential) {
+		if _, _, err := a.Identify(t.Context(), time.Now().UnixMicro(), snapshot, &authz.Credentials{Tokens: []string{late}}); !errors.Is(err, authn.ErrBadCredential) {
 			t.Errorf("a request that came too late: %v", err)
 		}
 		if n := a.Refusals()["token_key"]; n != 1 {

@@ -1,12 +1,14 @@
 package authn
 
 import (
+	"context"
 	"crypto/sha256"
 	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -23,9 +25,10 @@ const (
 	maxSkew    = 30 // seconds that an issuer's clock may be ahead
 )
 
-// token checks one token, the cheapest check first; the signature, which costs
+// token checks the one token of c, the cheapest check first; the signature, which costs
 // most, comes last, and only if the caller has not wasted too many of them.
-func (a *Authenticator) token(now int64, s *quota.Snapshot, raw, from string) (authz.Principal, *quota.Account, error) {
+func (a *Authenticator) token(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+	raw, from := c.Tokens[0], c.Source
 	if a.keySets == nil || len(raw) > MaxToken || strings.Count(raw, ".") != 2 {
 		return a.refuse(refusedForm)
 	}
@@ -37,13 +40,13 @@ func (a *Authenticator) token(now int64, s *quota.Snapshot, raw, from string) (a
 		}
 		by := a.budget.payer(now, from)
 		if by == nobody {
-			return a.refuseAs(refusedBudget, authz.ErrTooManyBad)
+			return a.refuseAs(refusedBudget, ErrTooManyBad)
 		}
 		var why refusal
-		switch v, why = a.verify(now, s, raw, by); why {
+		switch v, why = a.verify(ctx, now, s, raw, by); why {
 		case 0:
 		case refusedBudget:
-			return a.refuseAs(why, authz.ErrTooManyBad)
+			return a.refuseAs(why, ErrTooManyBad)
 		case refusedSignature:
 			a.budget.charge(now, from, by)
 			a.bad.add(now, &digest)
@@ -67,7 +70,7 @@ func digestOf(raw string) [sha256.Size]byte {
 }
 
 // verify reads a token and checks its signature, for which by pays if it is wrong.
-func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by payer) (*verified, refusal) {
+func (a *Authenticator) verify(ctx context.Context, now int64, s *quota.Snapshot, raw string, by payer) (*verified, refusal) {
 	c, why := read(now, s.Issuers, raw)
 	if why != 0 {
 		return nil, why
@@ -77,7 +80,7 @@ func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by paye
 	if c.realm != "" && s.Account(tenant.ID(c.realm)) == nil {
 		return nil, refusedTenant
 	}
-	source, key := a.keySets.find(now, c.issuer, c.realm, c.kid, c.alg)
+	source, key := a.keySets.find(ctx, now, &c)
 	if key == nil {
 		return nil, refusedKey
 	}
@@ -93,19 +96,19 @@ func (a *Authenticator) verify(now int64, s *quota.Snapshot, raw string, by paye
 		return nil, refusedSignature
 	}
 	source.used.Store(now)
-	v := &verified{
-		principal: authz.Principal{Scheme: authz.JWT, Name: c.issuer.Name + "/" + c.subject, Roles: c.roles, Expires: c.expires},
-		tenant:    c.tenant, iss: c.iss, issuer: c.issuer, source: source, key: key,
-	}
-	v.issuers.Store(s.Issuers)
-	return v, 0
+	return &verified{
+		principal: authz.Principal{
+			Scheme: authz.JWT, Name: c.issuer.Name + "/" + c.subject, Roles: c.roles, Expires: c.expires, Voucher: c.issuer.Voucher(),
+		},
+		tenant: c.tenant, source: source, key: key,
+	}, 0
 }
 
 // claims are what a token says, as far as it is asked.
 type claims struct {
 	alg, kid     string
 	iss, subject string
-	issuer       *authz.Issuer
+	issuer       *trust.Issuer
 	realm        string
 	tenant       tenant.ID
 	roles        []string
@@ -113,7 +116,7 @@ type claims struct {
 }
 
 // read reads a token with two dots and checks all but its signature. The reason is 0 for a good one.
-func read(now int64, issuers *authz.Issuers, raw string) (c claims, why refusal) {
+func read(now int64, issuers *trust.Issuers, raw string) (c claims, why refusal) {
 	head, rest, _ := strings.Cut(raw, ".")
 	body, _, _ := strings.Cut(rest, ".")
 	header, ok := decodeObject(head)
@@ -145,7 +148,7 @@ func read(now int64, issuers *authz.Issuers, raw string) (c claims, why refusal)
 	if why := c.times(now, payload); why != 0 {
 		return c, why
 	}
-	if c.subject, ok = text(payload, "sub"); !ok || !visible(c.subject, maxSubject) {
+	if c.subject, ok = text(payload, "sub"); !ok || !trust.Visible(c.subject, maxSubject) {
 		return c, refusedSubject
 	}
 	if c.tenant, ok = tenantOf(c.issuer, c.realm, payload); !ok {
@@ -189,9 +192,9 @@ func (c *claims) header(h object) (typ string, why refusal) {
 	}
 	const application = "application/"
 	if typ == "" {
-		return authz.NoType, 0
+		return trust.NoType, 0
 	}
-	if strings.EqualFold(typ, authz.NoType) { // it says that it says nothing
+	if strings.EqualFold(typ, trust.NoType) { // it says that it says nothing
 		return "", refusedType
 	}
 	if len(typ) > len(application) && strings.EqualFold(typ[:len(application)], application) {
@@ -245,13 +248,13 @@ func (c *claims) times(now int64, payload object) refusal {
 }
 
 // tenantOf is whom the token speaks for. That there is such a tenant is asked of each request's snapshot.
-func tenantOf(i *authz.Issuer, realm string, payload object) (tenant.ID, bool) {
+func tenantOf(i *trust.Issuer, realm string, payload object) (tenant.ID, bool) {
 	id := i.Tenant
 	switch {
 	case realm != "":
 		id = realm
 	case i.TenantClaim != "":
-		raw, there, ok := claim(payload, authz.ClaimPath(i.TenantClaim))
+		raw, there, ok := claim(payload, trust.ClaimPath(i.TenantClaim))
 		if !there || !ok {
 			return "", false
 		}
@@ -265,11 +268,11 @@ func tenantOf(i *authz.Issuer, realm string, payload object) (tenant.ID, bool) {
 
 // rolesOf are the principal's roles. A role too many makes the token bad: a rule may
 // deny by the one that would be left out.
-func rolesOf(i *authz.Issuer, payload object) ([]string, bool) {
+func rolesOf(i *trust.Issuer, payload object) ([]string, bool) {
 	if i.RolesClaim == "" {
 		return nil, true
 	}
-	raw, there, ok := claim(payload, authz.ClaimPath(i.RolesClaim))
+	raw, there, ok := claim(payload, trust.ClaimPath(i.RolesClaim))
 	if !there || !ok {
 		return nil, ok
 	}

@@ -36,7 +36,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 			c := authz.Credentials{Tokens: []string{tt.token}, Source: fmt.Sprint(i)} // each its own budget
 			why := w.refused(func() {
 				p, account, err := w.identify(c)
-				if !errors.Is(err, authz.ErrBadCredential) || account != nil || p.Name != "" {
+				if !errors.Is(err, authn.ErrBadCredential) || account != nil || p.Name != "" {
 					t.Errorf("got %+v, %v, %v", p, account, err)
 				}
 			})
@@ -355,7 +355,7 @@ func TestEveryAlgorithmIsVerified(t *testing.T) {
 				if good[dot] == 'A' {
 					c = "B"
 				}
-				if _, _, err := w.identify(authz.Credentials{Tokens: []string{good[:dot] + c + good[dot+1:]}}); !errors.Is(err, authz.ErrBadCredential) {
+				if _, _, err := w.identify(authz.Credentials{Tokens: []string{good[:dot] + c + good[dot+1:]}}); !errors.Is(err, authn.ErrBadCredential) {
 					t.Errorf("a changed signature: %v", err)
 				}
 			})
@@ -370,11 +370,11 @@ func TestWithoutIssuersNoTokenIsBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.snapshot.Issuers = nil
-	if _, _, err := w.identify(good); !errors.Is(err, authz.ErrBadCredential) {
+	if _, _, err := w.identify(good); !errors.Is(err, authn.ErrBadCredential) {
 		t.Errorf("without issuers: %v", err)
 	}
 	keyless := authn.New(authn.Options{Pepper: pepper})
-	if _, _, err := keyless.Identify(now, compile(t, 1, testIssuers()), &good); !errors.Is(err, authz.ErrBadCredential) {
+	if _, _, err := keyless.Identify(t.Context(), now, compile(t, 1, testIssuers()), &good); !errors.Is(err, authn.ErrBadCredential) {
 		t.Errorf("without keys: %v", err)
 	}
 }

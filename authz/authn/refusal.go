@@ -50,7 +50,7 @@ func (a *Authenticator) Refusals() map[string]uint64 {
 
 // refuse counts a refusal and says no more than that the credential is bad.
 func (a *Authenticator) refuse(why refusal) (authz.Principal, *quota.Account, error) {
-	return a.refuseAs(why, authz.ErrBadCredential)
+	return a.refuseAs(why, ErrBadCredential)
 }
 
 func (a *Authenticator) refuseAs(why refusal, err error) (authz.Principal, *quota.Account, error) {

@@ -2,9 +2,9 @@ package authn
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -12,33 +12,18 @@ import (
 type verified struct {
 	principal authz.Principal
 	tenant    tenant.ID
-	iss       string
-	issuer    *authz.Issuer
 	source    *source
 	key       *key
-	// issuers is the snapshot's in which issuer was last found unchanged.
-	issuers atomic.Pointer[authz.Issuers]
 }
 
 // stands reports whether the token would be verified again: it has not expired,
 // its key is still published, and its issuer is what it was.
-func (v *verified) stands(now int64, issuers *authz.Issuers) bool {
-	if now >= v.principal.Expires || v.key.dead.Load() || now >= v.source.until.Load() {
-		return false
-	}
-	if v.issuers.Load() == issuers {
-		return true
-	}
-	issuer, _ := issuers.Find(v.iss)
-	if issuer == nil || !issuer.Equal(v.issuer) {
-		return false
-	}
-	v.issuers.Store(issuers)
-	return true
+func (v *verified) stands(now int64, issuers *trust.Issuers) bool {
+	return now < v.principal.Expires && !v.key.dead.Load() && now < v.source.until.Load() && issuers.Vouches(v.principal.Voucher)
 }
 
 func (v *verified) size() int {
-	n := 512 + len(v.principal.Name) + len(v.iss) // 512: the struct, its map slot, and what surrounds strings
+	n := 512 + len(v.principal.Name) // 512: the struct, its map slot, and what surrounds strings
 	for _, role := range v.principal.Roles {
 		n += 16 + len(role)
 	}
@@ -79,7 +64,7 @@ func newTokenCache(most int) *tokenCache {
 func (c *tokenCache) shard(digest *[32]byte) *tokenShard { return &c.shards[digest[0]%tokenShards] }
 
 // get is the token with that digest if it stands; nil otherwise.
-func (c *tokenCache) get(now int64, issuers *authz.Issuers, digest *[32]byte) *verified {
+func (c *tokenCache) get(now int64, issuers *trust.Issuers, digest *[32]byte) *verified {
 	s := c.shard(digest)
 	s.mu.RLock()
 	v := s.m[*digest]

@@ -28,6 +28,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/authn"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -152,8 +153,8 @@ func token(head, body m) string { return sign(header(head), payload(body), "ES25
 
 var allAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
-func testIssuers() []authz.Issuer {
-	return []authz.Issuer{
+func testIssuers() []trust.Issuer {
+	return []trust.Issuer{
 		{
 			Name: "main", Issuer: "https://id.example.com/", Audiences: []string{"api", "api2"}, JWKSURI: "https://id.example.com/keys",
 			Tenant: "acme", Algorithms: allAlgorithms, RolesClaim: "realm_access.roles",
@@ -170,7 +171,7 @@ func testIssuers() []authz.Issuer {
 }
 
 // compile makes a snapshot with issuers.
-func compile(t testing.TB, revision uint64, issuers []authz.Issuer, tenants ...quota.Tenant) *quota.Snapshot {
+func compile(t testing.TB, revision uint64, issuers []trust.Issuer, tenants ...quota.Tenant) *quota.Snapshot {
 	t.Helper()
 	digest := func(key string) string {
 		d := authn.Digest(pepper, key)
@@ -193,7 +194,7 @@ func compile(t testing.TB, revision uint64, issuers []authz.Issuer, tenants ...q
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiled, problems := authz.CompileIssuers(issuers)
+	compiled, problems := trust.Compile(issuers)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -225,7 +226,7 @@ func newWorld(t testing.TB, o authn.Options) *world {
 			}
 			return nil, fmt.Errorf("nobody asks for %s", url)
 		},
-		Issuers: func() *authz.Issuers { return w.snapshot.Issuers },
+		Issuers: func() *trust.Issuers { return w.snapshot.Issuers },
 		Now:     func() time.Time { return time.UnixMicro(now) },
 		Wait:    time.Minute, // a slow machine is no failure here
 	})
@@ -238,7 +239,7 @@ func newWorld(t testing.TB, o authn.Options) *world {
 }
 
 func (w *world) identify(c authz.Credentials) (authz.Principal, *quota.Account, error) {
-	return w.a.Identify(now, w.snapshot, &c)
+	return w.a.Identify(context.Background(), now, w.snapshot, &c)
 }
 
 // refused is the reasons for which refusals were counted while f ran.

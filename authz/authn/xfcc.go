@@ -3,7 +3,7 @@ package authn
 import (
 	"strings"
 
-	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 // maxXFCC is longer than what a proxy writes for one certificate and its chain.
@@ -16,7 +16,7 @@ func forwarded(values []string) (id string, ok bool) {
 		return "", false
 	}
 	id, ok = parseXFCC(values[0])
-	return id, ok && authz.CheckSPIFFE(id) == ""
+	return id, ok && trust.CheckSPIFFE(id) == ""
 }
 
 // parseXFCC is the URI of a value of x-forwarded-client-cert with one element,

@@ -46,7 +46,9 @@ func appendPayload(b []byte, c *Claims) []byte {
 	b = appendString(b, c.Principal.Name)
 	b = append(b, `,"sch":`...)
 	b = appendString(b, c.Principal.Scheme.String())
-	b = append(b, `,"tnt":`...)
+	b = append(b, `,"vch":"`...) // what the caller's own credential hangs on in the catalogue
+	b = hex.AppendEncode(b, c.Principal.Voucher[:])
+	b = append(b, `","tnt":`...)
 	b = appendString(b, string(c.Tenant))
 	b = append(b, `,"pln":`...)
 	b = appendString(b, c.Plan)
@@ -88,6 +90,8 @@ func parsePayload(s string) (c Claims, ok bool) {
 	c.Principal.Name = p.text()
 	p.literal(`,"sch":`)
 	c.Principal.Scheme = schemeOf(p.text())
+	p.literal(`,"vch":`)
+	p.hex(&c.Principal.Voucher)
 	p.literal(`,"tnt":`)
 	c.Tenant = tenant.ID(p.text())
 	p.literal(`,"pln":`)
@@ -95,7 +99,7 @@ func parsePayload(s string) (c Claims, ok bool) {
 	p.literal(`,"rol":[`)
 	c.Principal.Roles = p.texts()
 	p.literal(`],"did":`)
-	did := p.text()
+	p.hex(&c.Decision)
 	p.literal(`,"cnf":{"spiffe":`)
 	c.Holder = p.text()
 	p.literal(`},"cxp":`)
@@ -105,18 +109,10 @@ func parsePayload(s string) (c Claims, ok bool) {
 	p.literal(`,"exp":`)
 	c.Expires = p.seconds()
 	p.literal(`}`)
-	if p.bad || p.rest != "" || !decisionOf(did, &c.Decision) || !c.sayable() {
+	if p.bad || p.rest != "" || !c.sayable() {
 		return Claims{}, false
 	}
 	return c, true
-}
-
-func decisionOf(text string, id *[16]byte) bool {
-	if len(text) != hex.EncodedLen(len(id)) || text != strings.ToLower(text) {
-		return false
-	}
-	n, err := hex.Decode(id[:], []byte(text))
-	return err == nil && n == len(id)
 }
 
 func schemeOf(name string) authz.Scheme {
@@ -168,6 +164,13 @@ func (p *parser) text() string {
 	}
 	p.bad = true
 	return ""
+}
+
+// hex reads one string of 16 bytes in lower case.
+func (p *parser) hex(id *[16]byte) {
+	text := p.text()
+	n, err := hex.Decode(id[:], []byte(text[:min(len(text), hex.EncodedLen(len(id)))]))
+	p.bad = p.bad || err != nil || n != len(id) || len(text) != hex.EncodedLen(n) || text != strings.ToLower(text)
 }
 
 func (p *parser) texts() (all []string) {

@@ -10,8 +10,8 @@
 //
 // Keys are derived, not stored: replicas that share the secret agree on the key of
 // each day without a word between them, and rotation needs nobody. What is given up: a token
-// can't be taken back before its end, five minutes by default. But the tenant and the caller's own
-// credential are looked up at each hop, so a suspension or a revoked API key holds at once.
+// can't be taken back before its end, five minutes by default. But the tenant, and what vouched for the caller (an
+// API key, a workload's entry, an issuer as it was), are looked up at each hop, so a suspension or a revocation holds at once.
 //
 // It is not a credential for a client, and says nothing about what its bearer may do.
 // Minting costs about 16 µs and verifying 40 µs, one signature each; a token that was
@@ -39,7 +39,7 @@ const (
 // skew is by how much the clocks of two replicas may differ.
 const skew = 30 * time.Second
 
-// Errors of Verify and Mint. Where a token was shown, each means 401.
+// Errors of Hop, Verify and Mint. Where a token was shown, each means 401.
 var (
 	ErrMalformed = errors.New("the tenant token is not one that Sluice writes")
 	ErrTooLarge  = errors.New("the tenant token would be larger than 2 KiB: shorten the principal's name, its roles or the holder's SPIFFE id")
@@ -48,6 +48,8 @@ var (
 	ErrExpired   = errors.New("the tenant token has expired: ask for a new one by a new request")
 	ErrEarly     = errors.New("the tenant token is from the future: check the clocks")
 	ErrHolder    = errors.New("the tenant token belongs to another workload: show it over mTLS as the workload that received it")
+	ErrMany      = errors.New("more than one tenant token: send exactly one")
+	ErrRevoked   = errors.New("the tenant token's tenant is gone, or the credential that its caller came in by no longer stands")
 	ErrClaims    = errors.New("a tenant token needs a principal, a tenant, a decision and a holder with a SPIFFE id, all in printable ASCII")
 )
 

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func tokens() *token.Tokens { return token.New(token.Options{Secret: secret}) }
 
 func claims() token.Claims {
 	return token.Claims{
-		Principal: authz.Principal{Scheme: authz.JWT, Name: `idp/a "b" \c`, Roles: []string{"admin", `x\"y`}, Expires: now + 60*minute},
+		Principal: authz.Principal{Scheme: authz.JWT, Name: `idp/a "b" \c`, Roles: []string{"admin", `x\"y`}, Expires: now + 60*minute, Voucher: issuers(idp()).All()[0].Voucher()},
 		Tenant:    "acme", Plan: "gold", Decision: [16]byte{0xab, 15: 1}, Holder: holder,
 	}
 }
@@ -80,6 +81,8 @@ func TestVerifyRefuses(t *testing.T) {
 	good := mint(t, tokens(), now, claims())
 	header, payload := parts(t, good)
 	epoch := now / day
+	voucher := claims().Principal.Voucher
+	vch := hex.EncodeToString(voucher[:])
 	edit := func(from, to string) string {
 		if !strings.Contains(payload, from) {
 			t.Fatalf("%s is not in %s", from, payload)
@@ -133,6 +136,9 @@ func TestVerifyRefuses(t *testing.T) {
 		{"a scheme that is nobody", edit(`"sch":"jwt"`, `"sch":"nobody"`), now, holder, token.ErrMalformed},
 		{"a decision in capitals", edit(`"did":"ab`, `"did":"AB`), now, holder, token.ErrMalformed},
 		{"a decision that is none", edit(`"did":"ab000000000000000000000000000001"`, `"did":"00000000000000000000000000000000"`), now, holder, token.ErrMalformed},
+		{"a voucher in capitals", edit(`"vch":"`+vch, `"vch":"`+strings.ToUpper(vch)), now, holder, token.ErrMalformed},
+		{"a short voucher", edit(`"vch":"`+vch, `"vch":"`+vch[:30]), now, holder, token.ErrMalformed},
+		{"no voucher", edit(`"vch":"`+vch+`",`, ``), now, holder, token.ErrMalformed},
 		{"a holder that is no SPIFFE id", edit(`"spiffe://mesh`, `"http://mesh`), now, "http://mesh/ns/calls/sa/api", token.ErrMalformed},
 		{"J-05 an exp that is a float", edit(`"exp":`, `"exp":0.`), now, holder, token.ErrMalformed},
 		{"J-05 an exp with a zero before it", edit(`"exp":`, `"exp":0`), now, holder, token.ErrMalformed},

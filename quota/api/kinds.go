@@ -2,6 +2,7 @@ package api
 
 import (
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/catalog"
@@ -33,11 +34,11 @@ var (
 		id:     func(r authz.Rule) string { return r.Name },
 		in:     ruleIn, out: ruleOut,
 	}
-	issuers = &kind[authz.Issuer, *quotav1.Issuer]{
+	issuers = &kind[trust.Issuer, *quotav1.Issuer]{
 		naming: issuerNames,
-		own:    func(c *quota.Catalogue) *[]authz.Issuer { return &c.Issuers },
-		view:   func(v catalog.View) []catalog.Entry[authz.Issuer] { return v.Issuers },
-		id:     func(i authz.Issuer) string { return i.Name },
+		own:    func(c *quota.Catalogue) *[]trust.Issuer { return &c.Issuers },
+		view:   func(v catalog.View) []catalog.Entry[trust.Issuer] { return v.Issuers },
+		id:     func(i trust.Issuer) string { return i.Name },
 		in:     issuerIn, out: issuerOut,
 	}
 )
@@ -131,11 +132,11 @@ func ruleOut(r authz.Rule, origin quotav1.Origin) *quotav1.Rule {
 	}
 }
 
-func issuerIn(id string, i *quotav1.Issuer, v *violations) authz.Issuer {
+func issuerIn(id string, i *quotav1.Issuer, v *violations) trust.Issuer {
 	if i.GetAllowPrivate() {
 		v.add("issuer.allow_private", "not settable here, because the server would call what only it can reach; declare the issuer in a file of the catalog folder")
 	}
-	in := authz.Issuer{
+	in := trust.Issuer{
 		Name:        id,
 		Issuer:      i.GetIssuer(),
 		Audiences:   i.GetAudiences(),
@@ -151,7 +152,7 @@ func issuerIn(id string, i *quotav1.Issuer, v *violations) authz.Issuer {
 	return in
 }
 
-func issuerOut(i authz.Issuer, origin quotav1.Origin) *quotav1.Issuer {
+func issuerOut(i trust.Issuer, origin quotav1.Origin) *quotav1.Issuer {
 	out := &quotav1.Issuer{
 		Name:         issuerNames.name(i.Name),
 		Issuer:       i.Issuer,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -145,6 +146,18 @@ b/c.yaml:4: tenants[1].plan: there is no plan "nope"; one of the plans "gold"`
 	}
 }
 
+// Rules of two files that are too many together are neither file's problem, nor that of the first rule.
+func TestTooManyRulesAreAProblemOfTheList(t *testing.T) {
+	dir := t.TempDir()
+	for _, file := range []string{"a", "b"} {
+		write(t, dir, file+".yaml", "rules:\n"+strings.Repeat("- {}\n", 5_001))
+	}
+	_, err := Open(Options{Dir: dir})
+	if want := "rules: there are 10002 rules; at most 10000"; err == nil || err.Error() != want {
+		t.Errorf("got\n%.300v\nwant\n%s", err, want)
+	}
+}
+
 func TestWhatCantBeReadIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Open(Options{Dir: filepath.Join(dir, "none")}); !errors.Is(err, os.ErrNotExist) {
@@ -261,7 +274,7 @@ func TestRulesAndIssuersAreReadWhole(t *testing.T) {
 		},
 		When: `request.method == "GET"`, Audit: "required",
 	}
-	wantIssuers := []authz.Issuer{{
+	wantIssuers := []trust.Issuer{{
 		Name: "login", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys",
 		Algorithms: []string{"ES256"}, Tenant: "acme", RolesClaim: "roles", Types: []string{"JWT"}, AllowPrivate: true,
 	}, {
@@ -287,7 +300,7 @@ func TestRulesAndIssuersAreReadWhole(t *testing.T) {
 func TestEveryFieldOfRulesAndIssuersIsDecoded(t *testing.T) {
 	for name, known := range map[string][]string{"rule": ruleFields, "who": whoFields, "what": whatFields, "issuer": issuerFields} {
 		kind := map[string]reflect.Type{
-			"rule": reflect.TypeFor[authz.Rule](), "who": reflect.TypeFor[authz.Who](), "what": reflect.TypeFor[authz.What](), "issuer": reflect.TypeFor[authz.Issuer](),
+			"rule": reflect.TypeFor[authz.Rule](), "who": reflect.TypeFor[authz.Who](), "what": reflect.TypeFor[authz.What](), "issuer": reflect.TypeFor[trust.Issuer](),
 		}[name]
 		var fields []string
 		for i := range kind.NumField() {

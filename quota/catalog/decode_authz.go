@@ -4,6 +4,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -66,7 +67,7 @@ func (d *decoder) rule(n *yaml.Node, at quota.Place) (r authz.Rule) {
 	return r
 }
 
-func (d *decoder) issuer(n *yaml.Node, at quota.Place) (i authz.Issuer) {
+func (d *decoder) issuer(n *yaml.Node, at quota.Place) (i trust.Issuer) {
 	d.fill(n, at, issuerFields, fields{
 		"name": &i.Name, "issuer": &i.Issuer, "audiences": &i.Audiences, "jwks_uri": &i.JWKSURI, "algorithms": &i.Algorithms,
 		"tenant": &i.Tenant, "tenant_claim": &i.TenantClaim, "roles_claim": &i.RolesClaim, "types": &i.Types, "allow_private": &i.AllowPrivate,

@@ -8,12 +8,13 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
 // Listed is an entry of one of the catalogue's lists.
 type Listed interface {
-	quota.Plan | quota.Tenant | quota.APIKey | authz.Rule | authz.Issuer
+	quota.Plan | quota.Tenant | quota.APIKey | authz.Rule | trust.Issuer
 }
 
 // list is one list of a catalogue: where it is, and what its entries are like.
@@ -76,13 +77,13 @@ var lists = [listCount]list{
 				&r.What.Services, &r.What.Hosts, &r.What.Methods, &r.What.Paths, &r.What.GRPC)
 		},
 	},
-	&listOf[authz.Issuer]{
+	&listOf[trust.Issuer]{
 		as: "issuers", one: "issuer",
-		in:      func(c *quota.Catalogue) *[]authz.Issuer { return &c.Issuers },
-		out:     func(v *View) *[]Entry[authz.Issuer] { return &v.Issuers },
-		key:     func(i *authz.Issuer) string { return i.Name },
+		in:      func(c *quota.Catalogue) *[]trust.Issuer { return &c.Issuers },
+		out:     func(v *View) *[]Entry[trust.Issuer] { return &v.Issuers },
+		key:     func(i *trust.Issuer) string { return i.Name },
 		read:    (*decoder).issuer,
-		isolate: func(i *authz.Issuer) { cloneAll(&i.Audiences, &i.Algorithms, &i.Types) },
+		isolate: func(i *trust.Issuer) { cloneAll(&i.Audiences, &i.Algorithms, &i.Types) },
 	},
 }
 

@@ -27,8 +27,11 @@ func merge(files *fileSet, own quota.Catalogue) *merged {
 }
 
 // name is how a problem calls a place: by file and line, or by names where the
-// API owns the entry.
+// API owns the entry. A list as a whole may be of several files and the API.
 func (m *merged) name(p quota.Place) string {
+	if p.Index < 0 {
+		return p.String()
+	}
 	at := listAt(p.List)
 	l := lists[at]
 	if f, local := m.files.owner(at, p.Index); f != nil {

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -33,7 +34,7 @@ func addAcme(own *quota.Catalogue) error {
 		ID: "k1", Tenant: "acme", Digest: strings.Repeat("0a", 32), Expires: start.In(time.FixedZone("x", 3600)), Scopes: []string{"calls:read"},
 	})
 	own.Rules = append(own.Rules, authz.Rule{Name: "callers", Effect: "allow", Who: authz.Who{Roles: []string{"calls:read"}}, What: authz.What{Methods: []string{"GET"}}})
-	own.Issuers = append(own.Issuers, authz.Issuer{
+	own.Issuers = append(own.Issuers, trust.Issuer{
 		Name: "login", Issuer: "https://login.example.com", Audiences: []string{"sluice"}, JWKSURI: "https://login.example.com/keys", TenantClaim: "tenant",
 	})
 	return nil

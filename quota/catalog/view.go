@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -41,7 +42,7 @@ type View struct {
 	Tenants  []Entry[quota.Tenant]
 	APIKeys  []Entry[quota.APIKey]
 	Rules    []Entry[authz.Rule]
-	Issuers  []Entry[authz.Issuer]
+	Issuers  []Entry[trust.Issuer]
 }
 
 // ETag is the digest of an entry that View gives.

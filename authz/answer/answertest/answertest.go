@@ -3,9 +3,11 @@
 package answertest
 
 import (
+	"context"
 	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/authn"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -91,23 +93,23 @@ type fake struct {
 	acme, gone quota.Account
 }
 
-func (f *fake) Identify(_ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
+func (f *fake) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	principal, account := authz.Principal{}, &f.acme
 	switch {
 	case len(c.APIKeys) > 1:
-		return principal, nil, authz.ErrManyCredentials
+		return principal, nil, authn.ErrManyCredentials
 	case len(c.APIKeys) == 1 && c.APIKeys[0] == Key:
 		principal = authz.Principal{Scheme: authz.APIKey, Name: "api-key/k1"}
 	case len(c.APIKeys) == 1 && c.APIKeys[0] == SuspendedKey:
 		principal, account = authz.Principal{Scheme: authz.APIKey, Name: "api-key/k2"}, &f.gone
 	case len(c.APIKeys) == 1:
-		return principal, nil, authz.ErrBadCredential
+		return principal, nil, authn.ErrBadCredential
 	case c.SPIFFE == SPIFFE:
 		principal = authz.Principal{Scheme: authz.SPIFFE, Name: c.SPIFFE}
 	case c.SPIFFE != "":
-		return principal, nil, authz.ErrBadCredential
+		return principal, nil, authn.ErrBadCredential
 	default:
-		return principal, nil, authz.ErrNoCredentials
+		return principal, nil, authn.ErrNoCredentials
 	}
 	if f.c.Name != "" {
 		principal.Name = f.c.Name

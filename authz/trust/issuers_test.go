@@ -1,4 +1,4 @@
-package authz_test
+package trust_test
 
 import (
 	"reflect"
@@ -9,10 +9,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
-func goodIssuer(change func(*authz.Issuer)) authz.Issuer {
-	i := authz.Issuer{
+func goodIssuer(change func(*trust.Issuer)) trust.Issuer {
+	i := trust.Issuer{
 		Name: "idp", Issuer: "https://id.example.com/realms/acme", Audiences: []string{"api"},
 		JWKSURI: "https://id.example.com/realms/acme/keys", Tenant: "acme",
 	}
@@ -33,12 +34,12 @@ type issuerProblem struct {
 func TestCompileIssuersReportsWhatIsWrong(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		in   []authz.Issuer
+		in   []trust.Issuer
 		want []issuerProblem
 	}{
 		{
 			"nothing is everything missing",
-			[]authz.Issuer{{}},
+			[]trust.Issuer{{}},
 			[]issuerProblem{
 				{0, "name", -1, "is missing"},
 				{0, "issuer", -1, "is missing"},
@@ -47,20 +48,20 @@ func TestCompileIssuersReportsWhatIsWrong(t *testing.T) {
 				{0, "audiences", -1, "is missing"},
 			},
 		},
-		{"a name that is none", []authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Name = "Id/P" })}, []issuerProblem{{0, "name", -1, `"Id/P" is no name`}}},
+		{"a name that is none", []trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Name = "Id/P" })}, []issuerProblem{{0, "name", -1, `"Id/P" is no name`}}},
 		{
 			"two issuers of one name",
-			[]authz.Issuer{goodIssuer(nil), goodIssuer(func(i *authz.Issuer) { i.Issuer = "https://other.example.com" })},
+			[]trust.Issuer{goodIssuer(nil), goodIssuer(func(i *trust.Issuer) { i.Issuer = "https://other.example.com" })},
 			[]issuerProblem{{1, "name", -1, `"idp" is already issuer 0`}},
 		},
 		{
 			"an empty audience, an audience twice",
-			[]authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Audiences = []string{"a", "", "a"} })},
+			[]trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Audiences = []string{"a", "", "a"} })},
 			[]issuerProblem{{0, "audiences", 1, "is not accepted"}, {0, "audiences", 2, "twice"}},
 		},
 		{
 			"J-02 no algorithm with a shared secret, and never none",
-			[]authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Algorithms = []string{"HS256", "none", "rs256", "ES256", "ES256K", ""} })},
+			[]trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Algorithms = []string{"HS256", "none", "rs256", "ES256", "ES256K", ""} })},
 			[]issuerProblem{
 				{0, "algorithms", 0, `"HS256"`},
 				{0, "algorithms", 1, `"none"`},
@@ -69,23 +70,23 @@ func TestCompileIssuersReportsWhatIsWrong(t *testing.T) {
 				{0, "algorithms", 5, `""`},
 			},
 		},
-		{"a type with a space", []authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Types = []string{"at jwt"} })}, []issuerProblem{{0, "types", 0, "not accepted"}}},
-		{"a tenant and a claim", []authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.TenantClaim = "tenant" })}, []issuerProblem{{0, "tenant", -1, "more than one way"}}},
-		{"a tenant that is no id", []authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Tenant = "Acme" })}, []issuerProblem{{0, "tenant", -1, `"Acme" is no tenant id`}}},
+		{"a type with a space", []trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Types = []string{"at jwt"} })}, []issuerProblem{{0, "types", 0, "not accepted"}}},
+		{"a tenant and a claim", []trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.TenantClaim = "tenant" })}, []issuerProblem{{0, "tenant", -1, "more than one way"}}},
+		{"a tenant that is no id", []trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Tenant = "Acme" })}, []issuerProblem{{0, "tenant", -1, `"Acme" is no tenant id`}}},
 		{
 			"claims that are no names",
-			[]authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Tenant, i.TenantClaim, i.RolesClaim = "", "a..b", "a.b.c.d.e.f.g.h" })},
+			[]trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Tenant, i.TenantClaim, i.RolesClaim = "", "a..b", "a.b.c.d.e.f.g.h" })},
 			[]issuerProblem{{0, "tenant_claim", -1, `"a..b"`}, {0, "roles_claim", -1, "is no name of a claim"}},
 		},
 		{
 			"a realm in the keys alone",
-			[]authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.JWKSURI = "https://id.example.com/{tenant}/keys" })},
+			[]trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.JWKSURI = "https://id.example.com/{tenant}/keys" })},
 			[]issuerProblem{{0, "jwks_uri", -1, "the issuer has none"}},
 		},
-		{"more items than are read", []authz.Issuer{goodIssuer(func(i *authz.Issuer) { i.Audiences = make([]string, 65) })}, []issuerProblem{{0, "audiences", -1, "there are 65"}}},
+		{"more items than are read", []trust.Issuer{goodIssuer(func(i *trust.Issuer) { i.Audiences = make([]string, 65) })}, []issuerProblem{{0, "audiences", -1, "there are 65"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			issuers, problems := authz.CompileIssuers(tt.in)
+			issuers, problems := trust.Compile(tt.in)
 			if issuers != nil {
 				t.Error("there are issuers despite a problem")
 			}
@@ -139,7 +140,7 @@ func TestURLsOfIssuers(t *testing.T) {
 	} {
 		t.Run("the URL "+tt.url, func(t *testing.T) {
 			for _, c := range []struct{ field, wrong string }{{"issuer", tt.wrongIssuer}, {"jwks_uri", tt.wrongKeys}} {
-				_, problems := authz.CompileIssuers([]authz.Issuer{goodIssuer(func(i *authz.Issuer) {
+				_, problems := trust.Compile([]trust.Issuer{goodIssuer(func(i *trust.Issuer) {
 					if c.field == "issuer" {
 						i.Issuer = tt.url
 					} else {
@@ -160,8 +161,8 @@ func TestURLsOfIssuers(t *testing.T) {
 	}
 }
 
-func realmIssuer(name, iss string) authz.Issuer {
-	return authz.Issuer{Name: name, Issuer: iss, Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys"}
+func realmIssuer(name, iss string) trust.Issuer {
+	return trust.Issuer{Name: name, Issuer: iss, Audiences: []string{"api"}, JWKSURI: "https://id.example.com/keys"}
 }
 
 func TestAnIssBelongsToOneIssuer(t *testing.T) {
@@ -185,13 +186,13 @@ func TestAnIssBelongsToOneIssuer(t *testing.T) {
 	} {
 		t.Run(tt.a+" beside "+tt.b, func(t *testing.T) {
 			x, y := realmIssuer("x", tt.a), realmIssuer("y", tt.b)
-			for _, i := range []*authz.Issuer{&x, &y} {
-				if !strings.Contains(i.Issuer, authz.Realm) {
+			for _, i := range []*trust.Issuer{&x, &y} {
+				if !strings.Contains(i.Issuer, trust.Realm) {
 					i.Tenant = "acme"
 				}
 			}
-			for _, in := range [][]authz.Issuer{{x, y}, {y, x}} {
-				_, problems := authz.CompileIssuers(in)
+			for _, in := range [][]trust.Issuer{{x, y}, {y, x}} {
+				_, problems := trust.Compile(in)
 				if got := len(problems) == 1 && problems[0].Index == 1 && strings.Contains(problems[0].Wrong, "issuer 0"); got != tt.clash {
 					t.Errorf("got %+v", problems)
 				}
@@ -202,9 +203,9 @@ func TestAnIssBelongsToOneIssuer(t *testing.T) {
 
 func TestFindIsExact(t *testing.T) {
 	exact := goodIssuer(nil)
-	slash := goodIssuer(func(i *authz.Issuer) { i.Name, i.Issuer, i.Tenant = "slash", "https://id.example.com/", "umbrella" })
+	slash := goodIssuer(func(i *trust.Issuer) { i.Name, i.Issuer, i.Tenant = "slash", "https://id.example.com/", "umbrella" })
 	path, host := realmIssuer("path", "https://id.example.com/t/{tenant}"), realmIssuer("host", "https://{tenant}.login.example.com/")
-	issuers, problems := authz.CompileIssuers([]authz.Issuer{exact, slash, path, host})
+	issuers, problems := trust.Compile([]trust.Issuer{exact, slash, path, host})
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -243,15 +244,15 @@ func TestFindIsExact(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { issuers.Find("https://acme.login.example.com/") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	var none *authz.Issuers
+	var none *trust.Issuers
 	if found, _ := none.Find("https://id.example.com/"); found != nil || len(none.All()) != 0 {
 		t.Error("no issuers know one")
 	}
 }
 
 func TestDefaultsOfAnIssuer(t *testing.T) {
-	in := []authz.Issuer{goodIssuer(nil)}
-	issuers, problems := authz.CompileIssuers(in)
+	in := []trust.Issuer{goodIssuer(nil)}
+	issuers, problems := trust.Compile(in)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -266,18 +267,18 @@ func TestDefaultsOfAnIssuer(t *testing.T) {
 	if k := got.Keys(""); k != in[0].JWKSURI {
 		t.Error(k)
 	}
-	r := authz.Issuer{JWKSURI: "https://id/{tenant}/keys"}
+	r := trust.Issuer{JWKSURI: "https://id/{tenant}/keys"}
 	if k := r.Keys("acme"); k != "https://id/acme/keys" {
 		t.Error(k)
 	}
 }
 
-func TestEqualSeesEveryField(t *testing.T) {
+func TestAVoucherSeesEveryField(t *testing.T) {
 	a := goodIssuer(nil)
-	if b := goodIssuer(nil); !a.Equal(&b) {
-		t.Error("an issuer does not equal its copy")
+	if b := goodIssuer(nil); a.Voucher() != b.Voucher() {
+		t.Error("an issuer and its copy have two vouchers")
 	}
-	for n := range reflect.TypeFor[authz.Issuer]().NumField() {
+	for n := range reflect.TypeFor[trust.Issuer]().NumField() {
 		b := goodIssuer(nil)
 		switch f := reflect.ValueOf(&b).Elem().Field(n); f.Kind() {
 		case reflect.String:
@@ -289,8 +290,29 @@ func TestEqualSeesEveryField(t *testing.T) {
 		default:
 			t.Fatalf("a field of kind %v", f.Kind())
 		}
-		if a.Equal(&b) {
-			t.Errorf("%s makes no difference", reflect.TypeFor[authz.Issuer]().Field(n).Name)
+		if a.Voucher() == b.Voucher() {
+			t.Errorf("%s makes no difference", reflect.TypeFor[trust.Issuer]().Field(n).Name)
+		}
+	}
+}
+
+func TestIssuersVouchForWhatTheyAre(t *testing.T) {
+	compile := func(all ...trust.Issuer) *trust.Issuers {
+		out, problems := trust.Compile(all)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return out
+	}
+	first := compile(goodIssuer(nil))
+	voucher := first.All()[0].Voucher()
+	if again := compile(goodIssuer(nil)); !first.Vouches(voucher) || !again.Vouches(voucher) {
+		t.Error("the same issuer, compiled again, does not vouch")
+	}
+	wider := goodIssuer(func(i *trust.Issuer) { i.Audiences = append(i.Audiences, "more") })
+	for name, issuers := range map[string]*trust.Issuers{"nil": nil, "none": compile(), "another audience": compile(wider)} {
+		if issuers.Vouches(voucher) || issuers.Vouches([16]byte{}) {
+			t.Errorf("%s: it vouches", name)
 		}
 	}
 }
@@ -303,19 +325,19 @@ func TestWhatCompilesIsNotAmbiguous(t *testing.T) {
 			return "https://h.x/" + strings.Join(rapid.SliceOfN(piece, 0, 5).Draw(t, label), "")
 		}
 		a, b := realmIssuer("a", url("a")), realmIssuer("b", url("b"))
-		for _, i := range []*authz.Issuer{&a, &b} {
-			if !strings.Contains(i.Issuer, authz.Realm) {
+		for _, i := range []*trust.Issuer{&a, &b} {
+			if !strings.Contains(i.Issuer, trust.Realm) {
 				i.Tenant = "acme"
 			}
 		}
-		if _, problems := authz.CompileIssuers([]authz.Issuer{a, b}); len(problems) > 0 {
+		if _, problems := trust.Compile([]trust.Issuer{a, b}); len(problems) > 0 {
 			return
 		}
-		onlyA, _ := authz.CompileIssuers([]authz.Issuer{a})
-		onlyB, _ := authz.CompileIssuers([]authz.Issuer{b})
+		onlyA, _ := trust.Compile([]trust.Issuer{a})
+		onlyB, _ := trust.Compile([]trust.Issuer{b})
 		id := rapid.SampledFrom([]string{"a", "b", "a-b"}).Draw(t, "id")
-		for _, i := range []authz.Issuer{a, b} {
-			iss := strings.ReplaceAll(i.Issuer, authz.Realm, id)
+		for _, i := range []trust.Issuer{a, b} {
+			iss := strings.ReplaceAll(i.Issuer, trust.Realm, id)
 			x, _ := onlyA.Find(iss)
 			y, _ := onlyB.Find(iss)
 			if x != nil && y != nil {
@@ -329,7 +351,7 @@ func TestClaimPath(t *testing.T) {
 	for in, want := range map[string][]string{
 		"tenant": {"tenant"}, "realm_access.roles": {"realm_access", "roles"}, "https://acme.com/tenant": {"https://acme.com/tenant"},
 	} {
-		if got := authz.ClaimPath(in); !slices.Equal(got, want) {
+		if got := trust.ClaimPath(in); !slices.Equal(got, want) {
 			t.Errorf("%q: %q", in, got)
 		}
 	}
@@ -340,15 +362,15 @@ func FuzzFind(f *testing.F) {
 	f.Add("https://id.com/{tenant}/x", "https://id.com/acme/x")
 	f.Fuzz(func(t *testing.T, pattern, iss string) {
 		in := realmIssuer("a", pattern)
-		if !strings.Contains(pattern, authz.Realm) {
+		if !strings.Contains(pattern, trust.Realm) {
 			in.Tenant = "acme"
 		}
-		issuers, problems := authz.CompileIssuers([]authz.Issuer{in})
+		issuers, problems := trust.Compile([]trust.Issuer{in})
 		if len(problems) > 0 {
 			return
 		}
 		found, realm := issuers.Find(iss)
-		if found != nil && strings.Replace(found.Issuer, authz.Realm, realm, 1) != iss {
+		if found != nil && strings.Replace(found.Issuer, trust.Realm, realm, 1) != iss {
 			t.Errorf("%q is found as %q with %q", iss, found.Issuer, realm)
 		}
 	})

@@ -1,4 +1,14 @@
-package authz
+// Package trust is who may vouch for principals: the issuers of tokens that the catalogue lists, and what
+// makes a SPIFFE id that can be believed. Tokens and certificates are judged in authz/authn.
+//
+// It fetches nothing and knows no key. Finding the issuer of a token costs a map access and, where issuers
+// have realms, a look at each of those; it allocates nothing.
+package trust
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+)
 
 // Issuer is who may vouch for principals by JSON Web Tokens (RFC 7519), as
 // people write it. Issuer and audience are mandatory in every token.
@@ -28,4 +38,15 @@ type Issuer struct {
 	// AllowPrivate lets JWKSURI resolve to a private or loopback address, for an
 	// issuer inside the cluster. Metadata addresses are refused all the same. Not settable by API.
 	AllowPrivate bool `json:"allow_private,omitempty" yaml:"allow_private,omitempty"`
+}
+
+// Voucher is what principals for whom a compiled issuer vouched keep of it. It changes with every field, and
+// replicas with the same catalogue agree on it. It costs some microseconds.
+func (i *Issuer) Voucher() [16]byte {
+	text, err := json.Marshal(i)
+	if err != nil {
+		panic(err) // strings and booleans can always be written
+	}
+	sum := sha256.Sum256(text)
+	return [16]byte(sum[:16])
 }

@@ -1,4 +1,4 @@
-package authz
+package trust
 
 import (
 	"net/url"
@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -40,6 +41,7 @@ type Issuers struct {
 	all      []*Issuer
 	exact    map[string]*Issuer
 	patterns []issuerPattern
+	vouchers map[[16]byte]bool
 }
 
 // issuerPattern is an "iss" with a realm: before, a tenant's id, after.
@@ -48,11 +50,11 @@ type issuerPattern struct {
 	issuer        *Issuer
 }
 
-// CompileIssuers checks issuers and fills in their defaults. Every problem is
+// Compile checks issuers and fills in their defaults. Every problem is
 // reported; with any, there are no issuers.
-func CompileIssuers(issuers []Issuer) (*Issuers, []Problem) {
+func Compile(issuers []Issuer) (*Issuers, []authz.Problem) {
 	k := issuerCompiler{
-		out:  &Issuers{exact: make(map[string]*Issuer, len(issuers))},
+		out:  &Issuers{exact: make(map[string]*Issuer, len(issuers)), vouchers: make(map[[16]byte]bool, len(issuers))},
 		name: make(map[string]int, len(issuers)), iss: make(map[string]int, len(issuers)),
 	}
 	for i := range issuers {
@@ -96,12 +98,10 @@ func (s *Issuers) All() []*Issuer {
 	return s.all
 }
 
-// Equal reports whether two issuers vouch for the same in the same way.
-func (i *Issuer) Equal(o *Issuer) bool {
-	return i == o || i.Name == o.Name && i.Issuer == o.Issuer && i.JWKSURI == o.JWKSURI && i.AllowPrivate == o.AllowPrivate &&
-		i.Tenant == o.Tenant && i.TenantClaim == o.TenantClaim && i.RolesClaim == o.RolesClaim &&
-		slices.Equal(i.Audiences, o.Audiences) && slices.Equal(i.Algorithms, o.Algorithms) && slices.Equal(i.Types, o.Types)
-}
+// Vouches reports whether one of the issuers is what it was when it vouched with that voucher.
+// With anything changed (its audiences, whom it speaks for, its keys' address) it is another one: what it
+// said before may not be what it would say now. It allocates nothing.
+func (s *Issuers) Vouches(voucher [16]byte) bool { return s != nil && s.vouchers[voucher] }
 
 // Keys is the address of the keys for a realm.
 func (i *Issuer) Keys(realm string) string {
@@ -120,10 +120,10 @@ func ClaimPath(claim string) []string {
 	return strings.Split(claim, ".")
 }
 
-// issuerCompiler is one run of CompileIssuers.
+// issuerCompiler is one run of Compile.
 type issuerCompiler struct {
 	out      *Issuers
-	problems []Problem
+	problems []authz.Problem
 	name     map[string]int
 	iss      map[string]int
 	places   []issuerPlace
@@ -140,7 +140,7 @@ func (k *issuerCompiler) problem(i int, field, wrong, right string) {
 }
 
 func (k *issuerCompiler) item(i int, field string, item int, wrong, right string) {
-	k.problems = append(k.problems, Problem{Index: i, Field: field, Item: item, Wrong: wrong, Right: right})
+	k.problems = append(k.problems, authz.Problem{Index: i, Field: field, Item: item, Wrong: wrong, Right: right})
 }
 
 func (k *issuerCompiler) issuer(i int, in *Issuer) {
@@ -160,7 +160,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 		k.problem(i, "audiences", "is missing", "at least one \"aud\" that its tokens have, such as the name of your API")
 	}
 	k.list(i, "audiences", is.Audiences, func(s string) string {
-		if !visibleText(s, maxAudience) {
+		if !Visible(s, maxAudience) {
 			return "1 to " + strconv.Itoa(maxAudience) + " visible ASCII characters"
 		}
 		return ""
@@ -172,7 +172,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 		return ""
 	})
 	k.list(i, "types", is.Types, func(s string) string {
-		if !visibleText(s, maxTokenType) {
+		if !Visible(s, maxTokenType) {
 			return "a media type without \"application/\", such as at+jwt, or none"
 		}
 		return ""
@@ -181,7 +181,7 @@ func (k *issuerCompiler) issuer(i int, in *Issuer) {
 }
 
 func (k *issuerCompiler) add(is *Issuer) {
-	k.out.all = append(k.out.all, is)
+	k.out.all, k.out.vouchers[is.Voucher()] = append(k.out.all, is), true
 	before, after, realm := strings.Cut(is.Issuer, Realm)
 	if realm {
 		k.out.patterns = append(k.out.patterns, issuerPattern{before, after, is})
@@ -253,7 +253,7 @@ func (k *issuerCompiler) claim(i int, field, name string) {
 		return
 	}
 	path := ClaimPath(name)
-	if !visibleText(name, maxClaim) || len(path) > maxClaimDepth || slices.Contains(path, "") {
+	if !Visible(name, maxClaim) || len(path) > maxClaimDepth || slices.Contains(path, "") {
 		k.problem(i, field, quote(name)+" is no name of a claim", "a name such as tenant, or org.tenant for a nested one, up to 7 deep")
 	}
 }
@@ -339,7 +339,7 @@ func overlap(a, b []string) bool {
 // wrongIssuerURL says what is wrong with an issuer's URL; "" if nothing is.
 func wrongIssuerURL(s string, identifier bool) string {
 	const scheme = "https://"
-	if !visibleText(s, maxIssuerURL) {
+	if !Visible(s, maxIssuerURL) {
 		return "is longer than 2048 bytes or has other than visible ASCII characters"
 	}
 	if !strings.HasPrefix(s, scheme) {
@@ -383,3 +383,22 @@ func wholeRealm(rest string) bool {
 
 func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// Visible reports whether s is 1 to most visible ASCII characters: it may stand in a header as it is.
+func Visible(s string, most int) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most
+}
+
+// quote shows a value in a problem: on one line, and not all of it if it is long.
+func quote(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return strconv.Quote(s)
+	}
+	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
+}

@@ -1,10 +1,10 @@
-package authz_test
+package trust_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 func TestI02SPIFFEIdsHaveOneSpelling(t *testing.T) {
@@ -32,12 +32,12 @@ func TestI02SPIFFEIdsHaveOneSpelling(t *testing.T) {
 		"spiffe://td/" + strings.Repeat("a", 2048):     "longer than",
 		"spiffe://td/ns/cert-manager/sa/cert-manager.": "",
 	} {
-		got := authz.CheckSPIFFE(id)
+		got := trust.CheckSPIFFE(id)
 		if (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%q: %q, want %q", id, got, want)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { authz.CheckSPIFFE("spiffe://td/ns/a/sa/b") }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { trust.CheckSPIFFE("spiffe://td/ns/a/sa/b") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -65,12 +65,12 @@ func TestI05ACertificateWithSeveralIdsOrNone(t *testing.T) {
 		{"more than is read", []string{strings.Repeat("x", 17<<10)}, true},
 	} {
 		t.Run("I-05 "+c.name, func(t *testing.T) {
-			if got := authz.NotTheID(id, by, c.xfcc); got != c.want {
+			if got := trust.NotTheID(id, by, c.xfcc); got != c.want {
 				t.Errorf("got %v", got)
 			}
 		})
 	}
-	if n := testing.AllocsPerRun(100, func() { authz.NotTheID(id, by, []string{"By=x;URI=" + id}) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { trust.NotTheID(id, by, []string{"By=x;URI=" + id}) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -65,6 +65,9 @@ var around = []struct {
 
 func aroundTheProxy(w *world, report reporter) {
 	for _, o := range w.objects {
+		if w.atDoor(o) {
+			continue // Sluice ends the mutual TLS of its doors itself, and holds callers against its list
+		}
 		annotations, at := podAnnotations(o)
 		for _, a := range around {
 			if v, ok := annotations[a.name]; ok && a.takes(v) && w.injected(o.GetNamespace()) {
@@ -75,6 +78,17 @@ func aroundTheProxy(w *world, report reporter) {
 			report(o, "the label sidecar.istio.io/inject", "the pod has no proxy, so nobody is asked about its requests", "remove it, or waive this with the reason")
 		}
 	}
+}
+
+// atDoor reports whether an object is or makes the pods of a door.
+func (w *world) atDoor(o *object) bool {
+	labels := podLabels(o)
+	for _, d := range w.doors {
+		if len(d.pods) > 0 && o.GetNamespace() == d.namespace && within(d.pods, labels) {
+			return true
+		}
+	}
+	return labels[nameLabel] == doorName
 }
 
 // injected reports whether a namespace has its pods injected. Of a namespace that is not among the objects, nobody knows: it may.

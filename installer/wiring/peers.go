@@ -2,8 +2,9 @@ package wiring
 
 import "github.com/voicecore-ai/sluice/installer/profile"
 
-// Callers are the identities that may use Sluice's doors: the chart's peers, and
-// what the policy in front of the doors admits.
+// Callers are the identities that may use Sluice's doors: doors.peers and doors.edgePeers
+// of the chart. sluiced itself ends the mutual TLS of its doors and holds callers against
+// that list, past its sidecar, so no AuthorizationPolicy could do it.
 type Callers struct {
 	// Peers are the SPIFFE ids of all proxies that ask, the ingress gateway first.
 	Peers []string

@@ -3,7 +3,6 @@ package wiring
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -47,27 +46,6 @@ func customPolicies(v *profile.Values) []any {
 		out = append(out, o)
 	}
 	return out
-}
-
-// doorsPolicy refuses everyone at the doors who is not a proxy that asks: whoever can
-// call a door can claim any principal. It is a DENY of all others, so the other
-// ports of Sluice stay what other policies make them; a caller without an identity is an other.
-func doorsPolicy(v *profile.Values, ids []string) any {
-	principals := make([]string, 0, len(ids))
-	for _, id := range ids {
-		principals = append(principals, strings.TrimPrefix(id, "spiffe://"))
-	}
-	return &security.AuthorizationPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: "sluice-doors", Namespace: v.Sluice.Namespace},
-		Spec: securityapi.AuthorizationPolicy{
-			Selector: &typeapi.WorkloadSelector{MatchLabels: map[string]string{ServiceLabel: Service}},
-			Action:   securityapi.AuthorizationPolicy_DENY,
-			Rules: []*securityapi.Rule{{
-				From: []*securityapi.Rule_From{{Source: &securityapi.Source{NotPrincipals: principals}}},
-				To:   []*securityapi.Rule_To{{Operation: &securityapi.Operation{Ports: []string{fmt.Sprint(Port)}}}},
-			}},
-		},
-	}
 }
 
 // doorsRule is how the proxies connect to Sluice.

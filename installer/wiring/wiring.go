@@ -27,9 +27,8 @@ import (
 // What Sluice's chart calls its Service, and the port of its doors. The port's
 // name begins with "grpc", or istiod's cluster to it would speak HTTP/1.1.
 const (
-	Service      = "sluice"
-	Port         = 9090
-	ServiceLabel = "app.kubernetes.io/name" // of Sluice's pods; its value is Service
+	Service = "sluice"
+	Port    = 9090
 )
 
 // The ingress gateway: the name of its Deployment, Service and ServiceAccount,
@@ -53,12 +52,12 @@ func Objects(v *profile.Values) ([]*unstructured.Unstructured, error) {
 		return nil, nil
 	}
 	var out []*unstructured.Unstructured
-	if principals := Peers(v).Peers; len(principals) > 0 {
-		doors, err := convert(doorsRule(v), doorsPolicy(v, principals))
+	if len(Peers(v).Peers) > 0 {
+		rule, err := convert(doorsRule(v))
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, doors...)
+		out = append(out, rule...)
 	}
 	for _, p := range places(v) {
 		filters, err := envoyFilters(v, p)

@@ -3,8 +3,6 @@ package lint_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,7 +11,6 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/voicecore-ai/sluice/installer/lint"
 )
@@ -26,19 +23,31 @@ func read(t *testing.T, path string) (objects []*unstructured.Unstructured, o li
 		t.Fatal(err)
 	}
 	o.Complete = bytes.HasPrefix(text, []byte("# complete\n"))
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
-	for {
-		u := &unstructured.Unstructured{}
-		err := decoder.Decode(u)
-		if errors.Is(err, io.EOF) {
-			return objects, o
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		if len(u.Object) > 0 {
-			objects = append(objects, u)
-		}
+	objects, err = lint.Read(bytes.NewReader(text))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return objects, o
+}
+
+func TestRead(t *testing.T) {
+	for _, c := range []struct {
+		name, text, says string
+		n                int
+	}{
+		{"documents and comments", "# nothing\n---\n{apiVersion: v1, kind: Pod}\n---\n\n---\n{apiVersion: v1, kind: Service}\n", "", 2},
+		{"a list is its items", "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Pod}, {apiVersion: v1, kind: Service}]}", "", 2},
+		{"JSON is YAML", `{"apiVersion": "v1", "kind": "Pod"}`, "", 1},
+		{"what is no object is an error", "{apiVersion: v1, kind: Pod}\n---\nname: x\n", "document 2: no apiVersion or no kind", 0},
+		{"what is no mapping is an error", "[1, 2]", "document 1: ", 0},
+		{"what is no YAML is an error", "a: [", "document 1: ", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			objects, err := lint.Read(strings.NewReader(c.text))
+			if (err != nil) != (c.says != "") || err != nil && !strings.Contains(err.Error(), c.says) || len(objects) != c.n {
+				t.Errorf("%d objects, %v", len(objects), err)
+			}
+		})
 	}
 }
 
@@ -126,7 +135,7 @@ func TestNothingPanics(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal(err)
 	}
-	shapes := []any{nil, "text", 1.5, true, []any{}, []any{nil, "x", map[string]any{}}, map[string]any{}, map[string]any{"@type": 1}}
+	shapes := []any{nil, "text", 1.5, []any{nil, "x", map[string]any{}}, map[string]any{"@type": 1}}
 	n := 0
 	for _, path := range files {
 		objects, _ := read(t, path)

@@ -47,6 +47,10 @@ func TestOurOwnMeshHasNoProblem(t *testing.T) {
 					warns++
 					continue
 				}
+				// The doors are not the sidecar's: sluiced itself speaks mutual TLS there.
+				if p.Severity == lint.Waived && p.Code == "SL163" && p.Object == "StatefulSet sluice-system/sluice" {
+					continue
+				}
 				t.Errorf("%+v", p)
 			}
 			if warns != c.warns {

@@ -15,3 +15,12 @@ func BenchmarkRender(b *testing.B) {
 	}
 	b.ReportMetric(float64(objects), "objects")
 }
+
+// TestRenderingIsBounded is the benchmark's sum without a clock: what is allocated
+// says how often the megabyte of definitions and the large chart are gone through.
+func TestRenderingIsBounded(t *testing.T) {
+	v := values(t, "voicecore")
+	if got := testing.AllocsPerRun(1, func() { all(t, v) }); got > 1e6 {
+		t.Errorf("%.0f allocations to render everything; it was 0.6 million", got)
+	}
+}

@@ -66,7 +66,7 @@ func field(t *testing.T, o *unstructured.Unstructured, fields ...string) any {
 }
 
 func TestReplicasAreTheAutoscalersOrOurs(t *testing.T) {
-	rendered := all(t, values(t, "voicecore", "istio.pilot.max=2"))
+	rendered := ours(t, values(t, "voicecore", "istio.pilot.max=2"))
 	deployments := map[string]*unstructured.Unstructured{}
 	scaled := map[string][2]any{}
 	for _, r := range rendered {
@@ -170,7 +170,7 @@ func TestARevisionStandsBesideAnother(t *testing.T) {
 
 func TestEveryImageHasItsHubTagAndPullSecret(t *testing.T) {
 	v := values(t, "voicecore", "images.hub=registry.example.com/istio", "istio.version=1.31.3", "images.pullSecret=pull")
-	rendered := all(t, v)
+	rendered := ours(t, v)
 	deployment := find(t, component(t, v, "istiod"), "Deployment", "istiod")
 	containers := field(t, deployment, "spec", "template", "spec", "containers").([]any)
 	if got := containers[0].(map[string]any)["image"]; got != "registry.example.com/istio/pilot:1.31.3" {

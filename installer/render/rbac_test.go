@@ -52,7 +52,7 @@ func TestNothingThatIsLaidDownMayDoMoreThanItMust(t *testing.T) {
 	used := map[string]bool{}
 	roles := 0
 	for _, name := range []string{"voicecore", "default", "minimal"} {
-		for _, c := range all(t, values(t, name)) {
+		for _, c := range ours(t, values(t, name)) {
 			for _, o := range c.Objects {
 				if o.GetKind() != "ClusterRole" && o.GetKind() != "Role" {
 					continue

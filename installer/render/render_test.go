@@ -37,6 +37,17 @@ func all(t testing.TB, v *profile.Values) []Rendered {
 	return rendered
 }
 
+// ours is everything but Istio's definitions, which take most of the time and depend on its version alone.
+func ours(t testing.TB, v *profile.Values) (rendered []Rendered) {
+	t.Helper()
+	for _, c := range components {
+		if c.Name != "crds" {
+			rendered = append(rendered, Rendered{Name: c.Name, Ready: c.Ready, Objects: component(t, v, c.Name)})
+		}
+	}
+	return rendered
+}
+
 // text is a component as 'render' prints it.
 func text(t testing.TB, objects Objects) []byte {
 	t.Helper()
@@ -111,7 +122,7 @@ func firstDifference(got, want []byte) string {
 func TestTheSameValuesGiveTheSameBytes(t *testing.T) {
 	v := values(t, "voicecore")
 	first := all(t, v)
-	for range 3 {
+	for range 2 {
 		again := all(t, values(t, "voicecore"))
 		if len(first) != len(again) {
 			t.Fatalf("%d components, then %d", len(first), len(again))
@@ -129,7 +140,7 @@ func TestEachObjectCanBeApplied(t *testing.T) {
 	for _, name := range profile.Names() {
 		for _, sets := range [][]string{nil, {"istio.revision=1-31-4"}} {
 			seen := map[string]string{}
-			for _, c := range all(t, values(t, name, sets...)) {
+			for _, c := range ours(t, values(t, name, sets...)) {
 				for _, o := range c.Objects {
 					id := strings.Join([]string{o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName()}, " ")
 					switch {

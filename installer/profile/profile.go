@@ -13,15 +13,15 @@ import (
 type Values struct {
 	// Profile is the name of the embedded profile these values started from.
 	Profile string `json:"profile,omitempty"`
-	Istio   Istio  `json:"istio"`
-	Mesh    Mesh   `json:"mesh"`
-	Sluice  Sluice `json:"sluice"`
-	Addons  Addons `json:"addons"`
-	Images  Images `json:"images"`
+	Istio   istio  `json:"istio"`
+	Mesh    mesh   `json:"mesh"`
+	Sluice  sluice `json:"sluice"`
+	Addons  addons `json:"addons"`
+	Images  images `json:"images"`
 }
 
-// Istio is the control plane, its gateways and what it injects.
-type Istio struct {
+// istio is the control plane, its gateways and what it injects.
+type istio struct {
 	// Version is the image tag of istiod and the proxies, such as 1.31.0.
 	Version string `json:"version"`
 	// Namespace is the root namespace: istiod and mesh-wide policy live there.
@@ -32,7 +32,7 @@ type Istio struct {
 	TrustDomain string `json:"trustDomain"`
 	// ClusterDomain ends every service's host name.
 	ClusterDomain string   `json:"clusterDomain"`
-	Pilot         Scaled   `json:"pilot"`
+	Pilot         scaled   `json:"pilot"`
 	Ingress       Gateway  `json:"ingress"`
 	Egress        Gateway  `json:"egress"`
 	Sidecar       Resource `json:"sidecar"`
@@ -48,8 +48,8 @@ type Istio struct {
 	NativeSidecars bool `json:"nativeSidecars"`
 }
 
-// Scaled is a deployment between two numbers of replicas.
-type Scaled struct {
+// scaled is a deployment between two numbers of replicas.
+type scaled struct {
 	Min      int32    `json:"min"`
 	Max      int32    `json:"max"`
 	Resource Resource `json:"resources"`
@@ -58,7 +58,7 @@ type Scaled struct {
 // Gateway is a proxy at the edge of the mesh.
 type Gateway struct {
 	Enabled bool `json:"enabled"`
-	Scaled  `json:",inline"`
+	scaled  `json:",inline"`
 	// ServiceType is LoadBalancer, NodePort or ClusterIP.
 	ServiceType string `json:"serviceType"`
 	// Hosts are the host names that the gateway serves; ingress only.
@@ -69,30 +69,30 @@ type Gateway struct {
 
 // Resource is what a container asks for and may use.
 type Resource struct {
-	Requests Amounts `json:"requests"`
-	Limits   Amounts `json:"limits"`
+	Requests amounts `json:"requests"`
+	Limits   amounts `json:"limits"`
 }
 
-// Amounts are CPU and memory.
-type Amounts struct {
+// amounts are CPU and memory.
+type amounts struct {
 	CPU    resource.Quantity `json:"cpu"`
 	Memory resource.Quantity `json:"memory"`
 }
 
-// Mesh is the application's namespace and the policy around it.
-type Mesh struct {
+// mesh is the application's namespace and the policy around it.
+type mesh struct {
 	// Namespace is where the services run.
 	Namespace string `json:"namespace"`
 	// Stage is soft or enforced. Soft is PERMISSIVE mTLS and server-side shadow;
 	// authorization never fails open in either.
 	Stage        Stage        `json:"stage"`
-	Certificates Certificates `json:"certificates"`
+	Certificates certificates `json:"certificates"`
 	// ServiceDefaults is what each service leaves out. Load writes it into the services.
 	ServiceDefaults *Service  `json:"serviceDefaults,omitempty"`
 	Services        []Service `json:"services"`
 	// External are hosts outside the mesh that services may reach, through the egress gateway.
 	External  []External `json:"external,omitempty"`
-	Tracing   Tracing    `json:"tracing"`
+	Tracing   tracing    `json:"tracing"`
 	AccessLog bool       `json:"accessLog"`
 }
 
@@ -105,8 +105,8 @@ const (
 	Enforced Stage = "enforced"
 )
 
-// Certificates is the life of the workloads' certificates.
-type Certificates struct {
+// certificates is the life of the workloads' certificates.
+type certificates struct {
 	Lifetime metav1.Duration `json:"lifetime"`
 	// RenewAt is the part of the life that is left when a certificate is renewed, 0.02 to 0.98; the proxy adds or takes 0.01.
 	RenewAt float64 `json:"renewAt"`
@@ -123,8 +123,8 @@ type Service struct {
 	Timeout      metav1.Duration `json:"timeout"`
 	Retries      Retries         `json:"retries"`
 	LoadBalancer string          `json:"loadBalancer"` // LEAST_REQUEST or ROUND_ROBIN
-	Pool         Pool            `json:"pool"`
-	Outlier      Outlier         `json:"outlier"`
+	Pool         pool            `json:"pool"`
+	Outlier      outlier         `json:"outlier"`
 	// Callers are the services that may call this one, by name; "ingress" is the ingress gateway.
 	Callers []string `json:"callers,omitempty"`
 	// Paths are the prefixes that the ingress gateway routes to this service. Empty: not public.
@@ -151,8 +151,8 @@ type Retries struct {
 	OnUnsafe []string `json:"retryOnUnsafe"`
 }
 
-// Pool is the circuit breaker: what a client's proxy opens towards the service at most.
-type Pool struct {
+// pool is the circuit breaker: what a client's proxy opens towards the service at most.
+type pool struct {
 	MaxConnections int32           `json:"maxConnections"`
 	MaxPending     int32           `json:"maxPending"`
 	MaxRequests    int32           `json:"maxRequests"`
@@ -163,8 +163,8 @@ type Pool struct {
 	HTTP2 bool `json:"http2"`
 }
 
-// Outlier is when a failing endpoint is taken out.
-type Outlier struct {
+// outlier is when a failing endpoint is taken out.
+type outlier struct {
 	Consecutive5xx int32           `json:"consecutive5xx"`
 	Interval       metav1.Duration `json:"interval"`
 	BaseEjection   metav1.Duration `json:"baseEjection"`
@@ -207,8 +207,8 @@ type External struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
-// Tracing is where spans go and how many.
-type Tracing struct {
+// tracing is where spans go and how many.
+type tracing struct {
 	Enabled bool `json:"enabled"`
 	// SamplePercent of requests, 0–100.
 	SamplePercent float64 `json:"samplePercent"`
@@ -217,8 +217,8 @@ type Tracing struct {
 	Port    int32  `json:"port"`
 }
 
-// Sluice is the server and which of its doors the proxies ask.
-type Sluice struct {
+// sluice is the server and which of its doors the proxies ask.
+type sluice struct {
 	Namespace string `json:"namespace"`
 	// Values overlays the values of Sluice's own chart.
 	Values map[string]any `json:"values,omitempty"`
@@ -231,8 +231,8 @@ type Sluice struct {
 type Doors struct {
 	ExtAuthz  ExtAuthz  `json:"extAuthz"`
 	AccessLog bool      `json:"accessLog"`
-	ExtProc   ExtProc   `json:"extProc"`
-	RateLimit RateLimit `json:"rateLimit"`
+	ExtProc   extProc   `json:"extProc"`
+	RateLimit rateLimit `json:"rateLimit"`
 }
 
 // ExtAuthz is the default door: one call that authorizes, limits and reserves.
@@ -245,16 +245,16 @@ type ExtAuthz struct {
 	Inner bool `json:"inner"`
 }
 
-// ExtProc is the door that can end a stream in its middle.
-type ExtProc struct {
+// extProc is the door that can end a stream in its middle.
+type extProc struct {
 	Enabled bool            `json:"enabled"`
 	Timeout metav1.Duration `json:"timeout"`
 	// Services are those whose sidecars attach it, by name.
 	Services []string `json:"services,omitempty"`
 }
 
-// RateLimit is the door for descriptors.
-type RateLimit struct {
+// rateLimit is the door for descriptors.
+type rateLimit struct {
 	Enabled bool            `json:"enabled"`
 	Timeout metav1.Duration `json:"timeout"`
 	Domain  string          `json:"domain"`
@@ -276,8 +276,8 @@ type Entry struct {
 	Value  string `json:"value,omitempty"`
 }
 
-// Addons are the consoles beside the mesh.
-type Addons struct {
+// addons are the consoles beside the mesh.
+type addons struct {
 	Namespace  string `json:"namespace"`
 	Kiali      Addon  `json:"kiali"`
 	Jaeger     Addon  `json:"jaeger"`
@@ -293,7 +293,7 @@ type Addon struct {
 }
 
 // Images redirects every image of the mesh to another registry.
-type Images struct {
+type images struct {
 	// Hub is Istio's, such as registry.istio.io/release.
 	Hub string `json:"hub"`
 	// Registry, if set, replaces the registry of all other images.

@@ -56,7 +56,7 @@ var (
 	hub         = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*$`)
 )
 
-func (p *validator) istio(i *Istio) {
+func (p *validator) istio(i *istio) {
 	p.unless(version.MatchString(i.Version), "istio.version", quoted(i.Version)+" is not a version of Istio's images",
 		"three numbers, such as 1.31.4; a moving tag would change the mesh without anybody's doing")
 	p.label("istio.namespace", i.Namespace)
@@ -89,7 +89,7 @@ var pilotOwn = map[string]string{
 	"REVISION":                  "istio.revision",
 }
 
-func (p *validator) scaled(path string, s Scaled) {
+func (p *validator) scaled(path string, s scaled) {
 	p.unless(s.Min >= 1, path+".min", fmt.Sprintf("%d is too few replicas", s.Min), "1 or more; 2 or more survive the loss of a node")
 	p.unless(s.Max >= s.Min, path+".max", fmt.Sprintf("%d is less than min, %d", s.Max, s.Min), "min or more; equal to it for a fixed number")
 	p.resource(path+".resources", s.Resource)
@@ -113,7 +113,7 @@ func (p *validator) gateway(path string, g Gateway) {
 	if !g.Enabled {
 		return
 	}
-	p.scaled(path, g.Scaled)
+	p.scaled(path, g.scaled)
 	p.oneOf(path+".serviceType", g.ServiceType, serviceTypes)
 	for i, h := range g.Hosts {
 		p.host(at(path+".hosts", i), h, true)
@@ -123,7 +123,7 @@ func (p *validator) gateway(path string, g Gateway) {
 	}
 }
 
-func (p *validator) mesh(m *Mesh) {
+func (p *validator) mesh(m *mesh) {
 	p.label("mesh.namespace", m.Namespace)
 	p.oneOf("mesh.stage", string(m.Stage), []string{string(Soft), string(Enforced)})
 	p.certificates(m.Certificates)
@@ -151,7 +151,7 @@ func (p *validator) mesh(m *Mesh) {
 	}
 }
 
-func (p *validator) certificates(c Certificates) {
+func (p *validator) certificates(c certificates) {
 	const path = "mesh.certificates"
 	life := c.Lifetime.Duration
 	p.unless(life >= 5*time.Minute && life <= maxLifetime, path+".lifetime", life.String()+" is not what istiod signs",
@@ -224,7 +224,7 @@ func (p *validator) retries(path string, s *Service) {
 	}
 }
 
-func (p *validator) pool(path string, o Pool) {
+func (p *validator) pool(path string, o pool) {
 	for _, n := range []struct {
 		name string
 		n    int32
@@ -235,7 +235,7 @@ func (p *validator) pool(path string, o Pool) {
 	p.positive(path+".idleTimeout", o.IdleTimeout)
 }
 
-func (p *validator) outlier(path string, o Outlier) {
+func (p *validator) outlier(path string, o outlier) {
 	p.unless(o.Consecutive5xx >= 1, path+".consecutive5xx", fmt.Sprintf("%d failures", o.Consecutive5xx), "1 or more failures in a row take an endpoint out")
 	p.positive(path+".interval", o.Interval)
 	p.positive(path+".baseEjection", o.BaseEjection)
@@ -339,7 +339,7 @@ func (p *validator) door(path string, enabled bool, timeout metav1.Duration, ser
 	}
 }
 
-func (p *validator) addons(a *Addons) {
+func (p *validator) addons(a *addons) {
 	p.label("addons.namespace", a.Namespace)
 	for _, c := range []struct {
 		name string
@@ -362,7 +362,7 @@ func (p *validator) image(path, image string) {
 	p.unless(ok, path, quoted(image)+" names no fixed image", "a name with a version or a digest, such as docker.io/grafana/grafana:12.0.1, never 'latest'")
 }
 
-func (p *validator) images(i *Images) {
+func (p *validator) images(i *images) {
 	const want = "a registry and a path without scheme, tag or final slash, such as registry.istio.io/release"
 	p.unless(hub.MatchString(i.Hub), "images.hub", quoted(i.Hub)+" is no place of images", want)
 	p.unless(i.Registry == "" || hub.MatchString(i.Registry), "images.registry", quoted(i.Registry)+" is no place of images", want)

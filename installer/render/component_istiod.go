@@ -151,10 +151,10 @@ func pilotEnv(v *profile.Values) map[string]any {
 }
 
 func resources(r profile.Resource) map[string]any {
-	amounts := func(a profile.Amounts) map[string]any {
-		return map[string]any{"cpu": a.CPU.String(), "memory": a.Memory.String()}
+	return map[string]any{
+		"requests": map[string]any{"cpu": r.Requests.CPU.String(), "memory": r.Requests.Memory.String()},
+		"limits":   map[string]any{"cpu": r.Limits.CPU.String(), "memory": r.Limits.Memory.String()},
 	}
-	return map[string]any{"requests": amounts(r.Requests), "limits": amounts(r.Limits)}
 }
 
 // only returns the objects that are, or are not, of these kinds.

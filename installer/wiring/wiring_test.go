@@ -29,33 +29,26 @@ var update = flag.Bool("update", false, "write the golden files")
 // values is a small mesh in which every door is used.
 func values() *profile.Values {
 	second := metav1.Duration{Duration: time.Second}
-	v := &profile.Values{
-		Istio: profile.Istio{Namespace: "istio-system", TrustDomain: "cluster.local", ClusterDomain: "cluster.local"},
-		Mesh: profile.Mesh{
-			Namespace: "voicecore-ai",
-			Services: []profile.Service{
-				{Name: "tenant-service", Port: 8080},
-				{Name: "call-service", Port: 8080, Streams: []string{"/v1/calls/stream"}},
-				{Name: "ai-service", Port: 8080, LocalLimit: &profile.LocalLimit{Tokens: 50, Interval: second}},
-			},
-			Tracing: profile.Tracing{Enabled: true, Service: "jaeger-collector.observability.svc.cluster.local", Port: 4317},
-		},
-		Sluice: profile.Sluice{
-			Namespace:     "sluice-system",
-			ExcludedPaths: []string{"/healthz", "/static/*"},
-			Doors: profile.Doors{
-				ExtAuthz:  profile.ExtAuthz{Enabled: true, Timeout: second, Inner: true},
-				AccessLog: true,
-				ExtProc:   profile.ExtProc{Enabled: true, Timeout: second, Services: []string{"call-service"}},
-				RateLimit: profile.RateLimit{
-					Enabled: true, Timeout: second, Domain: "voicecore", Services: []string{wiring.Ingress},
-					Descriptors: []profile.Descriptor{
-						{{Key: "path", Path: true}, {Key: "method", Method: true}},
-						{{Key: "user", Header: "x-user"}, {Key: "kind", Value: "public"}},
-					},
-				},
-			},
-		},
+	v := &profile.Values{}
+	v.Istio.Namespace, v.Istio.TrustDomain, v.Istio.ClusterDomain = "istio-system", "cluster.local", "cluster.local"
+	v.Mesh.Namespace = "voicecore-ai"
+	v.Mesh.Services = []profile.Service{
+		{Name: "tenant-service", Port: 8080},
+		{Name: "call-service", Port: 8080, Streams: []string{"/v1/calls/stream"}},
+		{Name: "ai-service", Port: 8080, LocalLimit: &profile.LocalLimit{Tokens: 50, Interval: second}},
+	}
+	v.Mesh.Tracing.Enabled, v.Mesh.Tracing.Service, v.Mesh.Tracing.Port = true, "jaeger-collector.observability.svc.cluster.local", 4317
+	v.Sluice.Namespace = "sluice-system"
+	v.Sluice.ExcludedPaths = []string{"/healthz", "/static/*"}
+	d := &v.Sluice.Doors
+	d.ExtAuthz = profile.ExtAuthz{Enabled: true, Timeout: second, Inner: true}
+	d.AccessLog = true
+	d.ExtProc.Enabled, d.ExtProc.Timeout, d.ExtProc.Services = true, second, []string{"call-service"}
+	d.RateLimit.Enabled, d.RateLimit.Timeout, d.RateLimit.Domain = true, second, "voicecore"
+	d.RateLimit.Services = []string{wiring.Ingress}
+	d.RateLimit.Descriptors = []profile.Descriptor{
+		{{Key: "path", Path: true}, {Key: "method", Method: true}},
+		{{Key: "user", Header: "x-user"}, {Key: "kind", Value: "public"}},
 	}
 	v.Istio.Ingress.Enabled = true
 	return v
@@ -216,7 +209,7 @@ func TestWhatCantBeWiredIsRefused(t *testing.T) {
 		v := values()
 		v.Istio.DataPlane = wiring.Ambient
 		v.Mesh.Services = v.Mesh.Services[:1]
-		v.Sluice.Doors.ExtProc = profile.ExtProc{}
+		v.Sluice.Doors.ExtProc.Enabled, v.Sluice.Doors.ExtProc.Services = false, nil
 		policies := 0
 		for _, o := range render(t, v) {
 			if o.GetKind() == "EnvoyFilter" && o.GetNamespace() != "istio-system" {

@@ -32,7 +32,7 @@ func meshed(t *testing.T) *profile.Values {
 	d.AccessLog, d.ExtAuthz.Enabled, d.ExtProc.Enabled, d.RateLimit.Enabled = true, true, true, true
 	d.ExtAuthz.Timeout.Duration, d.ExtProc.Timeout.Duration, d.RateLimit.Timeout.Duration = 5*time.Second, 5*time.Second, 5*time.Second
 	d.ExtProc.Services = []string{"call-service"}
-	d.RateLimit.Services, d.RateLimit.Domain = []string{asks.Ingress}, "mesh"
+	d.RateLimit.Services, d.RateLimit.Domain = []string{profile.Ingress}, "mesh"
 	d.RateLimit.Descriptors = []profile.Descriptor{{{Key: "path", Path: true}, {Key: "method", Method: true}}}
 	return v
 }

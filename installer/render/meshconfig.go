@@ -16,10 +16,6 @@ import (
 //
 // There is no access-log file: the Telemetry decides what is logged, and where.
 func meshConfig(v *profile.Values) (map[string]any, error) {
-	providers, err := wiring.ExtensionProviders(v)
-	if err != nil {
-		return nil, err
-	}
 	config := &mesh.MeshConfig{
 		TrustDomain:   v.Istio.TrustDomain,
 		RootNamespace: v.Istio.Namespace,
@@ -33,7 +29,7 @@ func meshConfig(v *profile.Values) (map[string]any, error) {
 			},
 			ProxyStatsMatcher: &mesh.ProxyConfig_ProxyStatsMatcher{InclusionRegexps: keptStats},
 		},
-		ExtensionProviders: providers,
+		ExtensionProviders: wiring.ExtensionProviders(v),
 	}
 	text, err := protojson.Marshal(config)
 	if err != nil {

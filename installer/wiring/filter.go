@@ -68,7 +68,7 @@ func all(parts ...func(*profile.Values, place) ([]patch, error)) func(*profile.V
 
 // envoyFilters renders what a place has of each kind.
 func envoyFilters(v *profile.Values, p place) ([]*unstructured.Unstructured, error) {
-	if v.Istio.DataPlane == Ambient && !p.gateway {
+	if v.Istio.DataPlane == profile.Ambient && !p.gateway {
 		return nil, nil
 	}
 	var out []any

@@ -32,7 +32,7 @@ func Peers(v *profile.Values) Callers {
 func principal(v *profile.Values, p place) string {
 	account := p.name
 	if p.gateway {
-		account = IngressName
+		account = ingressName
 	}
 	return v.Istio.TrustDomain + "/ns/" + p.namespace + "/sa/" + account
 }

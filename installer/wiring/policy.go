@@ -37,7 +37,7 @@ func customPolicies(v *profile.Values) []any {
 				Rules:        []*securityapi.Rule{rule},
 			},
 		}
-		if v.Istio.DataPlane == Ambient && !p.gateway {
+		if v.Istio.DataPlane == profile.Ambient && !p.gateway {
 			// The service's waypoint asks; it must have one.
 			o.Spec.TargetRefs = []*typeapi.PolicyTargetReference{{Kind: "Service", Name: p.name}}
 		} else {

@@ -19,10 +19,7 @@ const (
 // ExtensionProviders is what istiod's meshConfig needs to know of Sluice and of the
 // collector of traces. A provider whose Service is missing makes istiod deny
 // everything, so Sluice comes before the policies that name it.
-func ExtensionProviders(v *profile.Values) ([]*meshconfig.MeshConfig_ExtensionProvider, error) {
-	if err := check(v); err != nil {
-		return nil, err
-	}
+func ExtensionProviders(v *profile.Values) []*meshconfig.MeshConfig_ExtensionProvider {
 	var out []*meshconfig.MeshConfig_ExtensionProvider
 	if d := v.Sluice.Doors.ExtAuthz; d.Enabled {
 		authz := &meshconfig.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationGrpcProvider{
@@ -59,5 +56,5 @@ func ExtensionProviders(v *profile.Values) ([]*meshconfig.MeshConfig_ExtensionPr
 			},
 		})
 	}
-	return out, nil
+	return out
 }

@@ -14,7 +14,6 @@
 package wiring
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,26 +30,13 @@ const (
 	Port    = 9090
 )
 
-// The ingress gateway: the name of its Deployment, Service and ServiceAccount,
-// and what the lists of a profile call it.
-const (
-	IngressName = "istio-ingressgateway"
-	Ingress     = "ingress"
-)
-
-// Ambient is the data plane without sidecars.
-const Ambient = "ambient"
+// ingressName is the ingress gateway's Deployment, Service and ServiceAccount.
+const ingressName = "istio-ingressgateway"
 
 // Objects renders everything that makes proxies ask, in the order in which it
 // is applied: what cleans requests before what judges them, and the policies
-// that call Sluice at all last.
+// that call Sluice at all last. The values are valid; profile says so.
 func Objects(v *profile.Values) ([]*unstructured.Unstructured, error) {
-	if err := check(v); err != nil {
-		return nil, err
-	}
-	if len(places(v)) == 0 {
-		return nil, nil
-	}
 	var out []*unstructured.Unstructured
 	if len(Peers(v).Peers) > 0 {
 		rule, err := convert(doorsRule(v))
@@ -93,10 +79,10 @@ func places(v *profile.Values) []place {
 	var out []place
 	if v.Istio.Ingress.Enabled {
 		out = append(out, place{
-			name: Ingress, namespace: v.Istio.Namespace, gateway: true,
-			labels:    map[string]string{"istio": strings.TrimPrefix(IngressName, "istio-")},
+			name: profile.Ingress, namespace: v.Istio.Namespace, gateway: true,
+			labels:    map[string]string{"istio": strings.TrimPrefix(ingressName, "istio-")},
 			authz:     doors.ExtAuthz.Enabled,
-			rateLimit: doors.RateLimit.Enabled && slices.Contains(doors.RateLimit.Services, Ingress),
+			rateLimit: doors.RateLimit.Enabled && slices.Contains(doors.RateLimit.Services, profile.Ingress),
 		})
 	}
 	for i := range v.Mesh.Services {
@@ -113,69 +99,6 @@ func places(v *profile.Values) []place {
 	return slices.DeleteFunc(out, func(p place) bool {
 		return !p.asks() && (p.service == nil || p.service.LocalLimit == nil)
 	})
-}
-
-// check is every reason for which values can't be wired, at once.
-func check(v *profile.Values) error {
-	var problems []error
-	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	doors := v.Sluice.Doors
-	known := map[string]bool{Ingress: v.Istio.Ingress.Enabled}
-	for _, s := range v.Mesh.Services {
-		known[s.Name] = true
-	}
-	lists := []struct {
-		path string
-		list []string
-	}{{"sluice.doors.extProc.services", doors.ExtProc.Services}, {"sluice.doors.rateLimit.services", doors.RateLimit.Services}}
-	for _, l := range lists {
-		for _, name := range l.list {
-			if !known[name] {
-				wrong("%s: there is no %q; name services of mesh.services, or %q if the gateway is enabled", l.path, name, Ingress)
-			}
-		}
-	}
-	if slices.Contains(doors.ExtProc.Services, Ingress) {
-		wrong("sluice.doors.extProc.services: %q asks by ext_authz; list the services whose streams are to be ended", Ingress)
-	}
-	if doors.RateLimit.Enabled && (doors.RateLimit.Domain == "" || len(doors.RateLimit.Descriptors) == 0) {
-		wrong("sluice.doors.rateLimit: needs a domain and descriptors, or nothing would be limited")
-	}
-	if doors.ExtAuthz.Enabled && doors.ExtAuthz.BodyBytes > 0 {
-		for _, s := range v.Mesh.Services {
-			if len(s.Streams) > 0 {
-				wrong("sluice.doors.extAuthz.bodyBytes: Envoy waits for the body before it asks, which hangs the streams of %s; set it to 0", s.Name)
-			}
-		}
-	}
-	for _, p := range v.Sluice.ExcludedPaths {
-		if !strings.HasPrefix(p, "/") || strings.Contains(strings.TrimSuffix(p, "*"), "*") || strings.ContainsAny(p, "?#") || p == "/*" {
-			wrong("sluice.excludedPaths: %q: an exact path such as /healthz, or a prefix such as /static/*; no query, and not everything", p)
-		}
-	}
-	if v.Istio.DataPlane == Ambient {
-		problems = append(problems, checkAmbient(v)...)
-	}
-	return errors.Join(problems...)
-}
-
-// checkAmbient is what a mesh without sidecars can't have.
-func checkAmbient(v *profile.Values) (problems []error) {
-	refuse := func(path string) {
-		problems = append(problems, fmt.Errorf("%s: not in ambient mode, where istiod applies no EnvoyFilter to waypoints; list only %q, or set istio.dataPlane to sidecar", path, Ingress))
-	}
-	if v.Sluice.Doors.ExtProc.Enabled {
-		refuse("sluice.doors.extProc")
-	}
-	if d := v.Sluice.Doors.RateLimit; d.Enabled && slices.ContainsFunc(d.Services, func(s string) bool { return s != Ingress }) {
-		refuse("sluice.doors.rateLimit.services")
-	}
-	for _, s := range v.Mesh.Services {
-		if s.LocalLimit != nil {
-			refuse("mesh.services." + s.Name + ".localLimit")
-		}
-	}
-	return problems
 }
 
 // host is the name of Sluice's Service in the mesh.

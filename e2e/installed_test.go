@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/installer/profile"
@@ -37,22 +36,39 @@ func meshed(t *testing.T) *profile.Values {
 	return v
 }
 
+// local makes a listener of a mesh one of this machine: its port, and routes that lead to the upstream.
+func local(listener map[string]any) {
+	listener["address"] = map[string]any{"socket_address": map[string]any{"address": "127.0.0.1", "port_value": 20001}}
+	for _, name := range []string{"bind_to_port", "use_original_dst", "traffic_direction"} {
+		delete(listener, name)
+	}
+	chain := listener["filter_chains"].([]any)[0].(map[string]any)
+	delete(chain, "filter_chain_match")
+	manager := chain["filters"].([]any)[0].(map[string]any)["typed_config"].(map[string]any)
+	delete(manager, "rds")
+	manager["route_config"] = map[string]any{"name": "local", "virtual_hosts": []any{map[string]any{
+		"name": "all", "domains": []any{"*"},
+		"routes": []any{map[string]any{"match": map[string]any{"prefix": "/"}, "route": map[string]any{"cluster": "upstream", "timeout": "15s"}}},
+	}}}
+}
+
 // wired is an Envoy's configuration as istiod would make it of what the installer renders: the
-// listener of testdata, with the EnvoyFilters that select the proxy.
+// listener that istiod itself made, with the EnvoyFilters that select the proxy.
 func wired(t *testing.T, p istiodtest.Proxy) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", "istiod-listener.yaml"))
+	name := "service"
+	if p.Gateway {
+		name = "gateway"
+	}
+	text, err := os.ReadFile(filepath.Join("..", "installer", "wiring", "istiodtest", "testdata", name+"-before.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !p.Gateway {
-		// No CUSTOM policy selects the service: ext_proc asks in its stead.
-		text = []byte(cutOut(string(text), "            - name: envoy.filters.http.rbac\n", "            - name: envoy.filters.http.grpc_stats\n", ""))
-	}
-	var listener any
-	if err := yaml.Unmarshal(text, &listener); err != nil {
+	var listener map[string]any
+	if err := json.Unmarshal(bytes.ReplaceAll(text, []byte(`"timeout": "1s"`), []byte(`"timeout": "5s"`)), &listener); err != nil {
 		t.Fatal(err)
 	}
+	local(listener)
 	raw, err := json.Marshal(listener)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	istio "istio.io/client-go/pkg/clientset/versioned/scheme"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	kubernetes "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
@@ -152,12 +156,46 @@ func TestEachObjectCanBeApplied(t *testing.T) {
 						t.Errorf("%s: %q is in %s and in %s", name, id, seen[id], c.Name)
 					}
 					seen[id] = c.Name
+					if err := strictly(o); err != nil {
+						t.Errorf("%s, %s: %q: %v", name, c.Name, id, err)
+					}
 					if empty := emptyFields(o.Object, o.GetKind()); len(empty) > 0 {
 						t.Errorf("%s, %s: %q owns fields without a value: %v", name, c.Name, id, empty)
 					}
 				}
 			}
 		}
+	}
+}
+
+var strict = func() runtime.Decoder {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{kubernetes.AddToScheme, istio.AddToScheme} {
+		if err := add(scheme); err != nil {
+			panic(err)
+		}
+	}
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+}()
+
+// strictly decodes an object into its Go type: a field that the type does not have is an error, as is an unknown kind.
+func strictly(o *unstructured.Unstructured) error {
+	text, err := o.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	_, _, err = strict.Decode(text, nil, nil)
+	return err
+}
+
+func TestAFieldThatATypeDoesNotHaveIsSeen(t *testing.T) {
+	o := find(t, component(t, values(t, "voicecore"), "istiod"), "Deployment", "istiod")
+	if err := strictly(o); err != nil {
+		t.Error(err)
+	}
+	o.Object["spec"].(map[string]any)["replica"] = int64(1)
+	if err := strictly(o); err == nil || !strings.Contains(err.Error(), "replica") {
+		t.Errorf("an unknown field: %v", err)
 	}
 }
 

@@ -134,7 +134,7 @@ func routes(v *profile.Values, s *profile.Service, prefix string) []*api.HTTPRou
 		if strings.HasPrefix(stream, prefix) {
 			r := route(v, s, "stream")
 			r.Match = under(stream)
-			r.Timeout = noTimeout
+			// No timeout is none: Istio's definition refuses 0s, and istiod's default is no bound.
 			r.Retries = &api.HTTPRetry{Attempts: 0}
 			out = append(out, r)
 		}

@@ -3,7 +3,6 @@ package render
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
@@ -81,9 +80,6 @@ func duration(d metav1.Duration) *durationpb.Duration {
 	}
 	return durationpb.New(d.Duration)
 }
-
-// noTimeout is what Istio reads as none: an absent timeout in a route, and an explicit 0.
-var noTimeout = durationpb.New(time.Duration(0))
 
 // host is the name of a service in the mesh's registry.
 func host(v *profile.Values, namespace, service string) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -158,6 +159,9 @@ func TestEachObjectCanBeApplied(t *testing.T) {
 					seen[id] = c.Name
 					if err := strictly(o); err != nil {
 						t.Errorf("%s, %s: %q: %v", name, c.Name, id, err)
+					}
+					if strings.Contains(o.GroupVersionKind().Group, "istio.io") && o.GetKind() != "EnvoyFilter" && regexp.MustCompile(`: "?0s"?\n`).Match(text(t, Objects{o})) {
+						t.Errorf("%s, %s: %q has a duration of 0s, which Istio's definitions refuse", name, c.Name, id)
 					}
 					if empty := emptyFields(o.Object, o.GetKind()); len(empty) > 0 {
 						t.Errorf("%s, %s: %q owns fields without a value: %v", name, c.Name, id, empty)

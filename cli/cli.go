@@ -18,6 +18,7 @@ func Command() *cobra.Command {
 		Long: `sluice is the operator's command line. The server is sluiced; its quota API
 (gRPC and REST) is where plans, tenants and API keys are made.`,
 		Example: `  sluice demo --envoy .tools/bin/envoy             # two tenants through a real Envoy
+  sluice mesh install --profile voicecore          # Istio and Sluice, on a cluster
   source <(sluice completion bash)                 # also zsh, fish, powershell`,
 		Version:       app.VersionText(),
 		SilenceUsage:  true,
@@ -26,7 +27,7 @@ func Command() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})
-	root.AddCommand(demoCommand(), authzCommand(), auditCommand(), app.VersionCommand())
+	root.AddCommand(demoCommand(), authzCommand(), auditCommand(), meshCommand(), app.VersionCommand())
 	return root
 }
 

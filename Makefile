@@ -21,6 +21,7 @@ GRPC_GATEWAY_VERSION := v2.33.0
 
 TOOLS := $(CURDIR)/.tools/bin
 ENVOY := $(TOOLS)/envoy
+MESH_TOOLS := $(CURDIR)/.tools/mesh/bin
 export PATH := $(TOOLS):$(PATH)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -66,6 +67,12 @@ test-e2e: need-go gotestsum envoy ## The built server behind a real Envoy
 	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"
 	@packages=$$(go list ./e2e/...); packages=$$(grep -v '/e2e/mesh' <<<"$$packages"); \
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
+
+.PHONY: test-mesh
+test-mesh: need-go gotestsum envoy mesh-tools build ## A real mesh in namespaces of its own: API server, istiod, Envoys. Needs root; the first run builds for 15 minutes
+	@echo "==> tests in a real mesh, with $$($(ENVOY) --version | sed -n 's/.*version: //p')"
+	@SLUICE_ENVOY=$(ENVOY) SLUICE_MESH_TOOLS=$(MESH_TOOLS) SLUICE_MESH_LOGS=$(CURDIR)/artifacts/mesh SLUICE_BIN=$(CURDIR)/bin \
+		gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 30m ./e2e/mesh/...
 
 .PHONY: lint
 lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as locked, known vulnerabilities, generated code as committed
@@ -129,9 +136,12 @@ need-go:
 need-cc:
 	@command -v "$$(go env CC)" >/dev/null || { echo "no C compiler ($$(go env CC)): the race detector needs one (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 
-.PHONY: envoy gotestsum golangci-lint govulncheck buf-plugins
+.PHONY: envoy mesh-tools gotestsum golangci-lint govulncheck buf-plugins
 envoy:
 	@scripts/install-envoy
+
+mesh-tools: need-go
+	@scripts/build-mesh-tools
 
 gotestsum: need-go
 	@scripts/install-go-tool $@ $(GOTESTSUM_VERSION) gotest.tools/gotestsum

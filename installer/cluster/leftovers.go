@@ -16,8 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// rootCert is the ConfigMap that istiod puts into every namespace.
-const rootCert = "istio-ca-root-cert"
+// everywhere are the ConfigMaps that istiod puts into every namespace.
+var everywhere = []string{"istio-ca-root-cert", "istio-ca-crl"}
 
 // injected refuses while Pods have a sidecar that is not of the mesh's own workloads.
 func (c *Cluster) injected(ctx context.Context, objects []ref, o *UninstallOptions) error {
@@ -148,30 +148,41 @@ func (c *Cluster) leftovers(ctx context.Context, namespace string, r *Removal) e
 		}
 		for i := range maps.Items {
 			m := &maps.Items[i]
-			if m.Labels[labelPartOf] == "" && strings.HasPrefix(m.Name, "istio-") && m.Name != rootCert {
+			if m.Labels[labelPartOf] == "" && strings.HasPrefix(m.Name, "istio-") && !slices.Contains(everywhere, m.Name) {
 				r.leave("ConfigMap "+namespace+"/"+m.Name, "istiod made it to elect a leader; it goes with the namespace")
 			}
 		}
 	}
-	spaces := &metav1.PartialObjectMetadataList{}
-	spaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-	if err := c.client.List(ctx, spaces); err != nil {
-		return fmt.Errorf("listing the namespaces: %w", err)
-	}
-	var with []string
-	for i := range spaces.Items {
-		name := spaces.Items[i].Name
-		m := &metav1.PartialObjectMetadata{}
-		m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
-		err := c.client.Get(ctx, client.ObjectKey{Namespace: name, Name: rootCert}, m)
-		if err == nil && !gone[name] {
-			with = append(with, name)
-		} else if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("reading ConfigMap %s/%s: %w", name, rootCert, err)
+	for _, set := range r.rest {
+		if set.Kind != "StatefulSet" || gone[set.Namespace] {
+			continue
+		}
+		claims := &metav1.PartialObjectMetadataList{}
+		claims.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaimList"))
+		if err := c.client.List(ctx, claims, client.InNamespace(set.Namespace)); err != nil {
+			return fmt.Errorf("listing the PersistentVolumeClaims of %s: %w", set.Namespace, err)
+		}
+		for i := range claims.Items {
+			if name := claims.Items[i].Name; strings.Contains(name, "-"+set.Name+"-") {
+				r.leave("PersistentVolumeClaim "+set.Namespace+"/"+name, "it holds what %s has recorded; kubectl delete takes it away for good", set.Name)
+			}
 		}
 	}
-	if len(with) > 0 {
-		r.leave("ConfigMap "+rootCert, "istiod put it into %s; another istiod may need it", strings.Join(with, ", "))
+	for _, name := range everywhere {
+		all := &metav1.PartialObjectMetadataList{}
+		all.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMapList"))
+		if err := c.client.List(ctx, all, client.MatchingFields{"metadata.name": name}); err != nil {
+			return fmt.Errorf("listing the ConfigMaps %s: %w", name, err)
+		}
+		var with []string
+		for i := range all.Items {
+			if in := all.Items[i].Namespace; !gone[in] {
+				with = append(with, in)
+			}
+		}
+		if len(with) > 0 {
+			r.leave("ConfigMap "+name, "istiod put it into %s; another istiod may need it", strings.Join(with, ", "))
+		}
 	}
 	return nil
 }

@@ -20,7 +20,8 @@ const appName = "app"
 // Answer is what the program of the image "lab/app" says to each request: what it saw of it.
 //
 // It listens on port 8080 in HTTP/1 and cleartext HTTP/2. The query asks for trouble: "status=503" for
-// another status, "delay=2s" for a late answer, "pod=NAME" for trouble from that pod only.
+// another status, "delay=2s" for a late answer, "pod=NAME" for trouble from that pod only. Each request
+// is a line of its log: method and target.
 type Answer struct {
 	Pod    string
 	Method string
@@ -75,6 +76,7 @@ func app() int {
 
 func answer(w http.ResponseWriter, r *http.Request) {
 	a := Answer{Pod: os.Getenv("HOSTNAME"), Method: r.Method, Host: r.Host, Path: r.URL.Path, Header: r.Header}
+	fmt.Println(r.Method, r.RequestURI)
 	status := http.StatusOK
 	if q := r.URL.Query(); !q.Has("pod") || q.Get("pod") == a.Pod {
 		if n, err := strconv.Atoi(q.Get("status")); err == nil {

@@ -207,9 +207,6 @@ func (c *call) ask(peer string) {
 	if strings.HasPrefix(c.principal, "spiffe://") {
 		c.request.Credentials.SPIFFE = c.principal
 	}
-	if c.service == "" {
-		c.request.Action.Service = c.holder
-	}
 }
 
 // panicked logs the 1st, 2nd, 4th, 8th … panic: a caller who found one can't

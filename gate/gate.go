@@ -90,6 +90,9 @@ func (d *Decision) Limits() ([]ratelimit.Charge, []ratelimit.Outcome) {
 type Authenticator interface {
 	// Identify may wait, but not beyond ctx.
 	Identify(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error)
+	// Workload is the account of the workload behind the request, by its certificate or as a trusted proxy
+	// names it; nil if it is no tenant's. An error where it can't be told.
+	Workload(s *quota.Snapshot, c *authz.Credentials) (*quota.Account, error)
 }
 
 // Auditor records decisions. Record of a required entry returns when it is

@@ -213,7 +213,10 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	})
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
-		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },
+		Stands: func(id, principal, proof string) (bool, string) {
+			ok, reason := a.gate.Stands(time.Now().UnixMicro(), tenant.ID(id), principal, proof)
+			return ok, reason.String()
+		},
 	})
 	a.accesslog.Register(a.grpc)
 	rlsConfig := &rls.Config{}

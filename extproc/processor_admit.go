@@ -176,6 +176,7 @@ func dynamicMetadata(d *gate.Decision) *structpb.Struct {
 	set(tenant.MetadataTenant, string(d.Tenant))
 	set(tenant.MetadataPlan, d.Plan)
 	set(tenant.MetadataPrincipal, d.Principal.Name)
+	set(tenant.MetadataProof, string(d.AppendProof(nil)))
 	return &structpb.Struct{Fields: map[string]*structpb.Value{
 		tenant.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: fields}),
 	}}

@@ -37,6 +37,7 @@ const (
 	MetadataTenant    = "sluice_tenant"
 	MetadataPlan      = "sluice_plan"
 	MetadataPrincipal = "sluice_principal"
+	MetadataProof     = "sluice_proof" // gate.Decision.AppendProof
 )
 
 // MaxIDLength is the longest tenant id, in bytes.

@@ -246,7 +246,8 @@ func TestAnAdmittedRequestIsToldWhoItIs(t *testing.T) {
 			}
 			if m := metadata(response); len(id) != 32 || !maps.Equal(m, map[string]string{
 				"sluice_decision_id": id, "sluice_tenant": "acme", "sluice_plan": "pro", "sluice_principal": tt.principal,
-			}) {
+				"sluice_proof": m["sluice_proof"],
+			}) || !strings.Contains(m["sluice_proof"], " 0 0000") {
 				t.Errorf("metadata %v", m)
 			}
 			back := set(t, ok.ResponseHeadersToAdd)

@@ -192,9 +192,9 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		return fmt.Errorf("ratelimit-format: %w", err)
 	}
 	answers := answer.NewWriter(format)
-	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}
+	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Refused: a.gate.Refuse}
 	o := extproc.Options{
-		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Recheck: a.gate.Recheck, Revision: a.gate.Revision,
+		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Recheck: a.gate.Recheck, Revision: a.gate.Revision, Refused: a.gate.Refuse,
 	}
 	if a.audit != nil {
 		o.Ended = a.recordEnd

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/gate"
 )
@@ -41,12 +42,16 @@ type Admitter interface {
 type Options struct {
 	Gate    Admitter       // required
 	Answers *answer.Writer // required
-	// Peer names who calls, from the transport; false refuses the stream. Required.
+	// Peer names who calls, from the transport; false refuses the stream, and the name is its address then, if that
+	// is known. Required.
 	Peer func(context.Context) (string, bool)
 	// Trace is the id of the call's trace, and Observe is told what was decided, both for
 	// a span. Nil: nobody traces.
 	Trace   func(context.Context) [16]byte
 	Observe func(context.Context, *gate.Request, *gate.Decision)
+	// Refused is told of each refusal that the door makes itself, without asking; its contract is
+	// gate.Gate.Refuse. Nil: nobody records them.
+	Refused func(now int64, r *gate.Request, d *gate.Decision)
 	Log     *slog.Logger     // panics; default slog.Default()
 	Now     func() time.Time // default time.Now
 
@@ -127,19 +132,25 @@ var errDone = errors.New("extproc: answered for good")
 
 // Process serves one stream, which is one HTTP request.
 func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingRequest, extprocv3.ProcessingResponse]) (err error) {
+	x := &exchange{server: s, stream: stream}
 	defer func() {
 		if p := recover(); p != nil {
 			if n := s.panics.Add(1); n&(n-1) == 0 {
 				s.o.Log.Error("ext_proc: a stream panicked and was ended", "panics", n, "stack", string(debug.Stack()))
+			}
+			if d := &x.decision; d.Allowed() || d.ID == ([16]byte{}) { // else the refusal is on record
+				x.refused(gate.ReasonInternal, "the door failed")
 			}
 			err = status.Error(codes.Internal, "internal error")
 		}
 	}()
 	peer, known := s.o.Peer(stream.Context())
 	if !known {
+		x.source = peer
+		x.refused(gate.ReasonForbidden, "this peer may not ask")
 		return status.Error(codes.PermissionDenied, "this peer may not ask")
 	}
-	x := &exchange{server: s, stream: stream, peer: peer}
+	x.peer = peer
 	defer x.finish()
 	for {
 		in, err := stream.Recv()
@@ -161,6 +172,12 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 		out, err := x.step(stream.Context(), in)
 		if err != nil && !errors.Is(err, errDone) {
 			s.refused.Add(1)
+			why := status.Convert(err)
+			if why.Code() == codes.InvalidArgument {
+				x.refused(gate.ReasonMalformed, why.Message())
+			} else {
+				x.refused(gate.ReasonInternal, why.Message())
+			}
 			return err
 		}
 		if out == nil { // Envoy was told already
@@ -178,6 +195,19 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 	}
 }
 
+// refused has a refusal of the door's own recorded. Of a request that was admitted before, the detail says which.
+func (x *exchange) refused(reason gate.Reason, detail string) {
+	s := x.server
+	if s.o.Refused == nil {
+		return
+	}
+	if x.decision.Allowed() {
+		detail += ", after decision " + gate.FormatID(x.decision.ID)
+	}
+	r := gate.Request{Peer: x.peer, Credentials: authz.Credentials{Source: x.source}}
+	s.o.Refused(s.o.Now().UnixMicro(), &r, &gate.Decision{Reason: reason, Detail: detail})
+}
+
 // phase is how far a stream is. Messages of one direction come in order; those of
 // the two directions may interleave.
 type phase uint8
@@ -193,6 +223,7 @@ const (
 type exchange struct {
 	server   *Server
 	peer     string
+	source   string // the client's address, or that of a peer that may not ask
 	phase    phase
 	decision gate.Decision
 	answer   answer.Answer

@@ -72,6 +72,7 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 	attributes := in.GetAttributes()[attributesNamespace].GetFields()
 	request.Credentials.SPIFFE = spiffeOf(attributes, attributePrincipal)
 	request.Credentials.Source, _, _ = net.SplitHostPort(attributes[attributeSource].GetStringValue())
+	x.source = request.Credentials.Source
 	request.Holder = spiffeOf(attributes, attributeHolder)
 	now := s.o.Now().UnixMicro()
 	// The stream is the request, and Envoy does not ask twice on it: no id is needed.

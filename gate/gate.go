@@ -155,6 +155,28 @@ func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
 	d.snapshot, d.account, d.input, d.entry = nil, nil, authz.Input{}, audit.Entry{}
 }
 
+// Refuse is what a door says where it can't ask: to a peer that may not, of what came out of order, after a panic of its own. d has
+// the reason and the detail, and gets the rest; it never allows. It is counted, and recorded as the refusal of
+// somebody who proved nothing, whatever Admit said of the request before: what became of that is this. It never panics.
+func (g *Gate) Refuse(now int64, r *Request, d *Decision) {
+	reason, detail := d.Reason, d.Detail
+	if reason == ReasonAdmitted || int(reason) >= reasonCount {
+		reason = ReasonInternal
+	}
+	d.reset()
+	d.deny(reason, detail)
+	defer func() {
+		if recover() != nil {
+			g.panicked()
+		}
+	}()
+	d.ID = g.ids.mint(r.Peer)
+	d.Edge, d.Revision = d.ID, g.o.Snapshot().Revision
+	g.counts[reason].Add(1)
+	g.record(now, r, d)
+	d.entry = audit.Entry{}
+}
+
 // Charge applies charges that no tenant stands behind, for doors whose
 // protocol brings its own limits (RLS).
 func (g *Gate) Charge(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {

@@ -117,7 +117,7 @@ type Options struct {
 	Peer func(context.Context) (string, bool)
 	Log  *slog.Logger // panics; default slog.Default()
 	// Stands says whether a request that goes on still may, by what its entry brings back of the decision, and if not, why;
-	// its contract is gate.Gate.Stands. This door can't end one, but it says so. Optional.
+	// its contract is that of gate.HeldBy and gate.Gate.Stands. This door can't end one, but it says so. Optional.
 	Stands func(tenant, principal, proof string) (ok bool, why string)
 	// Remember is how many settled ids are remembered at least; default 65536.
 	// A peer that repeats an older one settles it twice.

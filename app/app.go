@@ -194,7 +194,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	answers := answer.NewWriter(format)
 	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Refused: a.gate.Refuse}
 	o := extproc.Options{
-		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Recheck: a.gate.Recheck, Revision: a.gate.Revision, Refused: a.gate.Refuse,
+		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Stands: a.gate.Stands, Recheck: a.gate.Recheck, Revision: a.gate.Revision, Refused: a.gate.Refuse,
 	}
 	if a.audit != nil {
 		o.Ended = a.recordEnd
@@ -214,7 +214,8 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
 		Stands: func(id, principal, proof string) (bool, string) {
-			ok, reason := a.gate.Stands(time.Now().UnixMicro(), tenant.ID(id), principal, proof)
+			held := gate.HeldBy(tenant.ID(id), principal, proof)
+			ok, reason := a.gate.Stands(time.Now().UnixMicro(), &held)
 			return ok, reason.String()
 		},
 	})

@@ -66,7 +66,9 @@ type Action struct {
 	Path    string // as it came, query included, until the gate makes it canonical
 	GRPC    bool   // content-type application/grpc: Path is /package.Service/Method
 	Headers []Header
-	Body    Body
+	// HeadersCut says that Headers is not all of them: a condition that reads one is an error, and so a denial.
+	HeadersCut bool
+	Body       Body
 }
 
 // Header is one header field as it came. The name is lower case.

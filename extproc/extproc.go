@@ -58,6 +58,10 @@ type Options struct {
 	// Recheck says whether a request that was admitted may go on. It is asked when Revision
 	// has changed and twice a minute, for each request that is under way; a panic is a no. nil
 	// leaves running streams alone. reason is what the caller is told; now is Unix µs.
+	//
+	// Stands is the half of it that is cheap whatever the rules cost: of all requests that is asked first, and again if
+	// the revision changes while Recheck is still being asked. Optional.
+	Stands  func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	Recheck func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	// Revision is that of the snapshot which decides now, as gate.Decision has it.
 	// Required with Recheck.
@@ -78,6 +82,7 @@ type Server struct {
 	panics   atomic.Uint64
 	refused  atomic.Uint64
 	observed atomic.Uint64
+	took     [2]atomic.Int64 // of Sweeps, ns
 }
 
 // New returns a door. It panics if a required option is missing.
@@ -126,6 +131,12 @@ func (s *Server) Ended(r gate.Reason) uint64 {
 // Stuck is how many streams Envoy left open for five seconds after it was told
 // to end them. It should be 0.
 func (s *Server) Stuck() uint64 { return s.stuck.Load() }
+
+// Sweeps is how long it took, when all streams were asked last, to ask for the tenant and the credential of each, and
+// for the rules. 0 before the first.
+func (s *Server) Sweeps() (credentials, rules time.Duration) {
+	return time.Duration(s.took[0].Load()), time.Duration(s.took[1].Load())
+}
 
 // errDone ends a stream whose request was refused: Envoy has its answer.
 var errDone = errors.New("extproc: answered for good")
@@ -241,8 +252,8 @@ type exchange struct {
 	sent   atomic.Int32
 	done   atomic.Bool
 
-	ending, stuck bool  // the sweeper's alone
-	endingAt      int64 // when Envoy was told to end it
+	endingAt atomic.Int64 // when Envoy was told to end it; 0 for not
+	stuck    bool         // the sweeper's alone
 }
 
 // step answers one message, or says why the stream must end. A message that has

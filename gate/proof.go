@@ -55,10 +55,7 @@ func parseProof(name, proof string) (p authz.Principal) {
 	return p
 }
 
-// Stands says whether a request that was admitted for the tenant, by the principal of that name and proof, would still be, as far as
-// that hangs on them, and if not, why: the half of Recheck that needs nothing of the request.
-func (g *Gate) Stands(now int64, id tenant.ID, principal, proof string) (ok bool, reason Reason) {
-	p := parseProof(principal, proof)
-	s := g.o.Snapshot()
-	return stands(now, s, s.Account(id), &p)
+// HeldBy is what a log entry brings back of an admission: enough for Stands, not for Recheck.
+func HeldBy(id tenant.ID, principal, proof string) Held {
+	return Held{Tenant: id, Principal: parseProof(principal, proof)}
 }

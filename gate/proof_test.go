@@ -49,7 +49,8 @@ func TestS01WhatIsBroughtBackStandsAsWhatIsHeld(t *testing.T) {
 				Snapshot: func() *quota.Snapshot { return c.after }, Authenticator: authn.New(authn.Options{Pepper: pepper}), Store: memstore.New(memstore.Options{}),
 			})
 			proof := string(gate.ProofOf(c.who))
-			ok, reason := g.Stands(now, c.tenant, c.who.Name, proof)
+			brought := gate.HeldBy(c.tenant, c.who.Name, proof)
+			ok, reason := g.Stands(now, &brought)
 			if ok != (c.want == gate.ReasonAdmitted) || reason != c.want {
 				t.Errorf("brought back %q: %v, %v", proof, ok, reason)
 			}
@@ -62,11 +63,13 @@ func TestS01WhatIsBroughtBackStandsAsWhatIsHeld(t *testing.T) {
 	t.Run("what was not written by a decision stands for nobody", func(t *testing.T) {
 		g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
 		good := string(gate.ProofOf(byKey("k1")))
-		if ok, _ := g.Stands(now, "acme", "k1", good); !ok {
+		brought := gate.HeldBy("acme", "k1", good)
+		if ok, _ := g.Stands(now, &brought); !ok {
 			t.Fatal("the proof itself")
 		}
 		for _, bad := range []string{"", good[:len(good)-1], good + "0", good + " ", " " + good, strings.ToUpper(good), strings.Replace(good, "api_key", "nobody", 1), strings.Replace(good, " 0 ", " x ", 1)} {
-			if ok, reason := g.Stands(now, "acme", "k1", bad); ok || reason != gate.ReasonUnauthenticated {
+			brought := gate.HeldBy("acme", "k1", bad)
+			if ok, reason := g.Stands(now, &brought); ok || reason != gate.ReasonUnauthenticated {
 				t.Errorf("%q: %v, %v", bad, ok, reason)
 			}
 		}

@@ -16,8 +16,8 @@ type Held struct {
 	Plan     string
 	// Principal is who asked. Its Name and Voucher are what a revocation finds it by.
 	Principal authz.Principal
-	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, and
-	// without a body: a condition that reads that ends the stream. Its slices are Held's own.
+	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, without all
+	// of them where they are many, and without a body: a condition that reads what is not there ends the stream. Its slices are Held's own.
 	Action authz.Action
 	Since  int64 // when it was admitted, Unix µs
 
@@ -41,6 +41,13 @@ func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
 		return false, ReasonForbidden
 	}
 	return true, ReasonAdmitted
+}
+
+// Stands says whether what was admitted may go on as far as that hangs on the tenant and the credential, and if not, why: the
+// half of Recheck that costs well under a microsecond whatever the rules cost.
+func (g *Gate) Stands(now int64, h *Held) (ok bool, reason Reason) {
+	s := g.o.Snapshot()
+	return stands(now, s, s.Account(h.Tenant), &h.Principal)
 }
 
 // stands asks about a running request what every door that is told of one asks: are the tenant and the credential still there.

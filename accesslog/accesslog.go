@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/voicecore-ai/sluice/authz/rawpb"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // Entry is what became of one admitted or refused request. Its strings are the
@@ -36,8 +37,8 @@ type Entry struct {
 	Plan      string
 	Principal string
 
-	Final     bool // the request is over; false: a long one goes on, and a lease is renewed
-	Outlived  bool // it goes on though its tenant is gone or suspended; never Final
+	Final     bool   // the request is over; false: a long one goes on, and a lease is renewed
+	Outlived  string // why it may no longer go on, which it does; "" if it may, and of what is Final
 	Start     time.Time
 	Duration  time.Duration // to the last byte, or until now
 	Method    string
@@ -82,7 +83,7 @@ const (
 	Duplicate               // settled before
 	Malformed               // not readable as a log entry
 	Failed                  // the recorder panicked
-	Outlived                // periodic, recorded, of a tenant that is no longer served
+	Outlived                // periodic, recorded, of one whose tenant or credential stands no more
 	resultCount
 )
 
@@ -115,9 +116,9 @@ type Options struct {
 	// names it; false refuses the stream. Required.
 	Peer func(context.Context) (string, bool)
 	Log  *slog.Logger // panics; default slog.Default()
-	// Serves reports whether there still is such a tenant and it is not suspended. It is
-	// asked about requests that go on; this door can't end one, but it says so. Optional.
-	Serves func(tenant string) bool
+	// Stands says whether a request that goes on still may, by what its entry brings back of the decision, and if not, why;
+	// its contract is that of gate.HeldBy and gate.Gate.Stands. This door can't end one, but it says so. Optional.
+	Stands func(tenant, principal, proof string) (ok bool, why string)
 	// Remember is how many settled ids are remembered at least; default 65536.
 	// A peer that repeats an older one settles it twice.
 	Remember int
@@ -265,8 +266,10 @@ func (s *Server) entry(peer string, encoded []byte) (result Result) {
 		return Duplicate
 	}
 	e := newEntry(id, peer, result == Settled, log)
-	if result == Renewed && s.o.Serves != nil && !s.o.Serves(e.Tenant) {
-		e.Outlived, result = true, Outlived
+	if result == Renewed && s.o.Stands != nil {
+		if ok, why := s.o.Stands(e.Tenant, e.Principal, fields(log)[tenant.MetadataProof].GetStringValue()); !ok {
+			e.Outlived, result = why, Outlived
+		}
 	}
 	s.o.Recorder.Record(e)
 	return result

@@ -96,7 +96,7 @@ type log = datav3.HTTPAccessLogEntry
 
 func entry(id string, kind datav3.AccessLogType) *log {
 	ours, _ := structpb.NewStruct(map[string]any{
-		"sluice_decision_id": id, "sluice_tenant": "acme", "sluice_plan": "pro", "sluice_principal": "api-key/k1",
+		"sluice_decision_id": id, "sluice_tenant": "acme", "sluice_plan": "pro", "sluice_principal": "api-key/k1", "sluice_proof": "api_key 0 00",
 	})
 	return &log{
 		CommonProperties: &datav3.AccessLogCommon{

@@ -18,7 +18,7 @@ type Labels struct {
 }
 
 // Logger is a Recorder that writes each final entry as one record of a
-// structured log, warns of each that its tenant has outlived, and tells a metric about every entry.
+// structured log, warns of each that its tenant or credential did not outlive, and tells a metric about every entry.
 //
 // The log is written by Run. Record only queues: what does not fit is dropped and counted,
 // so a slow disk delays no proxy. The metric is told in any case.
@@ -63,7 +63,7 @@ func (l *Logger) Record(e Entry) {
 	if l.metric != nil {
 		l.metric(labelsOf(&e), &e)
 	}
-	if !e.Final && !e.Outlived {
+	if !e.Final && e.Outlived == "" {
 		return
 	}
 	if e.Tenant == "" && !l.strangers.Allow() {
@@ -136,8 +136,9 @@ func (l *Logger) write(e *Entry) {
 		attrs = append(attrs, slog.Uint64("grpc_status", uint64(e.GRPCStatus)))
 	}
 	level, text := slog.LevelInfo, "request"
-	if e.Outlived {
-		level, text = slog.LevelWarn, "a stream of a tenant that is no longer served is still running"
+	if e.Outlived != "" {
+		level, text = slog.LevelWarn, "a stream whose tenant or credential stands no more is still running"
+		attrs = append(attrs, slog.String("reason", e.Outlived))
 	}
 	l.log.LogAttrs(context.Background(), level, text, attrs...)
 }

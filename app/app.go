@@ -192,9 +192,9 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		return fmt.Errorf("ratelimit-format: %w", err)
 	}
 	answers := answer.NewWriter(format)
-	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log}
+	check := extauthz.Options{Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Refused: a.gate.Refuse}
 	o := extproc.Options{
-		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Recheck: a.gate.Recheck, Revision: a.gate.Revision,
+		Gate: a.gate, Answers: answers, Peer: peerName, Log: a.log, Stands: a.gate.Stands, Recheck: a.gate.Recheck, Revision: a.gate.Revision, Refused: a.gate.Refuse,
 	}
 	if a.audit != nil {
 		o.Ended = a.recordEnd
@@ -213,7 +213,11 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	})
 	a.accesslog = accesslog.New(accesslog.Options{
 		Verifier: a.gate, Recorder: a.recorder, Peer: peerName, Log: a.log,
-		Serves: func(id string) bool { return a.gate.Serves(tenant.ID(id)) },
+		Stands: func(id, principal, proof string) (bool, string) {
+			held := gate.HeldBy(tenant.ID(id), principal, proof)
+			ok, reason := a.gate.Stands(time.Now().UnixMicro(), &held)
+			return ok, reason.String()
+		},
 	})
 	a.accesslog.Register(a.grpc)
 	rlsConfig := &rls.Config{}

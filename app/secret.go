@@ -46,6 +46,9 @@ func Init(data string) (token string, err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return "", dataProblem(data, err)
 	}
+	if err := unused(data); err != nil {
+		return "", err
+	}
 	if err := writeNew(filepath.Join(data, secretFile), random()); err != nil {
 		return "", err
 	}
@@ -55,6 +58,25 @@ func Init(data string) (token string, err error) {
 		return "", err
 	}
 	return token, writeNew(filepath.Join(data, adminTokenFile), token)
+}
+
+// unused is an error if data holds what a server left that had a secret. A new one beside it would open nothing: digests of
+// API keys, names of counters and the audit log are the old one's.
+func unused(data string) error {
+	if _, err := os.Lstat(filepath.Join(data, secretFile)); !errors.Is(err, fs.ErrNotExist) {
+		return nil // writeNew says what there is to say
+	}
+	for _, name := range []string{adminHashFile, adminTokenFile, journalFile, catalogFile, lastUsedFile, auditFolder} {
+		path := filepath.Join(data, name)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return dataProblem(data, err)
+		}
+		return fmt.Errorf("%s exists, and its secret does not: every API key, all usage and the audit log hang on that one; restore %s from a backup (nothing was written), "+
+			"or choose another --data, or remove the folder and all of that with it", path, filepath.Join(data, secretFile))
+	}
+	return nil
 }
 
 func random() string {

@@ -48,3 +48,32 @@ func TestC05NoSecretIsADefault(t *testing.T) {
 		}
 	}
 }
+
+func TestInitWritesNothingWhereASecretIsLost(t *testing.T) {
+	for _, left := range []string{adminHashFile, adminTokenFile, journalFile, catalogFile, lastUsedFile, auditFolder} {
+		data := t.TempDir()
+		if left == auditFolder {
+			if err := os.Mkdir(filepath.Join(data, left), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(filepath.Join(data, left), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Init(data)
+		if err == nil || !strings.Contains(err.Error(), filepath.Join(data, left)+" exists") || !strings.Contains(err.Error(), "restore "+filepath.Join(data, secretFile)+" from a backup") {
+			t.Errorf("%s: %v", left, err)
+		}
+		if files, err := os.ReadDir(data); err != nil || len(files) != 1 {
+			t.Errorf("%s: %v, %v", left, files, err)
+		}
+	}
+	t.Run("a folder of a file system's own is no such folder", func(t *testing.T) {
+		data := t.TempDir()
+		if err := os.Mkdir(filepath.Join(data, "lost+found"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Init(data); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -58,15 +58,17 @@ type Credentials struct {
 // Action is what a request asks for, as one door read it. Its slices are valid
 // for the call only.
 type Action struct {
-	// Service names what is asked: the "service" of the route's context
-	// extensions, which only the operator sets, else the SPIFFE id of the workload that Envoy stands before.
+	// Service names what is asked: what the operator's route says (ext_authz: "service" of its context extensions;
+	// ext_proc: tenant.ServiceMetadata), else, by the gate, the SPIFFE id of the workload that Envoy stands before.
 	Service string
 	Host    string // lower case, without port
 	Method  string // as it came: methods are case-sensitive (RFC 9110, 9.1)
 	Path    string // as it came, query included, until the gate makes it canonical
 	GRPC    bool   // content-type application/grpc: Path is /package.Service/Method
 	Headers []Header
-	Body    Body
+	// HeadersCut says that Headers is not all of them: a condition that reads one is an error, and so a denial.
+	HeadersCut bool
+	Body       Body
 }
 
 // Header is one header field as it came. The name is lower case.

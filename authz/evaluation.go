@@ -196,7 +196,7 @@ func (e *evaluation) ResolveName(name string) (any, bool) {
 		}
 		return e.time, true
 	case varHeaders:
-		e.header.all = in.Action.Headers
+		e.header.all, e.header.cut = in.Action.Headers, in.Action.HeadersCut
 		return &e.header, true
 	case varBody:
 		return e.readBody(), true
@@ -269,7 +269,12 @@ func (e *evaluation) readBody() any {
 // headers is request.headers. A header that can't be read one way only is an
 // error: one that came twice, or whose value is a list, which is how Envoy shows one that
 // came twice (H-01 to H-03).
-type headers struct{ all []Header }
+type headers struct {
+	all []Header
+	cut bool
+}
+
+var errCut = errors.New("the headers are not all of the request's")
 
 // maxHeaderValue is the longest value that a condition reads.
 const maxHeaderValue = 8 << 10
@@ -279,6 +284,9 @@ func (h *headers) Find(key ref.Val) (ref.Val, bool) {
 	name, ok := key.(types.String)
 	if !ok {
 		return types.MaybeNoSuchOverloadErr(key), false
+	}
+	if h.cut {
+		return types.WrapErr(errCut), false
 	}
 	found := -1
 	for i := range h.all {
@@ -322,6 +330,9 @@ func (h *headers) Contains(key ref.Val) ref.Val {
 	name, ok := key.(types.String)
 	if !ok {
 		return types.MaybeNoSuchOverloadErr(key)
+	}
+	if h.cut {
+		return types.WrapErr(errCut)
 	}
 	for i := range h.all {
 		if string(h.all[i].Name) == string(name) {

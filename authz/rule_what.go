@@ -3,6 +3,8 @@ package authz
 import (
 	"slices"
 	"strings"
+
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 const (
@@ -61,7 +63,7 @@ func (c *compiler) what(w *What, denies bool) (out what) {
 	out.denies = denies
 	c.list("what.services", w.Services, func(item int, name string) {
 		if !visibleText(name, maxService) || strings.Contains(name, "*") {
-			c.problem("what.services", item, quote(name)+" is no name of a service", "the route's service or the workload's SPIFFE id, whole: 1 to 2048 visible ASCII characters, no '*'")
+			c.problem("what.services", item, tenant.Quote(name)+" is no name of a service", "the route's service or the workload's SPIFFE id, whole: 1 to 2048 visible ASCII characters, no '*'")
 		}
 	})
 	c.list("what.hosts", w.Hosts, func(item int, name string) {
@@ -73,7 +75,7 @@ func (c *compiler) what(w *What, denies bool) (out what) {
 		}
 		canonical, err := CanonicalHost(bare)
 		if err != nil || canonical != bare || !below && bare != name {
-			c.problem("what.hosts", item, quote(name)+" is no host", "a host in lower case without its port, such as api.example.com; or *.example.com for all below it")
+			c.problem("what.hosts", item, tenant.Quote(name)+" is no host", "a host in lower case without its port, such as api.example.com; or *.example.com for all below it")
 			return
 		}
 		out.hosts = append(out.hosts, host{suffix, below})
@@ -81,15 +83,15 @@ func (c *compiler) what(w *What, denies bool) (out what) {
 	c.list("what.methods", w.Methods, func(item int, method string) {
 		switch upper := strings.ToUpper(method); {
 		case !visibleText(method, maxMethod) || strings.ContainsAny(method, `"(),/:;<=>?@[\]{}*`):
-			c.problem("what.methods", item, quote(method)+" is no method", "a name such as GET; leave methods out for every one")
+			c.problem("what.methods", item, tenant.Quote(method)+" is no method", "a name such as GET; leave methods out for every one")
 		case method != upper && slices.Contains(commonMethods, upper):
-			c.problem("what.methods", item, quote(method)+" is not the method "+upper+": methods are case-sensitive", upper)
+			c.problem("what.methods", item, tenant.Quote(method)+" is not the method "+upper+": methods are case-sensitive", upper)
 		}
 	})
 	c.list("what.paths", w.Paths, func(item int, text string) {
 		t, wrong, right := parseTemplate(text, denies)
 		if wrong != "" {
-			c.problem("what.paths", item, quote(text)+" "+wrong, right)
+			c.problem("what.paths", item, tenant.Quote(text)+" "+wrong, right)
 			return
 		}
 		out.paths = append(out.paths, t)
@@ -97,7 +99,7 @@ func (c *compiler) what(w *What, denies bool) (out what) {
 	c.list("what.grpc", w.GRPC, func(item int, text string) {
 		service, method, ok := strings.Cut(text, "/")
 		if !ok || !grpcName(service, true) || method != "*" && !grpcName(method, false) {
-			c.problem("what.grpc", item, quote(text)+" names no gRPC method", "package.Service/Method, or package.Service/* for all of a service")
+			c.problem("what.grpc", item, tenant.Quote(text)+" names no gRPC method", "package.Service/Method, or package.Service/* for all of a service")
 			return
 		}
 		path, below := strings.CutSuffix("/"+text, "*")

@@ -424,11 +424,11 @@ func (a *auditor) header(headers ast.Expr, name string) (wrong, right string) {
 	a.headers++
 	switch {
 	case !visibleText(name, 256) || strings.ContainsAny(name, `"(),/:;<=>?@[\]{}`) || strings.ToLower(name) != name:
-		return "reads the header " + quote(name) + ", which can't be one", headerForm
+		return "reads the header " + tenant.Quote(name) + ", which can't be one", headerForm
 	case tenant.IsReservedHeader(name):
-		return "reads the header " + quote(name) + ", which only Sluice may write", "tenant.id, tenant.plan or principal.name, which are proven"
+		return "reads the header " + tenant.Quote(name) + ", which only Sluice may write", "tenant.id, tenant.plan or principal.name, which are proven"
 	case isCredential(name):
-		return "reads the header " + quote(name) + ", which is a credential", "principal.name or principal.roles"
+		return "reads the header " + tenant.Quote(name) + ", which is a credential", "principal.name or principal.roles"
 	}
 	return "", ""
 }

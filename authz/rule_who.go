@@ -38,22 +38,22 @@ func (p principal) match(name string) bool {
 func (c *compiler) who(w *Who) (out who) {
 	c.list("who.tenants", w.Tenants, func(item int, id string) {
 		if _, err := tenant.ParseID(id); err != nil {
-			c.problem("who.tenants", item, quote(id)+" is no id of a tenant", labelForm)
+			c.problem("who.tenants", item, tenant.Quote(id)+" is no id of a tenant", labelForm)
 		}
 	})
 	c.list("who.plans", w.Plans, func(item int, name string) {
 		if _, err := tenant.ParseID(name); err != nil {
-			c.problem("who.plans", item, quote(name)+" is no name of a plan", labelForm)
+			c.problem("who.plans", item, tenant.Quote(name)+" is no name of a plan", labelForm)
 		}
 	})
 	c.list("who.roles", w.Roles, func(item int, role string) {
 		if !visibleText(role, maxRole) {
-			c.problem("who.roles", item, quote(role)+" is no role", "1 to 256 visible ASCII characters")
+			c.problem("who.roles", item, tenant.Quote(role)+" is no role", "1 to 256 visible ASCII characters")
 		}
 	})
 	c.list("who.principals", w.Principals, func(item int, name string) {
 		if wrong := wrongPrincipal(name); wrong != "" {
-			c.problem("who.principals", item, quote(name)+" "+wrong, "a whole name such as spiffe://cluster.local/ns/acme/sa/app, or its beginning up to a '/' and then one '*'")
+			c.problem("who.principals", item, tenant.Quote(name)+" "+wrong, "a whole name such as spiffe://cluster.local/ns/acme/sa/app, or its beginning up to a '/' and then one '*'")
 			return
 		}
 		prefix, below := strings.CutSuffix(name, "*")

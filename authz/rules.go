@@ -121,10 +121,10 @@ func (c *compiler) rule(r *Rule) compiled {
 	case r.Name == "":
 		c.problem("name", -1, "is missing", "give the rule the name that the audit log shows")
 	case err != nil:
-		c.problem("name", -1, quote(r.Name)+" is no name", labelForm)
+		c.problem("name", -1, tenant.Quote(r.Name)+" is no name", labelForm)
 	default:
 		if first, ok := c.seen[r.Name]; ok {
-			c.problem("name", -1, quote(r.Name)+" is already the name of rules["+strconv.Itoa(first)+"]", "each rule has its own name: rename or delete one of the two")
+			c.problem("name", -1, tenant.Quote(r.Name)+" is already the name of rules["+strconv.Itoa(first)+"]", "each rule has its own name: rename or delete one of the two")
 		} else {
 			c.seen[r.Name] = c.at
 		}
@@ -134,10 +134,10 @@ func (c *compiler) rule(r *Rule) compiled {
 	case "":
 		c.problem("effect", -1, "is missing", "allow or deny")
 	default:
-		c.problem("effect", -1, "there is no effect "+quote(r.Effect), "allow or deny")
+		c.problem("effect", -1, "there is no effect "+tenant.Quote(r.Effect), "allow or deny")
 	}
 	if r.Enforcement != "" && r.Enforcement != "enforce" && r.Enforcement != "shadow" {
-		c.problem("enforcement", -1, "there is no enforcement "+quote(r.Enforcement), "enforce (the default), or shadow: say what it would do, do nothing")
+		c.problem("enforcement", -1, "there is no enforcement "+tenant.Quote(r.Enforcement), "enforce (the default), or shadow: say what it would do, do nothing")
 	}
 	switch r.Audit {
 	case "":
@@ -146,7 +146,7 @@ func (c *compiler) rule(r *Rule) compiled {
 	case "required":
 		out.audit = Required
 	default:
-		c.problem("audit", -1, "there is no audit "+quote(r.Audit), "required (no record, no admission) or best_effort; leave it out to record only refusals")
+		c.problem("audit", -1, "there is no audit "+tenant.Quote(r.Audit), "required (no record, no admission) or best_effort; leave it out to record only refusals")
 	}
 	out.who = c.who(&r.Who)
 	out.what = c.what(&r.What, out.denies)
@@ -154,15 +154,6 @@ func (c *compiler) rule(r *Rule) compiled {
 		out.when = c.condition(r.When, variables(out.what.paths))
 	}
 	return out
-}
-
-// quote shows a value in a problem: on one line, and not all of it if it is long.
-func quote(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return strconv.Quote(s)
-	}
-	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
 }
 
 // Decide says whether in may be done. It never panics: what can't be decided is

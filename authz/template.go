@@ -1,6 +1,10 @@
 package authz
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/voicecore-ai/sluice/tenant"
+)
 
 // template is a compiled path template.
 type template struct {
@@ -64,19 +68,19 @@ func parseSegment(text string) (s segment, wrong, right string) {
 	if name, ok := strings.CutPrefix(text, "{"); ok {
 		name, ok = strings.CutSuffix(name, "}")
 		if !ok || !variableName(name) {
-			return s, "has a variable " + quote(text) + " that is none", "a whole segment {name}, of a-z, 0-9 and '_', with a letter first"
+			return s, "has a variable " + tenant.Quote(text) + " that is none", "a whole segment {name}, of a-z, 0-9 and '_', with a letter first"
 		}
 		return segment{variable: name}, "", ""
 	}
 	if strings.Contains(text, "*") {
-		return s, "has a '*' in " + quote(text), "{name} for one whole segment; ** only as the last one"
+		return s, "has a '*' in " + tenant.Quote(text), "{name} for one whole segment; ** only as the last one"
 	}
 	canonical, err := CanonicalPath("/" + text)
 	switch {
 	case err != nil:
 		return s, "can match no request: " + err.Error(), templateForm
 	case canonical != "/"+text:
-		return s, "can match no request: " + quote(text) + " is not in canonical form", canonical[1:]
+		return s, "can match no request: " + tenant.Quote(text) + " is not in canonical form", canonical[1:]
 	}
 	return segment{literal: text}, "", ""
 }

@@ -183,6 +183,23 @@ func TestX02AConditionThatFailsDenies(t *testing.T) {
 			}
 		})
 	}
+	t.Run("one that reads a header, where they are not all there, denies whatever the effect", func(t *testing.T) {
+		cut := *in
+		action := *in.Action
+		action.Headers, action.HeadersCut = nil, true
+		cut.Action = &action
+		for _, when := range []string{`request.headers["x-role"] == "a"`, `!("x-role" in request.headers)`, `!has(request.headers.role)`} {
+			for _, effect := range []string{"allow", "deny"} {
+				v := compile(t, authz.Rule{Name: "a", Effect: "allow"}, authz.Rule{Name: "z", Effect: effect, When: when}).Decide(&cut)
+				if v.Allowed() || !v.Failed || v.Rule != "z" {
+					t.Errorf("%s, %s: %+v", effect, when, v)
+				}
+			}
+		}
+		if v := compile(t, authz.Rule{Name: "a", Effect: "allow", When: `request.method != ""`}).Decide(&cut); !v.Allowed() {
+			t.Errorf("one that reads none: %+v", v)
+		}
+	})
 	t.Run("one that does not apply is not asked", func(t *testing.T) {
 		rules := compile(t, authz.Rule{Name: "a", Effect: "allow"}, authz.Rule{Name: "z", Effect: "deny", What: paths("/x"), When: `request.headers["x-none"] == "1"`})
 		if v := rules.Decide(in); !v.Allowed() {

@@ -92,15 +92,15 @@ func TestE02OrdersThatNoEnvoySends(t *testing.T) {
 		answers, records int
 		ends             codes.Code
 	}{
-		"E-02 a body before headers":                     {[]message{body, good}, 0, 0, codes.InvalidArgument},
-		"E-02 trailers before headers":                   {[]message{trailers}, 0, 0, codes.InvalidArgument},
-		"E-02 request headers twice":                     {[]message{good, good}, 1, 1, codes.InvalidArgument},
-		"E-02 a response, and then a request":            {[]message{response, good}, 1, 0, codes.InvalidArgument},
-		"E-02 a response's body first":                   {[]message{responseBody}, 0, 0, codes.InvalidArgument},
-		"E-02 response headers twice":                    {[]message{good, response, response}, 2, 1, codes.InvalidArgument},
-		"E-02 a body after trailers":                     {[]message{good, trailers, body}, 2, 1, codes.InvalidArgument},
+		"E-02 a body before headers":                     {[]message{body, good}, 0, 1, codes.InvalidArgument},
+		"E-02 trailers before headers":                   {[]message{trailers}, 0, 1, codes.InvalidArgument},
+		"E-02 request headers twice":                     {[]message{good, good}, 1, 2, codes.InvalidArgument},
+		"E-02 a response, and then a request":            {[]message{response, good}, 1, 1, codes.InvalidArgument},
+		"E-02 a response's body first":                   {[]message{responseBody}, 0, 1, codes.InvalidArgument},
+		"E-02 response headers twice":                    {[]message{good, response, response}, 2, 2, codes.InvalidArgument},
+		"E-02 a body after trailers":                     {[]message{good, trailers, body}, 2, 2, codes.InvalidArgument},
 		"E-02 nothing at all":                            {nil, 0, 0, codes.InvalidArgument},
-		"E-02 a message that asks nothing":               {[]message{{}}, 0, 0, codes.InvalidArgument},
+		"E-02 a message that asks nothing":               {[]message{{}}, 0, 1, codes.InvalidArgument},
 		"E-01 nothing after a refusal":                   {[]message{bad, response, good}, 1, 1, codes.OK},
 		"E-03 the end of a body twice":                   {[]message{good, body, body}, 3, 1, codes.OK},
 		"E-10 a response before the request's body":      {[]message{good, response, body, trailers}, 4, 1, codes.OK},
@@ -149,9 +149,9 @@ func TestE07ConfigurationsThatAreNotServed(t *testing.T) {
 		records  int
 		contacts int
 	}{
-		"E-07 FULL_DUPLEX_STREAMED":               {modes(strings.Replace(deploy.ExtProc, "response_trailer_mode: SKIP", "response_trailer_mode: SEND", 1), "FULL_DUPLEX_STREAMED", "FULL_DUPLEX_STREAMED"), nil, 503, 0, 0},
-		"E-06 an upgrade with body mode STREAMED": {modes(deploy.Streams, "STREAMED", "STREAMED"), upgrade, 503, 0, 0},
-		"E-06 an upgrade with body mode BUFFERED": {modes(deploy.Streams, "BUFFERED", "NONE"), upgrade, 503, 0, 0},
+		"E-07 FULL_DUPLEX_STREAMED":               {modes(strings.Replace(deploy.ExtProc, "response_trailer_mode: SKIP", "response_trailer_mode: SEND", 1), "FULL_DUPLEX_STREAMED", "FULL_DUPLEX_STREAMED"), nil, 503, 1, 0},
+		"E-06 an upgrade with body mode STREAMED": {modes(deploy.Streams, "STREAMED", "STREAMED"), upgrade, 503, 1, 0},
+		"E-06 an upgrade with body mode BUFFERED": {modes(deploy.Streams, "BUFFERED", "NONE"), upgrade, 503, 1, 0},
 		"E-05 a filter that takes overrides of the mode": {
 			strings.Replace(deploy.ExtProc, "message_timeout: 1s", "message_timeout: 1s\n                      allow_mode_override: true", 1), nil, 200, 1, 1,
 		},

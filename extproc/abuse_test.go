@@ -245,6 +245,16 @@ func settle(t *testing.T, done func() bool) {
 
 // BenchmarkLiveStream says what one more running stream costs in memory, the client's half included.
 func BenchmarkLiveStream(b *testing.B) {
+	b.Run("headers of a browser", func(b *testing.B) { liveStreams(b, good()) })
+	b.Run("the most headers that are held", func(b *testing.B) {
+		liveStreams(b, requestHeaders("x-api-key", answertest.Key, "x-long", strings.Repeat("a", 8000)))
+	})
+	b.Run("the most that Envoy sends", func(b *testing.B) {
+		liveStreams(b, requestHeaders("x-api-key", answertest.Key, "x-long", strings.Repeat("a", 58<<10)))
+	})
+}
+
+func liveStreams(b *testing.B, in *request) {
 	s := extproc.New(extproc.Options{
 		Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Peer: known, Log: slog.New(slog.DiscardHandler),
 		Recheck:  func(int64, *gate.Held) (bool, gate.Reason) { return true, gate.ReasonAdmitted },
@@ -260,7 +270,7 @@ func BenchmarkLiveStream(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := stream.Send(good()); err != nil {
+		if err := stream.Send(in); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := stream.Recv(); err != nil {

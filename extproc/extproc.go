@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/gate"
 )
@@ -41,18 +42,26 @@ type Admitter interface {
 type Options struct {
 	Gate    Admitter       // required
 	Answers *answer.Writer // required
-	// Peer names who calls, from the transport; false refuses the stream. Required.
+	// Peer names who calls, from the transport; false refuses the stream, and the name is its address then, if that
+	// is known. Required.
 	Peer func(context.Context) (string, bool)
 	// Trace is the id of the call's trace, and Observe is told what was decided, both for
 	// a span. Nil: nobody traces.
 	Trace   func(context.Context) [16]byte
 	Observe func(context.Context, *gate.Request, *gate.Decision)
+	// Refused is told of each refusal that the door makes itself, without asking; its contract is
+	// gate.Gate.Refuse. Nil: nobody records them.
+	Refused func(now int64, r *gate.Request, d *gate.Decision)
 	Log     *slog.Logger     // panics; default slog.Default()
 	Now     func() time.Time // default time.Now
 
 	// Recheck says whether a request that was admitted may go on. It is asked when Revision
 	// has changed and twice a minute, for each request that is under way; a panic is a no. nil
 	// leaves running streams alone. reason is what the caller is told; now is Unix µs.
+	//
+	// Stands is the half of it that is cheap whatever the rules cost: of all requests that is asked first, and again if
+	// the revision changes while Recheck is still being asked. Optional.
+	Stands  func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	Recheck func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	// Revision is that of the snapshot which decides now, as gate.Decision has it.
 	// Required with Recheck.
@@ -73,6 +82,7 @@ type Server struct {
 	panics   atomic.Uint64
 	refused  atomic.Uint64
 	observed atomic.Uint64
+	took     [2]atomic.Int64 // of Sweeps, ns
 }
 
 // New returns a door. It panics if a required option is missing.
@@ -122,24 +132,36 @@ func (s *Server) Ended(r gate.Reason) uint64 {
 // to end them. It should be 0.
 func (s *Server) Stuck() uint64 { return s.stuck.Load() }
 
+// Sweeps is how long it took, when all streams were asked last, to ask for the tenant and the credential of each, and
+// for the rules. 0 before the first.
+func (s *Server) Sweeps() (credentials, rules time.Duration) {
+	return time.Duration(s.took[0].Load()), time.Duration(s.took[1].Load())
+}
+
 // errDone ends a stream whose request was refused: Envoy has its answer.
 var errDone = errors.New("extproc: answered for good")
 
 // Process serves one stream, which is one HTTP request.
 func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingRequest, extprocv3.ProcessingResponse]) (err error) {
+	x := &exchange{server: s, stream: stream}
 	defer func() {
 		if p := recover(); p != nil {
 			if n := s.panics.Add(1); n&(n-1) == 0 {
 				s.o.Log.Error("ext_proc: a stream panicked and was ended", "panics", n, "stack", string(debug.Stack()))
+			}
+			if d := &x.decision; d.Allowed() || d.ID == ([16]byte{}) { // else the refusal is on record
+				x.refused(gate.ReasonInternal, "the door failed")
 			}
 			err = status.Error(codes.Internal, "internal error")
 		}
 	}()
 	peer, known := s.o.Peer(stream.Context())
 	if !known {
+		x.source = peer
+		x.refused(gate.ReasonForbidden, "this peer may not ask")
 		return status.Error(codes.PermissionDenied, "this peer may not ask")
 	}
-	x := &exchange{server: s, stream: stream, peer: peer}
+	x.peer = peer
 	defer x.finish()
 	for {
 		in, err := stream.Recv()
@@ -161,6 +183,12 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 		out, err := x.step(stream.Context(), in)
 		if err != nil && !errors.Is(err, errDone) {
 			s.refused.Add(1)
+			why := status.Convert(err)
+			if why.Code() == codes.InvalidArgument {
+				x.refused(gate.ReasonMalformed, why.Message())
+			} else {
+				x.refused(gate.ReasonInternal, why.Message())
+			}
 			return err
 		}
 		if out == nil { // Envoy was told already
@@ -178,6 +206,19 @@ func (s *Server) Process(stream grpc.BidiStreamingServer[extprocv3.ProcessingReq
 	}
 }
 
+// refused has a refusal of the door's own recorded. Of a request that was admitted before, the detail says which.
+func (x *exchange) refused(reason gate.Reason, detail string) {
+	s := x.server
+	if s.o.Refused == nil {
+		return
+	}
+	if x.decision.Allowed() {
+		detail += ", after decision " + gate.FormatID(x.decision.ID)
+	}
+	r := gate.Request{Peer: x.peer, Credentials: authz.Credentials{Source: x.source}}
+	s.o.Refused(s.o.Now().UnixMicro(), &r, &gate.Decision{Reason: reason, Detail: detail})
+}
+
 // phase is how far a stream is. Messages of one direction come in order; those of
 // the two directions may interleave.
 type phase uint8
@@ -193,6 +234,7 @@ const (
 type exchange struct {
 	server   *Server
 	peer     string
+	source   string // the client's address, or that of a peer that may not ask
 	phase    phase
 	decision gate.Decision
 	answer   answer.Answer
@@ -210,8 +252,8 @@ type exchange struct {
 	sent   atomic.Int32
 	done   atomic.Bool
 
-	ending, stuck bool  // the sweeper's alone
-	endingAt      int64 // when Envoy was told to end it
+	endingAt atomic.Int64 // when Envoy was told to end it; 0 for not
+	stuck    bool         // the sweeper's alone
 }
 
 // step answers one message, or says why the stream must end. A message that has

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -404,5 +405,51 @@ func answersTo(asked string, r *response) bool {
 		return r.GetResponseTrailers() != nil
 	default:
 		return false
+	}
+}
+
+func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
+	full := good()
+	full.ProtocolConfig = &extprocv3.ProtocolConfiguration{RequestBodyMode: modev3.ProcessingMode_FULL_DUPLEX_STREAMED}
+	for _, c := range []struct {
+		name     string
+		peer     bool
+		observe  func(context.Context, *gate.Request, *gate.Decision)
+		messages []*request
+		want     string
+	}{
+		{"C-10 an unlisted peer", false, nil, []*request{good()}, " 192.0.2.7 forbidden: this peer may not ask"},
+		{"E-02 what comes out of order", true, nil, []*request{requestBody()}, answertest.Peer + "  malformed: a request body came out of order"},
+		{"E-02 what comes out of order after an admission", true, nil, []*request{good(), good()}, answertest.Peer + "  malformed: request headers came out of order, after decision "},
+		{"E-07 a body mode that is not served", true, nil, []*request{full}, answertest.Peer + "  internal: body mode FULL_DUPLEX_STREAMED is not served"},
+		{"F-02 a panic after an admission", true, func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{good()}, answertest.Peer + "  internal: the door failed, after decision "},
+		{"F-02 no panic after a refusal, which is on record", true, func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{requestHeaders()}, ""},
+		{"nothing of what goes well", true, nil, []*request{good(), responseHeaders()}, ""},
+		{"nothing of what the gate refuses", true, nil, []*request{requestHeaders()}, ""},
+	} {
+		t.Run(c.name+" is told", func(t *testing.T) {
+			var mu sync.Mutex
+			var told []string
+			s := extproc.New(extproc.Options{
+				Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Log: slog.New(slog.DiscardHandler), Observe: c.observe,
+				Peer: func(context.Context) (string, bool) {
+					if !c.peer {
+						return "192.0.2.7", false
+					}
+					return answertest.Peer, true
+				},
+				Refused: func(_ int64, r *gate.Request, d *gate.Decision) {
+					mu.Lock()
+					defer mu.Unlock()
+					told = append(told, r.Peer+" "+r.Credentials.Source+" "+d.Reason.String()+": "+d.Detail)
+				},
+			})
+			_, _ = talk(t, s, c.messages...)
+			mu.Lock()
+			defer mu.Unlock()
+			if c.want == "" && len(told) != 0 || c.want != "" && (len(told) != 1 || !strings.HasPrefix(told[0], c.want)) {
+				t.Errorf("told %q, want %q", told, c.want)
+			}
+		})
 	}
 }

@@ -20,7 +20,7 @@ func (x *exchange) goLive(now int64, r *gate.Request) (ok bool, reason gate.Reas
 	if s.o.Revision() == held.Revision {
 		return true, gate.ReasonAdmitted
 	}
-	return s.recheck(now, &held)
+	return s.ask(now, &held, s.o.Recheck)
 }
 
 // hold keeps what the decision and the request say, but no credential.
@@ -32,7 +32,21 @@ func (x *exchange) hold(now int64, r *gate.Request) {
 	}
 	x.held.Action.Body = authz.Body{}
 	x.held.Action.Headers = slices.DeleteFunc(r.Action.Headers, authz.Header.Confidential)
+	size := 0
+	for _, h := range x.held.Action.Headers {
+		size += len(h.Name) + len(h.Value)
+	}
+	if size > maxHeld || len(x.held.Action.Headers) > maxHeldHeaders {
+		x.held.Action.Headers, x.held.Action.HeadersCut = nil, true
+	}
 }
+
+// What is held of the headers of one request at most, in bytes and in number: a client can send 60 KiB of them, and
+// wait. What has more is held without any, and a condition that reads one ends the stream.
+const (
+	maxHeld        = 8 << 10
+	maxHeldHeaders = 64
+)
 
 // ending says to a caller why a stream that was admitted is ended.
 func ending(r gate.Reason) string {

@@ -2,6 +2,7 @@ package extproc
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -97,6 +98,16 @@ func (s *liveShard) take(to []*exchange, now int64, all bool) []*exchange {
 	return to
 }
 
+// all appends to to every exchange of one shard.
+func (s *liveShard) all(to []*exchange) []*exchange {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.entries {
+		to = append(to, s.entries[i].x)
+	}
+	return to
+}
+
 // expect has x looked at again at due.
 func (l *live) expect(x *exchange, due int64) {
 	s := x.shard
@@ -123,24 +134,36 @@ func (s *Server) Run(ctx context.Context) {
 	sweep := new(sweeper) // so the first sweep asks all: they may be older than Run
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
+	asked := make(chan struct{}, 1)
+	due, asking := false, false
 	for {
 		select {
 		case <-ctx.Done():
+			if asking {
+				<-asked
+			}
 			return
+		case <-asked:
+			asking = false
 		case <-ticker.C:
-			s.sweep(sweep, s.o.Now().UnixMicro())
+			due = s.sweep(sweep, s.o.Now().UnixMicro()) || due
+		}
+		if due && !asking { // beside the sweeps, since what rules cost must not make a suspended tenant wait
+			due, asking = false, true
+			go func() { s.askAll(ctx, func() int64 { return s.o.Now().UnixMicro() }); asked <- struct{}{} }()
 		}
 	}
 }
 
-// sweep asks for every exchange whether it may go on, if the snapshot has changed;
-// else only for those whose time has come.
-func (s *Server) sweep(w *sweeper, now int64) {
+// sweep asks for every exchange whether its tenant and credential stand, if the snapshot has changed;
+// else only for those whose time has come. It is true if the rules must be asked about all, too.
+func (s *Server) sweep(w *sweeper, now int64) (all bool) {
 	revision := s.o.Revision() // before the exchanges: one that is admitted later looks itself
-	all := revision != w.revision || now-w.full >= recheckAll.Microseconds() || now < w.full
+	all = revision != w.revision || now-w.full >= recheckAll.Microseconds() || now < w.full
 	if all {
 		w.revision, w.full = revision, now
 	}
+	began := time.Now()
 	for i := range s.live.shards {
 		w.batch = s.live.shards[i].take(w.batch[:0], now, all)
 		for _, x := range w.batch {
@@ -148,14 +171,18 @@ func (s *Server) sweep(w *sweeper, now int64) {
 		}
 		clear(w.batch)
 	}
+	if all {
+		s.took[0].Store(int64(time.Since(began)))
+	}
+	return all
 }
 
-// look ends x if it may not go on.
+// look ends x if its tenant or credential stands no more.
 func (s *Server) look(now int64, x *exchange) {
-	switch {
+	switch at := x.endingAt.Load(); {
 	case x.done.Load():
-	case x.ending:
-		if !x.stuck && now-x.endingAt >= patience.Microseconds() {
+	case at != 0:
+		if !x.stuck && now-at >= patience.Microseconds() {
 			x.stuck = true
 			if n := s.stuck.Add(1); n&(n-1) == 0 {
 				s.o.Log.Error("ext_proc: Envoy did not end a stream that it was told to end",
@@ -163,17 +190,57 @@ func (s *Server) look(now int64, x *exchange) {
 			}
 		}
 	default:
-		ok, reason := s.recheck(now, &x.held)
-		if ok {
-			return
+		if ok, reason := s.ask(now, &x.held, s.o.Stands); !ok {
+			s.stop(now, x, reason)
 		}
-		x.ending, x.endingAt = true, now
-		s.live.expect(x, now+patience.Microseconds())
-		if x.sent.Load() < maybeFull {
-			s.end(now, x, reason)
-		} else {
-			go s.end(now, x, reason) // one slow Envoy must not keep the others' streams alive
-		}
+	}
+}
+
+// askAll asks about every exchange all that there is to ask, the rules included. A condition may cost up to half a
+// millisecond, so all processors take part, and requests get their turn after each.
+func (s *Server) askAll(ctx context.Context, now func() int64) {
+	began := time.Now()
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(s.live.shards)) {
+		workers.Go(func() {
+			var batch []*exchange
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(s.live.shards) {
+					return
+				}
+				batch = s.live.shards[i].all(batch[:0])
+				for _, x := range batch {
+					if ctx.Err() != nil {
+						return
+					}
+					if x.done.Load() || x.endingAt.Load() != 0 {
+						continue
+					}
+					if ok, reason := s.ask(now(), &x.held, s.o.Recheck); !ok {
+						s.stop(now(), x, reason)
+					}
+					runtime.Gosched()
+				}
+				clear(batch)
+			}
+		})
+	}
+	workers.Wait()
+	s.took[1].Store(int64(time.Since(began)))
+}
+
+// stop ends x, which two goroutines may find at once.
+func (s *Server) stop(now int64, x *exchange, reason gate.Reason) {
+	if !x.endingAt.CompareAndSwap(0, now) {
+		return
+	}
+	s.live.expect(x, now+patience.Microseconds())
+	if x.sent.Load() < maybeFull {
+		s.end(now, x, reason)
+	} else {
+		go s.end(now, x, reason) // one slow Envoy must not keep the others' streams alive
 	}
 }
 
@@ -181,8 +248,8 @@ func (s *Server) look(now int64, x *exchange) {
 // (64 KiB) if Envoy stopped reading, and sending could block. Answers but those to headers have a few bytes.
 const maybeFull = 1024
 
-// recheck never says yes by accident: a panic is a no.
-func (s *Server) recheck(now int64, h *gate.Held) (ok bool, reason gate.Reason) {
+// ask never says yes by accident: a panic is a no. Without a question the end of the credential is all that is asked.
+func (s *Server) ask(now int64, h *gate.Held, question func(int64, *gate.Held) (bool, gate.Reason)) (ok bool, reason gate.Reason) {
 	defer func() {
 		if p := recover(); p != nil {
 			if n := s.panics.Add(1); n&(n-1) == 0 {
@@ -194,7 +261,10 @@ func (s *Server) recheck(now int64, h *gate.Held) (ok bool, reason gate.Reason) 
 	if end := h.Principal.Expires; end != 0 && end <= now {
 		return false, gate.ReasonUnauthenticated
 	}
-	return s.o.Recheck(now, h)
+	if question == nil {
+		return true, gate.ReasonAdmitted
+	}
+	return question(now, h)
 }
 
 // end tells Envoy to end the request, once: by an immediate response, which Envoy takes at

@@ -9,6 +9,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -61,13 +62,18 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 		reader.Malformed = "the request has no headers"
 	}
 	s := x.server
+	if services := metadata.ValueFromIncomingContext(ctx, tenant.ServiceMetadata); len(services) > 1 {
+		reader.Malformed = "the route names several services"
+	} else if len(services) == 1 {
+		action.Service = services[0]
+	}
 	request.Malformed, request.Credentials = reader.Malformed, reader.Credentials()
 	action.Method, action.Path, action.Host, action.GRPC = reader.Method, reader.Path, reader.Host, reader.GRPC
 	attributes := in.GetAttributes()[attributesNamespace].GetFields()
 	request.Credentials.SPIFFE = spiffeOf(attributes, attributePrincipal)
 	request.Credentials.Source, _, _ = net.SplitHostPort(attributes[attributeSource].GetStringValue())
+	x.source = request.Credentials.Source
 	request.Holder = spiffeOf(attributes, attributeHolder)
-	action.Service = request.Holder
 	now := s.o.Now().UnixMicro()
 	// The stream is the request, and Envoy does not ask twice on it: no id is needed.
 	if s.o.Trace != nil {
@@ -112,7 +118,7 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 		Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{
 			Response: &extprocv3.CommonResponse{HeaderMutation: mutation},
 		}},
-		DynamicMetadata: metadata(d),
+		DynamicMetadata: dynamicMetadata(d),
 	}, nil
 }
 
@@ -134,7 +140,7 @@ func (s *Server) refusal(a *answer.Answer, d *gate.Decision, grpc bool) *extproc
 	}
 	return &extprocv3.ProcessingResponse{
 		Response:        &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: immediate},
-		DynamicMetadata: metadata(d),
+		DynamicMetadata: dynamicMetadata(d),
 	}
 }
 
@@ -156,9 +162,9 @@ func overwrite(name string, value []byte) *corev3.HeaderValueOption {
 	}
 }
 
-// metadata is what the access log finds the decision by. Envoy takes it if the
+// dynamicMetadata is what the access log finds the decision by. Envoy takes it if the
 // filter's metadata_options.receiving_namespaces.untyped lists tenant.MetadataNamespace.
-func metadata(d *gate.Decision) *structpb.Struct {
+func dynamicMetadata(d *gate.Decision) *structpb.Struct {
 	if d.ID == ([16]byte{}) {
 		return nil
 	}
@@ -171,6 +177,7 @@ func metadata(d *gate.Decision) *structpb.Struct {
 	set(tenant.MetadataTenant, string(d.Tenant))
 	set(tenant.MetadataPlan, d.Plan)
 	set(tenant.MetadataPrincipal, d.Principal.Name)
+	set(tenant.MetadataProof, string(d.AppendProof(nil)))
 	return &structpb.Struct{Fields: map[string]*structpb.Value{
 		tenant.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: fields}),
 	}}

@@ -46,6 +46,10 @@ func newParts(t *testing.T, rule authz.Rule) *parts {
 	return p
 }
 
+func (*parts) Workload(s *quota.Snapshot, c *authz.Credentials) (*quota.Account, error) {
+	return s.SPIFFE(c.SPIFFE), nil
+}
+
 func (p *parts) Identify(context.Context, int64, *quota.Snapshot, *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	return p.identify()
 }

@@ -90,6 +90,9 @@ func (d *Decision) Limits() ([]ratelimit.Charge, []ratelimit.Outcome) {
 type Authenticator interface {
 	// Identify may wait, but not beyond ctx.
 	Identify(ctx context.Context, now int64, s *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error)
+	// Workload is the account of the workload behind the request, by its certificate or as a trusted proxy
+	// names it; nil if it is no tenant's. An error where it can't be told.
+	Workload(s *quota.Snapshot, c *authz.Credentials) (*quota.Account, error)
 }
 
 // Auditor records decisions. Record of a required entry returns when it is
@@ -150,6 +153,28 @@ func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
 	g.counts[d.Reason].Add(1)
 	// A door may keep d for as long as a stream lasts: not the catalogue of now with it, nor the request.
 	d.snapshot, d.account, d.input, d.entry = nil, nil, authz.Input{}, audit.Entry{}
+}
+
+// Refuse is what a door says where it can't ask: to a peer that may not, of what came out of order, after a panic of its own. d has
+// the reason and the detail, and gets the rest; it never allows. It is counted, and recorded as the refusal of
+// somebody who proved nothing, whatever Admit said of the request before: what became of that is this. It never panics.
+func (g *Gate) Refuse(now int64, r *Request, d *Decision) {
+	reason, detail := d.Reason, d.Detail
+	if reason == ReasonAdmitted || int(reason) >= reasonCount {
+		reason = ReasonInternal
+	}
+	d.reset()
+	d.deny(reason, detail)
+	defer func() {
+		if recover() != nil {
+			g.panicked()
+		}
+	}()
+	d.ID = g.ids.mint(r.Peer)
+	d.Edge, d.Revision = d.ID, g.o.Snapshot().Revision
+	g.counts[reason].Add(1)
+	g.record(now, r, d)
+	d.entry = audit.Entry{}
 }
 
 // Charge applies charges that no tenant stands behind, for doors whose

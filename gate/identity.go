@@ -43,8 +43,9 @@ func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err
 		return token.ErrKey
 	case shown:
 		claims, account, err := g.o.Tokens.Hop(now, d.snapshot, &r.Credentials)
+		var workload *quota.Account
 		if err == nil {
-			err = g.beside(ctx, now, r, d, account)
+			workload, err = g.beside(ctx, now, r, d, account)
 		}
 		if err != nil {
 			return err
@@ -52,7 +53,7 @@ func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err
 		d.Principal, d.account, d.Edge, d.until = claims.Principal, account, claims.Decision, claims.Expires
 		// A tenant's own workload pays as a caller from outside: it could call itself for a
 		// token, and then everybody else with it.
-		d.inner = d.snapshot.SPIFFE(r.Credentials.SPIFFE) == nil
+		d.inner = workload == nil
 	default:
 		d.Principal, d.account, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
@@ -63,18 +64,19 @@ func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err
 }
 
 // beside judges what is shown beside a tenant token of account. A credential of the caller's own must name the
-// same tenant, and then the token decides. The SPIFFE id by which the holder shows it is such a credential
-// only where it is a tenant's.
-func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, account *quota.Account) error {
+// same tenant, and then the token decides. The holder's SPIFFE id, and the one for which a trusted proxy
+// shows it, are such credentials only where they are a tenant's; then that is workload.
+func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, account *quota.Account) (workload *quota.Account, err error) {
 	c := &r.Credentials
-	if len(c.APIKeys) == 0 && len(c.Tokens) == 0 && d.snapshot.SPIFFE(c.SPIFFE) == nil {
-		return nil
+	workload, err = g.o.Authenticator.Workload(d.snapshot, c)
+	own := workload
+	if err == nil && (len(c.APIKeys) > 0 || len(c.Tokens) > 0) {
+		_, own, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, c)
 	}
-	_, own, err := g.o.Authenticator.Identify(ctx, now, d.snapshot, c)
-	if err == nil && own != account {
-		return authn.ErrConflict
+	if err == nil && own != nil && own != account {
+		return nil, authn.ErrConflict
 	}
-	return err
+	return workload, err
 }
 
 // handOver makes the tenant token that the service shows to the next hop, if

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -15,8 +16,8 @@ type Held struct {
 	Plan     string
 	// Principal is who asked. Its Name and Voucher are what a revocation finds it by.
 	Principal authz.Principal
-	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, and
-	// without a body: a condition that reads that ends the stream. Its slices are Held's own.
+	// Action is what was asked, its path canonical, without confidential headers, which no condition reads, without all
+	// of them where they are many, and without a body: a condition that reads what is not there ends the stream. Its slices are Held's own.
 	Action authz.Action
 	Since  int64 // when it was admitted, Unix µs
 
@@ -32,13 +33,8 @@ type Held struct {
 func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
 	s := g.o.Snapshot()
 	account := s.Account(h.Tenant)
-	switch {
-	case account == nil:
-		return false, ReasonUnauthenticated
-	case account.Suspended:
-		return false, ReasonSuspended
-	case !s.Stands(now, &h.Principal, account):
-		return false, ReasonUnauthenticated
+	if ok, reason := stands(now, s, account, &h.Principal); !ok {
+		return false, reason
 	}
 	h.input = authz.Input{Now: now, Principal: &h.Principal, Tenant: h.Tenant, Plan: account.Plan, Action: &h.Action}
 	if !account.Shadow && !s.Rules.Decide(&h.input).Allowed() {
@@ -47,11 +43,24 @@ func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
 	return true, ReasonAdmitted
 }
 
-// Serves reports whether there is such a tenant and it is not suspended: all that
-// can be asked about a stream of which only the tenant is known.
-func (g *Gate) Serves(id tenant.ID) bool {
-	account := g.o.Snapshot().Account(id)
-	return account != nil && !account.Suspended
+// Stands says whether what was admitted may go on as far as that hangs on the tenant and the credential, and if not, why: the
+// half of Recheck that costs well under a microsecond whatever the rules cost.
+func (g *Gate) Stands(now int64, h *Held) (ok bool, reason Reason) {
+	s := g.o.Snapshot()
+	return stands(now, s, s.Account(h.Tenant), &h.Principal)
+}
+
+// stands asks about a running request what every door that is told of one asks: are the tenant and the credential still there.
+func stands(now int64, s *quota.Snapshot, account *quota.Account, p *authz.Principal) (ok bool, reason Reason) {
+	switch {
+	case account == nil:
+		return false, ReasonUnauthenticated
+	case account.Suspended:
+		return false, ReasonSuspended
+	case !s.Stands(now, p, account):
+		return false, ReasonUnauthenticated
+	}
+	return true, ReasonAdmitted
 }
 
 // Revision is that of the snapshot which decides now.

@@ -48,12 +48,6 @@ func TestRecheck(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a tenant is served if it is there and not suspended", func(t *testing.T) {
-		g := newGate(t, memstore.New(memstore.Options{MaxCells: 1000}))
-		if !g.Serves("acme") || g.Serves("closed") || g.Serves("gone") || g.Revision() != 42 {
-			t.Error("acme should be served, closed and gone should not, by revision 42")
-		}
-	})
 	t.Run("it allocates nothing", func(t *testing.T) {
 		g, h := newGate(t, memstore.New(memstore.Options{MaxCells: 1000})), &gate.Held{Tenant: "acme", Principal: key("k1")}
 		if ok, reason := g.Recheck(now, h); !ok {

@@ -2,8 +2,10 @@ package gate
 
 import (
 	"context"
+	"strings"
 
 	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 )
 
 // verdict is what a stage says. Its zero value denies, and so does every other
@@ -61,14 +63,20 @@ func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok 
 	return len(g.stages) > 0
 }
 
-// read makes the host and the path canonical, once for rules, limits and records.
+// maxService is the longest name of a service, in bytes: a SPIFFE id is no longer.
+const maxService = trust.MaxSPIFFE
+
+// read names the service and makes the host and the path canonical, once for rules, limits and records.
 func (g *Gate) read(_ context.Context, _ int64, r *Request, d *Decision) verdict {
 	d.snapshot = g.o.Snapshot()
 	d.Revision = d.snapshot.Revision
+	a := &r.Action
+	if a.Service == "" && strings.HasPrefix(r.Holder, "spiffe://") { // for every door, so that a rule means the same at each
+		a.Service = r.Holder
+	}
 	if r.Malformed != "" {
 		return d.deny(ReasonMalformed, r.Malformed)
 	}
-	a := &r.Action
 	path, err := authz.CanonicalPath(a.Path)
 	if err != nil {
 		return d.deny(ReasonMalformed, err.Error())
@@ -79,6 +87,9 @@ func (g *Gate) read(_ context.Context, _ int64, r *Request, d *Decision) verdict
 	}
 	if a.Method == "" {
 		return d.deny(ReasonMalformed, "the request has no method")
+	}
+	if len(a.Service) > maxService {
+		return d.deny(ReasonMalformed, "the name of the service is too long")
 	}
 	a.Path, a.Host = path, host
 	return passed

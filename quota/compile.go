@@ -114,7 +114,7 @@ func (k *compiler) again(at Place, value string, first Place, right string) {
 	if len(k.problems) >= maxProblems {
 		return
 	}
-	k.problem(at, quote(value)+" is already at "+k.name(first), right)
+	k.problem(at, tenant.Quote(value)+" is already at "+k.name(first), right)
 }
 
 func (k *compiler) plan(i int, p *Plan) {
@@ -151,7 +151,7 @@ func (k *compiler) tenant(i int, t *Tenant) {
 	case t.Plan == "":
 		k.problem(at.field("plan"), "is missing", "the name of one of the plans")
 	case !ok:
-		k.problem(at.field("plan"), "there is no plan "+quote(t.Plan), k.suggestPlan())
+		k.problem(at.field("plan"), "there is no plan "+tenant.Quote(t.Plan), k.suggestPlan())
 	}
 	limits := merge(base, k.limits(at, t.Limits))
 	if len(limits) > MaxLimitsPerTenant && len(base) <= MaxLimitsPerTenant {
@@ -163,7 +163,7 @@ func (k *compiler) tenant(i int, t *Tenant) {
 		here := at.field("principals")
 		here.Item = j
 		if wrong := trust.CheckSPIFFE(p); wrong != "" {
-			k.problem(here, quote(p)+" "+wrong, "a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app")
+			k.problem(here, tenant.Quote(p)+" "+wrong, "a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app")
 			continue
 		}
 		if first, ok := k.principals[p]; ok {
@@ -261,7 +261,7 @@ func (k *compiler) key(i int, key *APIKey) {
 	case key.Tenant == "":
 		k.problem(at.field("tenant"), "is missing", "the id of one of the tenants")
 	case account == nil:
-		k.problem(at.field("tenant"), "there is no tenant "+quote(string(key.Tenant)), "the id of one of the tenants")
+		k.problem(at.field("tenant"), "there is no tenant "+tenant.Quote(string(key.Tenant)), "the id of one of the tenants")
 	}
 	if y := key.Expires.UTC().Year(); !key.Expires.IsZero() && (y < 1970 || y > 9999) {
 		k.problem(at.field("expires"), "the year "+strconv.Itoa(y)+" is out of range", "a time from 1970 to 9999; leave it out for never")

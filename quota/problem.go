@@ -71,13 +71,3 @@ func (p Place) Within(entry, limit string) string {
 	}
 	return string(b)
 }
-
-// quote shows a value of the catalogue in a problem: on one line, and not all
-// of it if it is long.
-func quote(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return strconv.Quote(s)
-	}
-	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
-}

@@ -21,7 +21,7 @@ func (k *compiler) label(at Place, name, what string) {
 		return
 	}
 	if _, err := tenant.ParseID(name); err != nil {
-		k.problem(at, quote(name)+" is no "+what, "1 to 63 of a-z, 0-9 and '-', first and last a letter or digit")
+		k.problem(at, tenant.Quote(name)+" is no "+what, "1 to 63 of a-z, 0-9 and '-', first and last a letter or digit")
 	}
 }
 
@@ -29,7 +29,7 @@ func (k *compiler) label(at Place, name, what string) {
 func (k *compiler) display(at Place, name string) {
 	const most = 200
 	if len(name) > most || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
-		k.problem(at.field("display_name"), quote(name)+" can't be shown", "at most "+strconv.Itoa(most)+" bytes of UTF-8 on one line")
+		k.problem(at.field("display_name"), tenant.Quote(name)+" can't be shown", "at most "+strconv.Itoa(most)+" bytes of UTF-8 on one line")
 	}
 }
 
@@ -72,7 +72,7 @@ func (k *compiler) limit(at Place, l *Limit) *ratelimit.Limit {
 		out.Durable = *l.Durable
 	}
 	if out.Algorithm == 0 {
-		k.problem(at.field("algorithm"), "there is no algorithm "+quote(l.Algorithm), "gcra (the default), hard or fixed")
+		k.problem(at.field("algorithm"), "there is no algorithm "+tenant.Quote(l.Algorithm), "gcra (the default), hard or fixed")
 	}
 	most := ratelimit.MaxHits
 	if out.Algorithm == ratelimit.Hard {
@@ -101,10 +101,10 @@ func (k *compiler) limit(at Place, l *Limit) *ratelimit.Limit {
 		}
 	}
 	if l.Enforcement != "" && l.Enforcement != "enforce" && l.Enforcement != "shadow" {
-		k.problem(at.field("enforcement"), "there is no enforcement "+quote(l.Enforcement), "enforce (the default), or shadow: count, never refuse")
+		k.problem(at.field("enforcement"), "there is no enforcement "+tenant.Quote(l.Enforcement), "enforce (the default), or shadow: count, never refuse")
 	}
 	if l.At != "" && l.At != "edge" && l.At != "service" {
-		k.problem(at.field("at"), "a limit can't charge at "+quote(l.At), "edge (the default): once, where the request comes in; or service: at each service too")
+		k.problem(at.field("at"), "a limit can't charge at "+tenant.Quote(l.At), "edge (the default): once, where the request comes in; or service: at each service too")
 	}
 	return out
 }
@@ -135,7 +135,7 @@ func (k *compiler) suggestPlan() string {
 	names := make([]string, 0, len(k.plans))
 	for name := range k.plans {
 		if name != "" {
-			names = append(names, quote(name))
+			names = append(names, tenant.Quote(name))
 		}
 	}
 	if len(names) == 0 {
@@ -150,7 +150,7 @@ func (k *compiler) suggestPlan() string {
 
 func (k *compiler) authorization(at Place, word string) {
 	if word != "" && word != "enforce" && word != "shadow" {
-		k.problem(at.field("authorization"), "there is no authorization "+quote(word), "enforce (the default), or shadow: record what rules refuse and let it pass")
+		k.problem(at.field("authorization"), "there is no authorization "+tenant.Quote(word), "enforce (the default), or shadow: record what rules refuse and let it pass")
 	}
 }
 
@@ -168,7 +168,7 @@ func (k *compiler) scopes(at Place, scopes []string) {
 	for i, s := range scopes {
 		if s == "" || len(s) > maxScope || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ',' }) {
 			at.Item = i
-			k.problem(at, quote(s)+" is no scope", "1 to "+strconv.Itoa(maxScope)+" visible ASCII characters without spaces and commas, such as calls:write")
+			k.problem(at, tenant.Quote(s)+" is no scope", "1 to "+strconv.Itoa(maxScope)+" visible ASCII characters without spaces and commas, such as calls:write")
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (k *compiler) known(at Place, names []string, check func(Place, string)) {
 // reported where rules and issuers are compiled, and not twice.
 func (k *compiler) noTenant(at Place, id string) {
 	if _, err := tenant.ParseID(id); err == nil && k.out.tenants[tenant.ID(id)] == nil {
-		k.problem(at, "there is no tenant "+quote(id), "the id of one of the tenants")
+		k.problem(at, "there is no tenant "+tenant.Quote(id), "the id of one of the tenants")
 	}
 }
 
@@ -194,7 +194,7 @@ func (k *compiler) noPlan(at Place, name string) {
 		return
 	}
 	if _, ok := k.plans[name]; !ok {
-		k.problem(at, "there is no plan "+quote(name), k.suggestPlan())
+		k.problem(at, "there is no plan "+tenant.Quote(name), k.suggestPlan())
 	}
 }
 

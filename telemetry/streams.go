@@ -18,6 +18,8 @@ var (
 		"Requests that Envoy left open for five seconds after it was told to end them. Should be 0.", nil, nil)
 	outOfOrderDesc = prometheus.NewDesc("sluice_streams_out_of_order_total",
 		"Streams that the ext_proc door ended with an error because of what Envoy sent, or when: a body mode that is not served, most likely.", nil, nil)
+	sweepDesc = prometheus.NewDesc("sluice_streams_sweep_seconds",
+		"How long it took, the last time, to ask for all streams whether they may go on: by their tenant and credential, and by the rules.", []string{"asked"}, nil)
 	observedDesc = prometheus.NewDesc("sluice_streams_observed_total",
 		"Streams in observability mode, where Envoy waits for no answer: nothing is decided and nothing charged.", nil, nil)
 )
@@ -26,7 +28,7 @@ type streams struct{ server *extproc.Server }
 
 // Describe implements prometheus.Collector.
 func (s streams) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, endedDesc, stuckDesc, outOfOrderDesc, observedDesc} {
+	for _, d := range []*prometheus.Desc{liveDesc, endedDesc, stuckDesc, outOfOrderDesc, sweepDesc, observedDesc} {
 		c <- d
 	}
 }
@@ -39,6 +41,9 @@ func (s streams) Collect(c chan<- prometheus.Metric) {
 			c <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(s.server.Ended(r)), r.String())
 		}
 	}
+	credentials, rules := s.server.Sweeps()
+	c <- prometheus.MustNewConstMetric(sweepDesc, prometheus.GaugeValue, credentials.Seconds(), "credentials")
+	c <- prometheus.MustNewConstMetric(sweepDesc, prometheus.GaugeValue, rules.Seconds(), "rules")
 	c <- prometheus.MustNewConstMetric(stuckDesc, prometheus.CounterValue, float64(s.server.Stuck()))
 	c <- prometheus.MustNewConstMetric(outOfOrderDesc, prometheus.CounterValue, float64(s.server.OutOfOrder()))
 	c <- prometheus.MustNewConstMetric(observedDesc, prometheus.CounterValue, float64(s.server.Observed()))

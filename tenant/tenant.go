@@ -26,6 +26,10 @@ const (
 // next. It is guarded like Header.
 const TokenHeader = "x-sluice-tenant-token" //nolint:gosec // a name, no secret
 
+// ServiceMetadata is the gRPC metadata by which a route tells the ext_proc door which
+// service it leads to. Only the operator sets it, in Envoy's configuration.
+const ServiceMetadata = "x-sluice-service"
+
 // MetadataNamespace is where Envoy files the dynamic metadata of an ext_authz
 // answer, whatever the filter is called (measured on Envoy 1.40).
 const MetadataNamespace = "envoy.filters.http.ext_authz"
@@ -36,6 +40,7 @@ const (
 	MetadataTenant    = "sluice_tenant"
 	MetadataPlan      = "sluice_plan"
 	MetadataPrincipal = "sluice_principal"
+	MetadataProof     = "sluice_proof" // gate.Decision.AppendProof
 )
 
 // MaxIDLength is the longest tenant id, in bytes.

@@ -99,3 +99,17 @@ func TestPatterns(t *testing.T) {
 		}
 	})
 }
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                            `""`,
+		"a\nb\x1b":                    `"a\nb\x1b"`,
+		strings.Repeat("a", 80):       `"` + strings.Repeat("a", 80) + `"`,
+		strings.Repeat("é", 41):       `"` + strings.Repeat("é", 40) + `"…`,
+		"x" + strings.Repeat("é", 40): `"x` + strings.Repeat("é", 39) + `"…`,
+	} {
+		if got := tenant.Quote(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}

@@ -106,6 +106,17 @@ func (a *Authenticator) Identify(ctx context.Context, now int64, s *quota.Snapsh
 	return principal, account, nil
 }
 
+// Workload is the account of the workload behind the request, whatever other credential it has; nil
+// if it is no tenant's. An error, always one of those above, means 401.
+func (a *Authenticator) Workload(s *quota.Snapshot, c *authz.Credentials) (*quota.Account, error) {
+	_, account, why := a.workload(s, c)
+	if why != 0 {
+		_, _, err := a.refuse(why)
+		return nil, err
+	}
+	return account, nil
+}
+
 // workload is the SPIFFE id behind the request, and its account; nil if it is no
 // tenant's. Where the peer is a trusted proxy that names its client, it is the client's.
 func (a *Authenticator) workload(s *quota.Snapshot, c *authz.Credentials) (id string, account *quota.Account, why refusal) {

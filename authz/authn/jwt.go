@@ -92,7 +92,7 @@ func (a *Authenticator) verify(ctx context.Context, now int64, s *quota.Snapshot
 	if by == spare && !a.budget.spare.take(now) {
 		return nil, refusedBudget
 	}
-	if !key.signed(c.alg, []byte(raw[:end]), signature) {
+	if !key.signed(c.alg, raw[:end], signature) {
 		return nil, refusedSignature
 	}
 	source.used.Store(now)

@@ -36,7 +36,6 @@ const (
 const (
 	maxPrincipal = 2048 // a SPIFFE id is no longer
 	maxAddress   = 64
-	maxService   = 256
 	maxStream    = 128
 )
 
@@ -146,7 +145,7 @@ func (c *call) readExtension(entry []byte) {
 	}
 	c.broken = c.broken || w.Bad()
 	if string(key) == serviceExtension {
-		c.service = string(value[:min(len(value), maxService)])
+		c.service = string(value)
 	}
 }
 

@@ -142,6 +142,8 @@ func appendMetadata(b []byte, d *gate.Decision, id []byte) []byte {
 	b = appendField(b, tenant.MetadataTenant, string(d.Tenant))
 	b = appendField(b, tenant.MetadataPlan, d.Plan)
 	b = appendField(b, tenant.MetadataPrincipal, d.Principal.Name)
+	var proof [128]byte
+	b = appendField(b, tenant.MetadataProof, d.AppendProof(proof[:0]))
 	return rawpb.Close(b, metadata)
 }
 

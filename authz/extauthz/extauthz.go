@@ -42,13 +42,16 @@ type Options struct {
 	Gate    Admitter       // required
 	Answers *answer.Writer // required
 	// Peer names who calls, from the transport; false refuses it (403), since
-	// whoever can call this door can claim any principal. Required. The access-log
-	// door must name the same Envoy the same way: a decision id is bound to it.
+	// whoever can call this door can claim any principal; the name is then its address, if that is known. Required. The
+	// access-log door must name the same Envoy the same way: a decision id is bound to it.
 	Peer func(context.Context) (string, bool)
 	// Trace is the id of the call's trace, and Observe is told what was decided, both for
 	// a span. Nil: nobody traces.
 	Trace   func(context.Context) [16]byte
 	Observe func(context.Context, *gate.Request, *gate.Decision)
+	// Refused is told of each refusal that the door makes itself, without asking; its contract is
+	// gate.Gate.Refuse. Nil: nobody records them.
+	Refused func(now int64, r *gate.Request, d *gate.Decision)
 	Log     *slog.Logger     // panics; default slog.Default()
 	Now     func() time.Time // default time.Now
 }
@@ -165,21 +168,28 @@ func (c *call) reset() {
 
 // check answers one call. The result is not part of c.
 func (s *Server) check(ctx context.Context, c *call) (out *rawpb.Raw) {
+	c.decision = gate.Decision{Token: c.decision.Token[:0]} // whatever the gate does, not the answer to the last request
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(p)
 			fresh := &call{} // c may be half written
 			fresh.reader.GRPC = c.reader.GRPC
-			out = s.refuse(fresh, &gate.Decision{})
+			d := &gate.Decision{Detail: "the door failed"}
+			if c.decision.Allowed() || c.decision.ID == ([16]byte{}) { // else the refusal is on record
+				s.refused(&c.request, d)
+			}
+			d.Detail = ""
+			out = s.refuse(fresh, d)
 		}
 	}()
 	c.read()
 	peer, known := s.o.Peer(ctx)
-	if !known {
-		return s.refuse(c, &gate.Decision{Reason: gate.ReasonForbidden, Detail: "this peer may not ask"})
+	if !known { // what it says about a caller is on no record
+		d := &gate.Decision{Reason: gate.ReasonForbidden, Detail: "this peer may not ask"}
+		s.refused(&gate.Request{Credentials: authz.Credentials{Source: peer}}, d)
+		return s.refuse(c, d)
 	}
 	c.ask(peer)
-	c.decision = gate.Decision{Token: c.decision.Token[:0]} // whatever the gate does, not the answer to the last request
 	if s.o.Trace != nil {
 		c.request.Trace = s.o.Trace(ctx)
 	}
@@ -191,6 +201,13 @@ func (s *Server) check(ctx context.Context, c *call) (out *rawpb.Raw) {
 		return s.refuse(c, &c.decision)
 	}
 	return s.allow(c, &c.decision)
+}
+
+// refused has a refusal of the door's own recorded.
+func (s *Server) refused(r *gate.Request, d *gate.Decision) {
+	if s.o.Refused != nil {
+		s.o.Refused(s.o.Now().UnixMicro(), r, d)
+	}
 }
 
 // ask turns what was read into the gate's question.
@@ -206,9 +223,6 @@ func (c *call) ask(peer string) {
 	c.request.Credentials.Source = c.source
 	if strings.HasPrefix(c.principal, "spiffe://") {
 		c.request.Credentials.SPIFFE = c.principal
-	}
-	if c.service == "" {
-		c.request.Action.Service = c.holder
 	}
 }
 

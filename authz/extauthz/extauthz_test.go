@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -246,7 +247,8 @@ func TestAnAdmittedRequestIsToldWhoItIs(t *testing.T) {
 			}
 			if m := metadata(response); len(id) != 32 || !maps.Equal(m, map[string]string{
 				"sluice_decision_id": id, "sluice_tenant": "acme", "sluice_plan": "pro", "sluice_principal": tt.principal,
-			}) {
+				"sluice_proof": m["sluice_proof"],
+			}) || !strings.Contains(m["sluice_proof"], " 0 0000") {
 				t.Errorf("metadata %v", m)
 			}
 			back := set(t, ok.ResponseHeadersToAdd)
@@ -384,5 +386,52 @@ func TestAPanicIsCountedAndTheNextCallAnswered(t *testing.T) {
 	refused(t, check(t, conn, request()), 401, false)
 	if s.Panics() != 3 {
 		t.Errorf("%d panics, want 3", s.Panics())
+	}
+}
+
+// told keeps what the door refused by itself.
+type told struct {
+	mu   sync.Mutex
+	all  []string
+	from []string
+}
+
+func (r *told) refused(_ int64, q *gate.Request, d *gate.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, d.Reason.String()+": "+d.Detail)
+	r.from = append(r.from, q.Peer+" "+q.Credentials.Source+" "+q.Action.Path)
+}
+
+func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
+	t.Run("C-10 an unlisted peer, by its address, and nothing that it says", func(t *testing.T) {
+		r := new(told)
+		s := extauthz.New(extauthz.Options{
+			Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Refused: r.refused,
+			Peer: func(context.Context) (string, bool) { return "192.0.2.7", false },
+		})
+		refused(t, check(t, dial(t, s), request("x-api-key", answertest.Key)), 403, false)
+		if !slices.Equal(r.all, []string{"forbidden: this peer may not ask"}) || !slices.Equal(r.from, []string{" 192.0.2.7 "}) {
+			t.Errorf("told %q of %q", r.all, r.from)
+		}
+	})
+	for name, c := range map[string]struct {
+		key  string
+		want []string
+	}{
+		"F-02 a panic after an admission is told":                {answertest.Key, []string{"internal: the door failed"}},
+		"F-02 a panic after a refusal is not: that is on record": {"sk_unknown", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := new(told)
+			s := extauthz.New(extauthz.Options{
+				Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Refused: r.refused, Peer: known,
+				Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") },
+			})
+			refused(t, check(t, dial(t, s), request("x-api-key", c.key)), 503, false)
+			if !slices.Equal(r.all, c.want) {
+				t.Errorf("told %q, want %q", r.all, c.want)
+			}
+		})
 	}
 }

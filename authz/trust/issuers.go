@@ -197,10 +197,10 @@ func (k *issuerCompiler) checkName(i int, name string) {
 		return
 	}
 	if _, err := tenant.ParseID(name); err != nil {
-		k.problem(i, "name", quote(name)+" is no name", right)
+		k.problem(i, "name", tenant.Quote(name)+" is no name", right)
 	}
 	if first, ok := k.name[name]; ok {
-		k.problem(i, "name", quote(name)+" is already issuer "+strconv.Itoa(first), "each issuer has its own name, or two principals could have one")
+		k.problem(i, "name", tenant.Quote(name)+" is already issuer "+strconv.Itoa(first), "each issuer has its own name, or two principals could have one")
 		return
 	}
 	k.name[name] = i
@@ -211,7 +211,7 @@ func (k *issuerCompiler) checkURLs(i int, is *Issuer) {
 	case is.Issuer == "":
 		k.problem(i, "issuer", "is missing", "the exact \"iss\" of its tokens, such as https://id.example.com/realms/acme")
 	case wrong != "":
-		k.problem(i, "issuer", quote(is.Issuer)+" "+wrong, "the exact \"iss\" of its tokens, such as https://id.example.com/realms/acme")
+		k.problem(i, "issuer", tenant.Quote(is.Issuer)+" "+wrong, "the exact \"iss\" of its tokens, such as https://id.example.com/realms/acme")
 	default:
 		k.places = append(k.places, issuerPlace{i, issuerPieces(is.Issuer)})
 	}
@@ -220,9 +220,9 @@ func (k *issuerCompiler) checkURLs(i int, is *Issuer) {
 	case is.JWKSURI == "":
 		k.problem(i, "jwks_uri", "is missing", right)
 	case wrong != "":
-		k.problem(i, "jwks_uri", quote(is.JWKSURI)+" "+wrong, right)
+		k.problem(i, "jwks_uri", tenant.Quote(is.JWKSURI)+" "+wrong, right)
 	case strings.Contains(is.JWKSURI, Realm) && !strings.Contains(is.Issuer, Realm):
-		k.problem(i, "jwks_uri", quote(is.JWKSURI)+" has a realm, and the issuer has none", "{tenant} in issuer as well, or in neither")
+		k.problem(i, "jwks_uri", tenant.Quote(is.JWKSURI)+" has a realm, and the issuer has none", "{tenant} in issuer as well, or in neither")
 	}
 }
 
@@ -242,7 +242,7 @@ func (k *issuerCompiler) checkTenant(i int, is *Issuer) {
 	}
 	if is.Tenant != "" {
 		if _, err := tenant.ParseID(is.Tenant); err != nil {
-			k.problem(i, "tenant", quote(is.Tenant)+" is no tenant id", "the id of one of the tenants")
+			k.problem(i, "tenant", tenant.Quote(is.Tenant)+" is no tenant id", "the id of one of the tenants")
 		}
 	}
 	k.claim(i, "tenant_claim", is.TenantClaim)
@@ -254,7 +254,7 @@ func (k *issuerCompiler) claim(i int, field, name string) {
 	}
 	path := ClaimPath(name)
 	if !Visible(name, maxClaim) || len(path) > maxClaimDepth || slices.Contains(path, "") {
-		k.problem(i, field, quote(name)+" is no name of a claim", "a name such as tenant, or org.tenant for a nested one, up to 7 deep")
+		k.problem(i, field, tenant.Quote(name)+" is no name of a claim", "a name such as tenant, or org.tenant for a nested one, up to 7 deep")
 	}
 }
 
@@ -265,9 +265,9 @@ func (k *issuerCompiler) list(i int, field string, list []string, wrong func(str
 	}
 	for at, s := range list {
 		if right := wrong(s); right != "" {
-			k.item(i, field, at, quote(s)+" is not accepted", right)
+			k.item(i, field, at, tenant.Quote(s)+" is not accepted", right)
 		} else if first := slices.Index(list, s); first < at {
-			k.item(i, field, at, quote(s)+" is listed twice", "each of them once")
+			k.item(i, field, at, tenant.Quote(s)+" is listed twice", "each of them once")
 		}
 	}
 }
@@ -392,13 +392,4 @@ func Visible(s string, most int) bool {
 		}
 	}
 	return s != "" && len(s) <= most
-}
-
-// quote shows a value in a problem: on one line, and not all of it if it is long.
-func quote(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return strconv.Quote(s)
-	}
-	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
 }

@@ -93,6 +93,10 @@ type fake struct {
 	acme, gone quota.Account
 }
 
+func (*fake) Workload(*quota.Snapshot, *authz.Credentials) (*quota.Account, error) {
+	return nil, nil //nolint:nilnil // no workload of a tenant's
+}
+
 func (f *fake) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.Credentials) (authz.Principal, *quota.Account, error) {
 	principal, account := authz.Principal{}, &f.acme
 	switch {

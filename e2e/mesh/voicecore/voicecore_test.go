@@ -1,6 +1,7 @@
 package voicecore
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,10 +21,30 @@ func TestVoiceCore(t *testing.T) {
 	for _, s := range []string{
 		service("gateway-service", "v1", 1), service("tenant-service", "v1", 2), service("call-service", "v1", 2), service("ai-service", "v1", 2),
 		service("crm-service", "v1", 1), service("crm-service", "v2", 1), service("integration-service", "v1", 1), service("billing-service", "v1", 1),
+		// This one's certificates live forty seconds, so that a test sees one renewed.
+		strings.Replace(service("analytics-service", "v1", 1), "metadata: {labels:",
+			`metadata: {annotations: {proxy.istio.io/config: '{"proxyMetadata": {"SECRET_TTL": "40s", "SECRET_GRACE_PERIOD_RATIO": "0.5"}}'}, labels:`, 1),
 	} {
 		m.Apply(t, s)
 	}
 	gateway := m.Pod(t, apps, "app=gateway-service")
+	t.Run("M-01 the whole mesh is there, and ready", func(t *testing.T) {
+		out := m.command(t, "status", "-o", "json")
+		var status struct {
+			Components []struct {
+				Name           string
+				Ready, Objects int
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &status); err != nil || len(status.Components) < 12 {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, c := range status.Components {
+			if c.Ready != c.Objects || c.Objects == 0 {
+				t.Errorf("%s: %d of %d objects are ready", c.Name, c.Ready, c.Objects)
+			}
+		}
+	})
 	t.Run("M-02 a second install changes nothing", func(t *testing.T) {
 		before := m.versions(t)
 		m.command(t, "install", "--yes")
@@ -102,5 +123,7 @@ func TestVoiceCore(t *testing.T) {
 	})
 	t.Run("M-10 a circuit breaker opens, and an endpoint that fails is taken out", func(t *testing.T) { m.breaks(t, gateway, key) })
 	t.Run("M-16 a local limit refuses what is over, in each pod", func(t *testing.T) { m.local(t, gateway, key) })
+	t.Run("M-17 a request is one trace, and an entry of the access log", func(t *testing.T) { m.observed(t, key) })
+	t.Run("M-18 a certificate is renewed without a failed request", func(t *testing.T) { m.rotates(t, gateway, key) })
 	t.Run("M-19 uninstall leaves what it lists, and nothing else", func(t *testing.T) { m.uninstall(t) })
 }

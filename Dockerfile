@@ -6,6 +6,7 @@
 #   docker run -v sluice:/var/lib/sluice --network host sluiced
 #
 # In Kubernetes: docs/guide/kubernetes.md.
+# The operator's command line, for addons.analyze: docker build --target sluice -t sluice .
 # sluiced listens on loopback unless it has TLS and a list of peers, hence --network host.
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
@@ -19,6 +20,20 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
       -ldflags "-s -w -X github.com/voicecore-ai/sluice/app.Version=$VERSION" -o /out/sluiced ./cmd/sluiced \
     && mkdir /out/data
 
+FROM build AS build-sluice
+ARG TARGETOS TARGETARCH
+ARG VERSION=dev
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
+      -ldflags "-s -w -X github.com/voicecore-ai/sluice/app.Version=$VERSION" -o /out/sluice ./cmd/sluice
+
+FROM gcr.io/distroless/static-debian12:nonroot AS sluice
+COPY --from=build-sluice /out/sluice /sluice
+COPY LICENSE /LICENSE
+USER 65532:65532
+ENTRYPOINT ["/sluice"]
+
+# The last one is what 'docker build' makes unless told: the server.
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /out/sluiced /sluiced
 COPY --from=build --chown=65532:65532 --chmod=0700 /out/data /var/lib/sluice

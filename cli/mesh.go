@@ -34,7 +34,8 @@ const (
 
 // meshCommands are the commands under 'sluice mesh', each in a file of its own.
 var meshCommands = []func() *cobra.Command{
-	meshRenderCommand, meshDiffCommand, meshInstallCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand,
+	meshPreflightCommand, meshRenderCommand, meshDiffCommand, meshInstallCommand, meshVerifyCommand, meshDoctorCommand, meshAnalyzeCommand,
+	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand,
 }
 
 func meshCommand() *cobra.Command {

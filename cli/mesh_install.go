@@ -3,21 +3,27 @@ package cli
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/installer/check"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
 func meshInstallCommand() *cobra.Command {
 	var f meshFlags
+	var skip bool
 	c := &cobra.Command{
 		Use:   "install",
 		Short: "Make the cluster what the values say, and wait until it is ready",
 		Long: `Lays the mesh down, component by component, each when what it needs is ready. Running it again with the
 same values changes nothing; with others, it changes what differs and deletes what is no longer
 rendered, except namespaces and custom resource definitions.
+
+It begins with what 'sluice mesh preflight' asks and ends with what 'sluice mesh verify' asks; the exit status is 3 if
+a check fails.
 
 What others set is not overwritten. Before anything is changed, each field that another field manager owns is
 listed with that manager; --take-ownership MANAGER takes over what this one set.
@@ -44,15 +50,59 @@ Ctrl-C stops between two objects. 'sluice mesh status' then says at which compon
 				}
 				return f.result(c, changes)
 			}
-			return f.lay(c, func(o cluster.Options) ([]cluster.Change, error) { return k.Install(c.Context(), m, o) })
+			if !skip {
+				if err := f.before(c, k, m); err != nil {
+					return err
+				}
+			}
+			if err := f.lay(c, func(o cluster.Options) ([]cluster.Change, error) { return k.Install(c.Context(), m, o) }); err != nil || skip {
+				return err
+			}
+			return f.after(c, k, m)
 		},
 	}
+	c.Flags().BoolVar(&skip, "skip-checks", false, "neither ask first whether the cluster can take the mesh, nor last whether it acts")
 	f.outputs(c, "table", "json", "yaml")
 	f.cluster(c)
 	f.values(c)
 	f.changing(c)
 	f.taking(c)
 	return c
+}
+
+// before refuses an installation that the cluster can't take. That nothing conflicts is asked by the installation itself.
+func (f *meshFlags) before(c *cobra.Command, k *cluster.Cluster, m *cluster.Mesh) error {
+	opened, err := check.Open(k, check.Options{Mesh: m, Compared: true})
+	if err != nil {
+		return err
+	}
+	r := check.Preflight(c.Context(), opened)
+	if !r.Failed() {
+		return c.Context().Err()
+	}
+	if err := printResults(c.ErrOrStderr(), r.Problems()); err != nil {
+		return err
+	}
+	return &exitError{exitRefused, fmt.Errorf("nothing was changed: %s; --skip-checks goes on all the same", r)}
+}
+
+// proving is how long proxies may take to run what was laid down.
+const proving = time.Minute
+
+// after asks whether what was laid down acts.
+func (f *meshFlags) after(c *cobra.Command, k *cluster.Cluster, m *cluster.Mesh) error {
+	r, err := f.verify(c, k, check.Options{Mesh: m}, min(f.timeout, proving))
+	if err != nil {
+		return err
+	}
+	if err := printResults(c.ErrOrStderr(), r.Problems()); err != nil {
+		return err
+	}
+	if !r.Failed() {
+		_, err := fmt.Fprintln(c.ErrOrStderr(), r)
+		return err
+	}
+	return &exitError{exitRefused, fmt.Errorf("the mesh was laid down, and does not act: %s; 'sluice mesh verify' asks again", r)}
 }
 
 // lay installs or rolls back, with progress, and prints what was changed.

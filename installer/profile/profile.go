@@ -283,6 +283,15 @@ type addons struct {
 	Jaeger     Addon  `json:"jaeger"`
 	Prometheus Addon  `json:"prometheus"`
 	Grafana    Addon  `json:"grafana"`
+	// Analyze looks at the cluster's objects on a schedule.
+	Analyze scheduled `json:"analyze"`
+}
+
+// scheduled is something that runs from time to time.
+type scheduled struct {
+	Addon `json:",inline"`
+	// Schedule is cron's: minute, hour, day of the month, month, day of the week.
+	Schedule string `json:"schedule"`
 }
 
 // Addon is one console.

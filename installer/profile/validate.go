@@ -53,6 +53,7 @@ func (p *validator) unless(ok bool, path, what, want string) {
 var (
 	version     = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 	environment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+	cron        = regexp.MustCompile(`^([0-9A-Za-z*,/-]+ ){4}[0-9A-Za-z*,/-]+$`)
 	hub         = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*$`)
 )
 
@@ -348,6 +349,11 @@ func (p *validator) addons(a *addons) {
 		if c.Enabled {
 			p.image("addons."+c.name+".image", c.Image)
 		}
+	}
+	if a.Analyze.Enabled {
+		p.image("addons.analyze.image", a.Analyze.Image)
+		p.unless(cron.MatchString(a.Analyze.Schedule), "addons.analyze.schedule", quoted(a.Analyze.Schedule)+" is not a schedule",
+			"cron's five fields, such as 17 4 * * * for every day at 4:17")
 	}
 }
 

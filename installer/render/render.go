@@ -63,6 +63,7 @@ var components = []Component{
 	{Name: "egress", Objects: egress},
 	{Name: "telemetry", Objects: telemetryDefaults},
 	{Name: "addons", Ready: true, Objects: addons},
+	{Name: "analyze", Objects: analyze},
 	{Name: "sluice", Ready: true, Objects: sluice},
 	// Last: from here on, proxies ask, and refuse when nobody answers.
 	{Name: "filters", Objects: wiring.Objects},

@@ -229,7 +229,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
 		}
 	}
-	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log})
+	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft()})
 	a.rls.Register(a.grpc)
 	reflection.Register(a.grpc)
 	return nil
@@ -279,6 +279,9 @@ func (a *App) readyz(w http.ResponseWriter, _ *http.Request) {
 
 // Start serves until Stop and returns once requests are answered.
 func (a *App) Start() error {
+	if a.gate.Soft() {
+		a.part("stage", a.remind)
+	}
 	a.part("access log", a.recorder.Run)
 	a.part("sweep", a.sweep)
 	a.part("ext_proc", a.extproc.Run)

@@ -37,6 +37,7 @@ type Config struct {
 	TLSCert            string        `koanf:"tls-cert"`
 	TLSKey             string        `koanf:"tls-key"`
 	TLSClientCA        string        `koanf:"tls-client-ca"`
+	Stage              string        `koanf:"stage"`
 	Peers              []string      `koanf:"peers"`
 	EdgePeers          []string      `koanf:"edge-peers"`
 	XFCCForwarders     []string      `koanf:"xfcc-forwarders"`
@@ -66,7 +67,14 @@ var choices = map[string][]string{
 	"ratelimit-format":  {"off", "legacy", "draft-06", "draft-10"},
 	"log-level":         {"debug", "info", "warn", "error"},
 	"log-format":        {"text", "json"},
+	"stage":             {enforced, soft},
 }
+
+// The stages of a roll-out, by the words that the installer's mesh.stage has.
+const (
+	enforced = "enforced"
+	soft     = "soft"
+)
 
 // Flags declares every setting with its default and its one line of help, in
 // the order in which a reader wants them.
@@ -85,6 +93,7 @@ func Flags(f *pflag.FlagSet) {
 	f.String("tls-cert", "", "PEM `file` with the certificate chain of the gRPC server; makes it demand a client certificate")
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
+	f.String("stage", enforced, "`word` enforced, or soft for a roll-out: what is to be refused for who asks, for rules and for limits is admitted, recorded and counted, so nothing is protected")
 	f.StringSlice("peers", nil, "SPIFFE `ids`, with commas between, that may use the doors over mTLS")
 	f.StringSlice("edge-peers", nil, "those `ids` of --peers at which requests may begin; the others must bring a tenant token; none for all of them")
 	f.StringSlice("xfcc-forwarders", nil, "SPIFFE `ids`, with commas between, of proxies that may name their client in x-forwarded-client-cert")
@@ -286,7 +295,7 @@ func (c Config) check() (problems []error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(choices)) {
 		got := map[string]string{
-			"audit": c.Audit, "journal-on-damage": c.JournalOnDamage, "ratelimit-format": c.RateLimitFormat, "log-level": c.LogLevel, "log-format": c.LogFormat,
+			"audit": c.Audit, "journal-on-damage": c.JournalOnDamage, "ratelimit-format": c.RateLimitFormat, "log-level": c.LogLevel, "log-format": c.LogFormat, "stage": c.Stage,
 		}[name]
 		if !slices.Contains(choices[name], got) {
 			wrong("%s %q: one of %s", name, got, strings.Join(choices[name], ", "))

@@ -68,7 +68,7 @@ func TestX07APanicInAShadowRuleChangesNothing(t *testing.T) {
 		t.Errorf("a broken index of shadow rules: %+v", v)
 	}
 	r.enforced.any.all = append(r.enforced.any.all, 99)
-	if v := r.Decide(request()); v != (Verdict{}) {
+	if v := r.Decide(request()); v != (Verdict{Failed: true}) {
 		t.Errorf("a broken index of enforced rules: %+v", v)
 	}
 }

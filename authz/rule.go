@@ -63,7 +63,7 @@ const (
 type Verdict struct {
 	allowed bool
 	Rule    string // the rule that decided; "" where no rule allows
-	Failed  bool   // Rule's condition could not be evaluated
+	Failed  bool   // Rule's condition could not be evaluated; without Rule, nothing could
 	Audit   Class  // the most that a rule which applies asks for
 	// ShadowRule would decide with every rule enforced, and Shadow is what the
 	// verdict would be then; "" and false if it would be the same.

@@ -168,7 +168,7 @@ func (c *compiler) rule(r *Rule) compiled {
 func (r *Rules) Decide(in *Input) (v Verdict) {
 	defer func() {
 		if recover() != nil {
-			v = Verdict{} // half a tally is no verdict
+			v = Verdict{Failed: true} // half a tally is no verdict
 		}
 	}()
 	if r == nil || !proven(in) {

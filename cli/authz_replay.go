@@ -256,7 +256,10 @@ func (r *replayed) read(in io.Reader, name string, c *catalogue) error {
 // skipped is why no rule is asked about a record. Words that Sluice does not write are one.
 func skipped(r *audit.Record) string {
 	word := r.Kind
-	if word == "decision" {
+	switch {
+	case word == "decision" && r.ShadowReason != "": // admitted in the soft stage
+		word = r.ShadowReason
+	case word == "decision":
 		word = r.Reason
 	}
 	switch word {

@@ -102,6 +102,10 @@ func TestX08ReplayComparesWhatRulesSay(t *testing.T) {
 		{"an admission that a rule in shadow refused may be allowed now", with(inShadow("agents-read", "soon")), "changed", "deny by soon", "allow by agents-read"},
 		{"a refusal that a rule in shadow would lift was an admission", with(nobodys, fields{"shadow_rule": "more", "shadow": true, "path": "/v2"}), "changed", "allow by more", "deny"},
 		{"a rule in shadow of the other catalogue counts", with(fields{"path": "/v1/calls/13"}), "changed", "allow by agents-read", "deny by soon"},
+		{"who proved nothing in the soft stage was not asked about", with(fields{"principal": "", "tenant": "", "scheme": nil, "rule": "", "shadow": false, "shadow_reason": "unauthenticated"}), "skipped unauthenticated", "", ""},
+		{"an admission in the soft stage was a refusal", with(fields{"path": "/admin/x", "shadow_reason": "forbidden"}, inShadow("no-admin", "no-admin")), "same", "", ""},
+		{"what the soft stage let pass may be allowed now", with(fields{"shadow_reason": "forbidden"}, inShadow("", "(default deny)")), "changed", "deny", "allow by agents-read"},
+		{"what a limit would have refused in the soft stage was allowed", with(fields{"shadow": false, "shadow_reason": "over_limit"}), "same", "", ""},
 		{"a tenant's shadow hides what rules in shadow said", with(fields{"path": "/v1/calls/13"}, inShadow("", "(default deny)")), "unknown shadow", "", ""},
 
 		{"a masked path", with(fields{"path": "/v1/calls/[masked:0123456789abcdef]"}), "unknown masked", "", ""},

@@ -60,7 +60,7 @@ type Options struct {
 	// leaves running streams alone. reason is what the caller is told; now is Unix µs.
 	//
 	// Stands is the half of it that is cheap whatever the rules cost: of all requests that is asked first, and again if
-	// the revision changes while Recheck is still being asked. Optional.
+	// the revision changes while Recheck is still being asked. Optional. Both are asked about the end of the credential, too.
 	Stands  func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	Recheck func(now int64, h *gate.Held) (ok bool, reason gate.Reason)
 	// Revision is that of the snapshot which decides now, as gate.Decision has it.

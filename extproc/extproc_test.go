@@ -247,6 +247,37 @@ func TestAnAdmittedStreamIsAnsweredToItsEnd(t *testing.T) {
 	}
 }
 
+func TestInTheSoftStageAStreamWithoutACallerGoesOnWithoutATenant(t *testing.T) {
+	soft := answertest.Config{Soft: true, Limits: answertest.Limits(), Outcomes: answertest.Over()}
+	for name, c := range map[string]struct {
+		first  *request
+		tenant string
+	}{
+		"without a credential": {requestHeaders("x-tenant-id", "evil", "x_tenant_id", "evil", "x-sluice-admin", "a.b"), ""},
+		"over a limit":         {requestHeaders("x-tenant-id", "evil", "x_tenant_id", "evil", "x-sluice-admin", "a.b", "x-api-key", answertest.Key), "acme"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers, err := talk(t, door(soft), c.first, responseHeaders())
+			if err != nil || len(answers) != 2 {
+				t.Fatalf("%d answers, %v", len(answers), err)
+			}
+			mutation := answers[0].GetRequestHeaders().GetResponse().GetHeaderMutation()
+			if h := set(t, mutation); h["x-tenant-id"] != c.tenant || len(h["x-sluice-decision-id"]) != 32 {
+				t.Errorf("told: %v", h)
+			}
+			for _, name := range []string{"x-tenant-id", "x_tenant_id", "x-sluice-admin"} {
+				if (name != "x-tenant-id" || c.tenant == "") && !slices.Contains(mutation.GetRemoveHeaders(), name) {
+					t.Errorf("the upstream gets the client's %s", name)
+				}
+			}
+		})
+	}
+	answers, _ := talk(t, door(answertest.Config{Soft: true}), requestHeaders(":path", "/a/../b"))
+	if len(answers) != 1 || answers[0].GetImmediateResponse().GetStatus().GetCode() != 400 {
+		t.Errorf("what can be read two ways: %v", answers)
+	}
+}
+
 func TestAWorkloadIsAdmittedByItsCertificate(t *testing.T) {
 	answers, err := talk(t, door(answertest.Config{}), byPrincipal(answertest.SPIFFE, requestHeaders()))
 	if err != nil || len(answers) != 1 || answers[0].GetRequestHeaders() == nil {

@@ -258,10 +258,10 @@ func (s *Server) ask(now int64, h *gate.Held, question func(int64, *gate.Held) (
 			ok, reason = false, gate.ReasonInternal
 		}
 	}()
-	if end := h.Principal.Expires; end != 0 && end <= now {
-		return false, gate.ReasonUnauthenticated
-	}
 	if question == nil {
+		if end := h.Principal.Expires; end != 0 && end <= now {
+			return false, gate.ReasonUnauthenticated
+		}
 		return true, gate.ReasonAdmitted
 	}
 	return question(now, h)

@@ -88,7 +88,10 @@ func (w *world) say(r gate.Reason) {
 	w.revision.Add(1)
 }
 
-func (w *world) Recheck(_ int64, h *gate.Held) (bool, gate.Reason) {
+func (w *world) Recheck(now int64, h *gate.Held) (bool, gate.Reason) {
+	if end := h.Principal.Expires; end != 0 && end <= now { // as the gate does
+		return false, gate.ReasonUnauthenticated
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.boom != "" && h.Plan == w.boom {

@@ -24,6 +24,7 @@ type parts struct {
 	up       bool
 	records  []audit.Entry
 	charged  int
+	over     bool // every limit is, and one in shadow never refuses
 }
 
 func newParts(t *testing.T, rule authz.Rule) *parts {
@@ -54,9 +55,14 @@ func (p *parts) Identify(context.Context, int64, *quota.Snapshot, *authz.Credent
 	return p.identify()
 }
 
-func (p *parts) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+func (p *parts) Charge(_ int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	p.charged++
-	return p.charge()
+	ok, err := p.charge()
+	for i := range charges {
+		outcomes[i].Over = p.over
+		ok = ok && (!p.over || charges[i].Shadowed())
+	}
+	return ok, err
 }
 
 func (p *parts) Available() bool { return p.up }
@@ -124,36 +130,117 @@ func TestFaultsInEveryStageDeny(t *testing.T) {
 			}
 			return s
 		},
+		"it allows by itself and denies": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
+				d.allowed, d.Reason = true, ReasonForbidden
+				return denied
+			}
+			return s
+		},
+		"it denies for a reason of policy without having found out": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
+				return d.deny(ReasonForbidden, "")
+			}
+			return s
+		},
+		"it declines and does not say why": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(*Gate, context.Context, int64, *Request, *Decision) verdict { return declined }
+			return s
+		},
+		"it declines for a failure of ours": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
+				return d.decline(ReasonUnavailable, "")
+			}
+			return s
+		},
+		"it claims the admission and declines": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
+				d.allowed = true
+				return d.decline(ReasonAdmitted, "")
+			}
+			return s
+		},
+		"it declines because of how the request reads": func(_ *Gate, s stage, _ context.CancelFunc) stage {
+			s.run = func(_ *Gate, _ context.Context, _ int64, _ *Request, d *Decision) verdict {
+				return d.decline(ReasonMalformed, "")
+			}
+			return s
+		},
 		"it is nil": func(_ *Gate, s stage, _ context.CancelFunc) stage { s.run = nil; return s },
 	}
-	for i := range stages {
-		for fault, broken := range faults {
-			t.Run(stages[i].name+": "+fault, func(t *testing.T) {
-				p := newParts(t, anyone)
-				g := p.gate()
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				g.stages = append([]stage(nil), stages[:]...)
-				g.stages[i] = broken(g, g.stages[i], cancel)
+	for _, c := range callers {
+		t.Run(c.name, func(t *testing.T) {
+			t.Run("without a fault it is admitted", func(t *testing.T) {
 				var d Decision
-				g.Admit(ctx, 1, ask(), &d)
+				if c.gate(t, newParts(t, anyone)).Admit(t.Context(), 1, ask(), &d); !d.Allowed() {
+					t.Fatalf("%v: the faults would show nothing", d.Reason)
+				}
+			})
+			for i := range stages {
+				for fault, broken := range faults {
+					t.Run(stages[i].name+": "+fault, func(t *testing.T) {
+						p := newParts(t, anyone)
+						g := c.gate(t, p)
+						ctx, cancel := context.WithCancel(t.Context())
+						defer cancel()
+						g.stages = append([]stage(nil), stages[:]...)
+						g.stages[i] = broken(g, g.stages[i], cancel)
+						var d Decision
+						g.Admit(ctx, 1, ask(), &d)
+						refused(t, p, &d)
+					})
+				}
+			}
+			t.Run("no stage at all denies", func(t *testing.T) {
+				p := newParts(t, anyone)
+				g := c.gate(t, p)
+				g.stages = nil
+				var d Decision
+				g.Admit(t.Context(), 1, ask(), &d)
 				refused(t, p, &d)
 			})
-		}
+		})
 	}
-	t.Run("no stage at all denies", func(t *testing.T) {
-		p := newParts(t, anyone)
-		g := p.gate()
-		g.stages = nil
-		var d Decision
-		g.Admit(t.Context(), 1, ask(), &d)
-		refused(t, p, &d)
-	})
+}
+
+type caller struct {
+	name string
+	soft bool
+	make func(*testing.T, *parts)
+}
+
+// callers are those who are admitted, by the one stage of a roll-out and by the other.
+var callers = []caller{
+	{"enforced, a caller who may", false, func(*testing.T, *parts) {}},
+	{"soft, a caller who may", true, func(*testing.T, *parts) {}},
+	{"soft, a caller without a credential", true, func(_ *testing.T, p *parts) {
+		p.identify = func() (q authz.Principal, a *quota.Account, err error) { return q, nil, authn.ErrNoCredentials }
+	}},
+	{"soft, a tenant that is suspended", true, func(_ *testing.T, p *parts) { p.account.Suspended = true }},
+	{"soft, a caller whom a rule forbids it", true, func(t *testing.T, p *parts) { p.rule(t, authz.Rule{Name: "never", Effect: "deny"}) }},
+	{"soft, a caller whose limit is used up", true, func(_ *testing.T, p *parts) { p.over = true }},
+}
+
+func (c *caller) gate(t *testing.T, p *parts) *Gate {
+	t.Helper()
+	c.make(t, p)
+	g := p.gate()
+	g.o.Soft = c.soft
+	return g
+}
+
+func (p *parts) rule(t *testing.T, rule authz.Rule) {
+	t.Helper()
+	rules, problems := authz.Compile([]authz.Rule{rule})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	p.snapshot = &quota.Snapshot{Revision: 3, Rules: rules}
 }
 
 func TestFaultsOfEveryCollaboratorDeny(t *testing.T) {
 	failed := errors.New("broken")
-	for name, broken := range map[string]func(*parts){
+	faults := map[string]func(*parts){
 		"there is no snapshot":           func(p *parts) { p.snapshot = nil },
 		"F-03 the snapshot has no rules": func(p *parts) { p.snapshot = &quota.Snapshot{} },
 		"the authenticator fails": func(p *parts) {
@@ -167,13 +254,30 @@ func TestFaultsOfEveryCollaboratorDeny(t *testing.T) {
 		"a limit is over":                   func(p *parts) { p.charge = func() (bool, error) { return false, nil } },
 		"there are more limits than fit":    func(p *parts) { p.account.Charges = make([]ratelimit.Charge, MaxLimits+1) },
 		"a limit is missing from its cells": func(p *parts) { p.account = nil },
-	} {
+	}
+	overlooked := map[string]Reason{ // of these the answer was found out, and is no
+		"F-03 the snapshot has no rules": ReasonForbidden, "the tenant is suspended": ReasonSuspended,
+	}
+	for name, broken := range faults {
 		t.Run(name, func(t *testing.T) {
 			p := newParts(t, anyone)
 			broken(p)
 			var d Decision
 			p.gate().Admit(t.Context(), 1, ask(), &d)
 			refused(t, p, &d)
+		})
+		t.Run("in the soft stage, "+name, func(t *testing.T) {
+			p := newParts(t, anyone)
+			broken(p)
+			g := p.gate()
+			g.o.Soft = true
+			var d Decision
+			g.Admit(t.Context(), 1, ask(), &d)
+			if want, ok := overlooked[name]; !ok {
+				refused(t, p, &d)
+			} else if got, soft := d.Shadowed(); !soft || got != want {
+				t.Errorf("allowed %v, overlooked %v; want %v", d.Allowed(), got, want)
+			}
 		})
 	}
 	t.Run("F-01 a caller that has gone is denied and not charged", func(t *testing.T) {

@@ -3,7 +3,8 @@
 // a door decodes a request, calls Admit once and encodes the Decision.
 //
 // ALLOW is made in one place, after every stage has said that it passed; an error,
-// a panic, a deadline or a stage that says nothing denies.
+// a panic, a deadline or a stage that says nothing denies. In the soft stage of a roll-out the same
+// place also lets pass what a stage found out and declined, and says so in the Decision.
 //
 // An admission with three limits costs a few hundred nanoseconds and allocates nothing.
 package gate
@@ -40,7 +41,7 @@ const MaxLimits = 16
 type Decision struct {
 	allowed   bool
 	Reason    Reason
-	Detail    string   // one plain sentence for the caller; never a secret
+	Detail    string   // one plain sentence for the caller, or what the soft stage kept from him; never a secret
 	ID        [16]byte // MAC'd decision id
 	Edge      [16]byte // of the decision at the edge: ID, unless a tenant token says otherwise
 	Tenant    tenant.ID
@@ -52,8 +53,11 @@ type Decision struct {
 
 	snapshot *quota.Snapshot
 	account  *quota.Account
-	inner    bool  // a hop behind the edge
-	until    int64 // end of the tenant token that was shown, Unix µs; 0 for none
+	shadowed Reason // what the soft stage overlooked first; ReasonInternal for nothing
+	would    string // the Detail of that
+	nobody   bool   // let pass by the soft stage without a proven caller: no tenant, no limits, no token
+	inner    bool   // a hop behind the edge
+	until    int64  // end of the tenant token that was shown, Unix µs; 0 for none
 
 	n        int
 	charges  [MaxLimits]ratelimit.Charge
@@ -66,9 +70,10 @@ type Decision struct {
 func (d *Decision) Allowed() bool { return d.allowed }
 
 // Forwardable reports whether the names in d can be told to a service as header
-// values: there is a tenant, and none of them could start another header. What is admitted is.
+// values: there is a tenant, and none of them could start another header. What is admitted is. Without a tenant
+// there is nothing to tell, which is so where the soft stage let a caller pass whom nothing proved.
 func (d *Decision) Forwardable() bool {
-	return d.Tenant != "" && visible(string(d.Tenant)) && visible(d.Principal.Name) && visible(d.Plan)
+	return (d.Tenant != "" || d.nobody) && visible(string(d.Tenant)) && visible(d.Principal.Name) && visible(d.Plan)
 }
 
 func visible(s string) bool {
@@ -114,6 +119,9 @@ type Options struct {
 	// Edges are the peers at which requests may begin. The others must bring a tenant token: whoever
 	// steals a service's key can't claim a caller. Nil: requests may begin at all of them.
 	Edges []string
+	// Soft is the stage of a roll-out in which nothing is protected: who the caller is, rules and limits are
+	// found out and counted, and what they decline is admitted, and recorded as such. Whatever else denies, denies.
+	Soft bool
 }
 
 // Gate admits requests. It is safe for concurrent use.
@@ -123,6 +131,7 @@ type Gate struct {
 	stages []stage
 	counts [reasonCount]atomic.Uint64
 	shadow atomic.Uint64
+	soft   [reasonCount]atomic.Uint64
 	panics atomic.Uint64
 }
 
@@ -142,12 +151,18 @@ func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
 	d.ID = g.ids.mint(r.Peer)
 	d.Edge = d.ID
 	if g.run(ctx, now, r, d) {
-		d.allowed, d.Reason, d.Detail = true, ReasonAdmitted, ""
+		d.allowed, d.Reason, d.Detail = true, ReasonAdmitted, d.would
+	} else {
+		d.allowed = false
 	}
 	if !g.record(now, r, d) {
 		d.deny(ReasonUnavailable, "the decision can't be recorded right now; try again")
 	}
-	if d.Verdict.ShadowRule != "" {
+	overlooked, soft := d.Shadowed()
+	if soft {
+		g.soft[overlooked].Add(1)
+	}
+	if soft || d.Verdict.ShadowRule != "" {
 		g.shadow.Add(1)
 	}
 	g.counts[d.Reason].Add(1)
@@ -190,7 +205,7 @@ func (g *Gate) VerifyID(text, peer string) ([16]byte, bool) { return g.ids.verif
 // Count is how many decisions ended for a reason since New.
 func (g *Gate) Count(r Reason) uint64 { return g.counts[r].Load() }
 
-// Shadowed is how many decisions would have been others with every rule enforced.
+// Shadowed is how many decisions would have been others with every rule, and the server, enforced.
 func (g *Gate) Shadowed() uint64 { return g.shadow.Load() }
 
 // panicked logs the 1st, 2nd, 4th, 8th … panic: a caller who found one can't fill
@@ -209,6 +224,7 @@ func (d *Decision) reset() {
 	d.ID, d.Edge, d.Tenant, d.Plan, d.Principal, d.Revision = [16]byte{}, [16]byte{}, "", "", authz.Principal{}, 0
 	d.Verdict, d.Token, d.n = authz.Verdict{}, d.Token[:0], 0
 	d.snapshot, d.account, d.inner, d.until = nil, nil, false, 0
+	d.shadowed, d.would, d.nobody = ReasonInternal, "", false
 }
 
 // deny says why. It returns what a stage that denies returns.

@@ -13,7 +13,10 @@ import (
 	"github.com/voicecore-ai/sluice/quota"
 )
 
-var errNoEdge = errors.New("no request begins here: show the tenant token of the hop before")
+var (
+	errNoEdge = errors.New("no request begins here: show the tenant token of the hop before")
+	errNobody = errors.New(authn.ErrBadCredential.Error()) // our own fault, which is nothing to tell a caller
+)
 
 // identify finds the principal and the account: by the tenant token of the hop
 // before, or by the caller's own credentials.
@@ -23,11 +26,14 @@ func (g *Gate) identify(ctx context.Context, now int64, r *Request, d *Decision)
 		if ctx.Err() != nil { // keys that it waited for may not have come
 			return d.deny(ReasonUnavailable, tooLate)
 		}
-		return d.deny(ReasonUnauthenticated, err.Error())
+		if !disproved(err) {
+			return d.deny(ReasonUnauthenticated, err.Error())
+		}
+		return d.decline(ReasonUnauthenticated, err.Error())
 	}
 	d.Tenant, d.Plan = d.account.Tenant, d.account.Plan
 	if d.account.Suspended {
-		return d.deny(ReasonSuspended, "the tenant is suspended")
+		return d.decline(ReasonSuspended, "the tenant is suspended")
 	}
 	return passed
 }
@@ -57,7 +63,7 @@ func (g *Gate) who(ctx context.Context, now int64, r *Request, d *Decision) (err
 	default:
 		d.Principal, d.account, err = g.o.Authenticator.Identify(ctx, now, d.snapshot, &r.Credentials)
 		if err == nil && d.account == nil {
-			err = authn.ErrBadCredential
+			err = errNobody
 		}
 	}
 	return err
@@ -84,6 +90,9 @@ func (g *Gate) beside(ctx context.Context, now int64, r *Request, d *Decision, a
 // not a mesh's (a gateway that clients reach), the one whose Envoy asks. One that can't be made, for a
 // name too long say, is left out: the next hop then refuses, and this one needs no token.
 func (g *Gate) handOver(_ context.Context, now int64, r *Request, d *Decision) verdict {
+	if d.nobody {
+		return passed // there is nobody to speak for
+	}
 	holder := r.Holder
 	if !strings.HasPrefix(holder, "spiffe://") {
 		holder = r.Peer

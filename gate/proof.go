@@ -12,9 +12,9 @@ import (
 // AppendProof appends by what d's principal was believed: a text that Envoy keeps beside the tenant and the
 // principal for as long as the request lasts, and brings back in each entry of its access log, so that nothing is held here. It
 // holds no credential: the scheme, the end, the voucher in hex and an API key's scopes, with spaces between. Nothing is
-// appended for a refusal.
+// appended for a refusal, nor where the soft stage let nobody pass.
 func (d *Decision) AppendProof(b []byte) []byte {
-	if !d.allowed {
+	if !d.allowed || d.nobody {
 		return b
 	}
 	p := &d.Principal

@@ -28,26 +28,40 @@ type Held struct {
 // not, why: the tenant, the credential, and what the rules say now. It charges nothing and
 // costs what the rules cost.
 //
+// In the soft stage it ends nothing, but what panics.
+//
 // It is about who the request is for, not about the services on its way: behind the edge a workload
 // shows the caller's tenant token, and what has become of the workload is asked at its next request.
 func (g *Gate) Recheck(now int64, h *Held) (ok bool, reason Reason) {
 	s := g.o.Snapshot()
 	account := s.Account(h.Tenant)
 	if ok, reason := stands(now, s, account, &h.Principal); !ok {
-		return false, reason
+		return g.soften(reason)
 	}
 	h.input = authz.Input{Now: now, Principal: &h.Principal, Tenant: h.Tenant, Plan: account.Plan, Action: &h.Action}
 	if !account.Shadow && !s.Rules.Decide(&h.input).Allowed() {
-		return false, ReasonForbidden
+		return g.soften(ReasonForbidden)
 	}
 	return true, ReasonAdmitted
+}
+
+// soften is what a door is told of a request that may no longer go on: in the soft stage, that it may.
+func (g *Gate) soften(reason Reason) (ok bool, told Reason) {
+	if g.o.Soft && reason.Soft() {
+		return true, ReasonAdmitted
+	}
+	return false, reason
 }
 
 // Stands says whether what was admitted may go on as far as that hangs on the tenant and the credential, and if not, why: the
 // half of Recheck that costs well under a microsecond whatever the rules cost.
 func (g *Gate) Stands(now int64, h *Held) (ok bool, reason Reason) {
 	s := g.o.Snapshot()
-	return stands(now, s, s.Account(h.Tenant), &h.Principal)
+	ok, reason = stands(now, s, s.Account(h.Tenant), &h.Principal)
+	if !ok {
+		return g.soften(reason)
+	}
+	return ok, reason
 }
 
 // stands asks about a running request what every door that is told of one asks: are the tenant and the credential still there.

@@ -6,11 +6,12 @@ import (
 )
 
 // record writes d to the audit log: each refusal, each decision that a rule asks
-// a record of, and each that would be another with every rule enforced. It is
+// a record of, and each that would be another with every rule, and the server, enforced. It is
 // false if d admits and its record is required and could not be made.
 func (g *Gate) record(now int64, r *Request, d *Decision) (ok bool) {
 	unrecorded := !d.allowed || d.Verdict.Audit != authz.Required // what holds if no record is made
-	if d.allowed && d.Verdict.Audit == authz.Unrecorded && d.Verdict.ShadowRule == "" {
+	_, soft := d.Shadowed()
+	if d.allowed && d.Verdict.Audit == authz.Unrecorded && d.Verdict.ShadowRule == "" && !soft {
 		return true
 	}
 	if g.o.Audit == nil {
@@ -41,5 +42,8 @@ func (d *Decision) fill(now int64, r *Request) {
 		Service: a.Service, Method: a.Method, Host: a.Host, Path: a.Path, GRPC: a.GRPC,
 		Allowed: d.allowed, Reason: d.Reason.String(), Detail: d.Detail,
 		Rule: d.Verdict.Rule, Failed: d.Verdict.Failed, Shadow: d.Verdict.Shadow, ShadowRule: d.Verdict.ShadowRule, Revision: d.Revision,
+	}
+	if overlooked, soft := d.Shadowed(); soft {
+		d.entry.Shadow, d.entry.ShadowReason = false, overlooked.String()
 	}
 }

@@ -9,12 +9,13 @@ import (
 )
 
 // verdict is what a stage says. Its zero value denies, and so does every other
-// value but one: a stage can't pass by forgetting to say something.
+// value but one, or two in the soft stage of a roll-out: a stage can't pass by forgetting to say something.
 type verdict uint8
 
 const (
-	denied verdict = 0
-	passed verdict = 0xa5
+	denied   verdict = 0
+	declined verdict = 0x5a // it was found out, and the answer is no; what can't be found out is denied
+	passed   verdict = 0xa5
 )
 
 // stage is one step of an admission. The fault tests run over this table, so a
@@ -33,9 +34,12 @@ var stages = [...]stage{
 	{"hand over", (*Gate).handOver},
 }
 
-const tooLate = "too late to decide"
+const (
+	tooLate = "too late to decide"
+	usedUp  = "a limit of the plan is used up"
+)
 
-// run is true if every stage passed within ctx.
+// run is true if every stage has passed, or declined what the soft stage overlooks, within ctx.
 func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok bool) {
 	defer func() {
 		if recover() != nil { // the value may quote input
@@ -49,7 +53,10 @@ func (g *Gate) run(ctx context.Context, now int64, r *Request, d *Decision) (ok 
 			d.deny(ReasonUnavailable, tooLate)
 			return false
 		}
-		if g.stages[i].run(g, ctx, now, r, d) != passed {
+		switch said := g.stages[i].run(g, ctx, now, r, d); {
+		case said == passed:
+		case said == declined && g.overlook(d):
+		default:
 			if d.Reason == ReasonAdmitted {
 				d.deny(ReasonInternal, "")
 			}
@@ -95,29 +102,28 @@ func (g *Gate) read(_ context.Context, _ int64, r *Request, d *Decision) verdict
 	return passed
 }
 
-// byDefault stands for a rule where none allows. No rule can have the name.
-const byDefault = "(default deny)"
-
 // authorize asks the rules. A tenant in shadow is let pass where they refuse, and
 // the record says what they would have done.
 func (g *Gate) authorize(_ context.Context, now int64, r *Request, d *Decision) verdict {
+	if d.nobody {
+		return passed // rules are about proven callers
+	}
 	d.input = authz.Input{Now: now, Principal: &d.Principal, Tenant: d.Tenant, Plan: d.Plan, Action: &r.Action}
 	d.Verdict = d.snapshot.Rules.Decide(&d.input)
 	switch {
 	case d.Verdict.Allowed():
 		return passed
+	case d.Verdict.Failed && d.Verdict.Rule == "":
+		return d.deny(ReasonForbidden, "the rules can't be evaluated for this request")
 	case d.account.Shadow:
-		d.Verdict.Shadow, d.Verdict.ShadowRule = false, d.Verdict.Rule
-		if d.Verdict.Rule == "" {
-			d.Verdict.ShadowRule = byDefault
-		}
+		d.shadowRule()
 		return passed
 	case d.Verdict.Failed:
-		return d.deny(ReasonForbidden, "a condition of the rules can't be evaluated for this request")
+		return d.decline(ReasonForbidden, "a condition of the rules can't be evaluated for this request")
 	case d.Verdict.Rule != "":
-		return d.deny(ReasonForbidden, "a rule forbids this request")
+		return d.decline(ReasonForbidden, "a rule forbids this request")
 	default:
-		return d.deny(ReasonForbidden, "no rule allows this request")
+		return d.decline(ReasonForbidden, "no rule allows this request")
 	}
 }
 
@@ -132,6 +138,9 @@ func (g *Gate) tell(_ context.Context, _ int64, _ *Request, d *Decision) verdict
 
 // charge charges every limit that holds at this hop, or none.
 func (g *Gate) charge(_ context.Context, now int64, _ *Request, d *Decision) verdict {
+	if d.nobody {
+		return passed // limits are a tenant's
+	}
 	if d.Verdict.Audit == authz.Required && (g.o.Audit == nil || !g.o.Audit.Available()) {
 		return d.deny(ReasonUnavailable, "the decision can't be recorded right now; try again")
 	}
@@ -144,13 +153,20 @@ func (g *Gate) charge(_ context.Context, now int64, _ *Request, d *Decision) ver
 	}
 	d.n = copy(d.charges[:], charges)
 	clear(d.outcomes[:d.n])
+	if g.o.Soft {
+		for i := range d.charges[:d.n] {
+			d.charges[i].Shadow = true
+		}
+	}
 	admitted, err := g.o.Store.Charge(now, d.charges[:d.n], d.outcomes[:d.n])
 	switch {
 	case err != nil:
 		d.n = 0
 		return d.deny(ReasonUnavailable, "usage can't be counted right now; try again")
 	case !admitted:
-		return d.deny(ReasonOverLimit, "a limit of the plan is used up")
+		return d.deny(ReasonOverLimit, usedUp)
+	case d.over():
+		return d.decline(ReasonOverLimit, usedUp)
 	default:
 		return passed
 	}

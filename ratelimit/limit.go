@@ -58,7 +58,12 @@ type Charge struct {
 	Limit *Limit
 	Cell  Cell
 	Hits  int64 // 0 looks without charging; negative gives back (Fixed only)
+	// Shadow charges as if Limit were Shadow, whatever it says.
+	Shadow bool
 }
+
+// Shadowed reports whether c is evaluated and counted, and never refused.
+func (c *Charge) Shadowed() bool { return c.Shadow || c.Limit.Shadow }
 
 // Outcome is what one limit says to one charge. Times are microseconds.
 type Outcome struct {
@@ -73,7 +78,7 @@ const Never = int64(1) << 62
 
 // Store keeps counters.
 //
-// Charge applies all charges or none: if any limit that is not Shadow is Over,
+// Charge applies all charges or none: if any that is not Shadowed is Over,
 // nothing is charged and admitted is false. It fills outcomes[i] for charges[i]
 // either way. now is Unix microseconds. An error means that nothing was
 // charged and nothing is known: the caller decides what its policy says.

@@ -41,7 +41,7 @@ func Evaluate(s *State, l *Limit, hits, now int64) Outcome {
 
 // Apply charges hits to s, whether Evaluate found them Over or not. What does
 // not fit is counted up to the brim and no further: after hits that were Over,
-// which only a Shadow limit applies, the cell is exactly full.
+// which only a Shadowed charge applies, the cell is exactly full.
 func Apply(s *State, l *Limit, hits, now int64) {
 	if l.Hits <= 0 || hits == 0 {
 		return

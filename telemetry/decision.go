@@ -30,6 +30,9 @@ func Decision(ctx context.Context, r *gate.Request, d *gate.Decision) {
 		attribute.String("sluice.decision_id", gate.FormatID(d.ID)),
 		attribute.String("tenant.id", string(d.Tenant)),
 	)
+	if r, soft := d.Shadowed(); soft {
+		span.SetAttributes(attribute.String("authz.shadow_reason", r.String()))
+	}
 	if d.Reason == gate.ReasonInternal || d.Reason == gate.ReasonUnavailable {
 		span.SetStatus(codes.Error, d.Reason.String())
 	}

@@ -15,26 +15,40 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 )
 
-// Decisions exports how many admissions ended for which reason, and how many would have ended otherwise.
+// Decisions exports how many admissions ended for which reason, how many would have ended otherwise, and whether the gate enforces anything.
 func Decisions(g *gate.Gate) prometheus.Collector { return decisions{g} }
 
 var (
 	decisionsDesc = prometheus.NewDesc("sluice_decisions_total",
 		"Requests decided by the gate, by reason; 'admitted' is the only one that lets a request pass.", []string{"reason"}, nil)
 	shadowedDesc = prometheus.NewDesc("sluice_decisions_shadowed_total",
-		"Decisions that would have been others if every rule were enforced: what a roll-out would change.", nil, nil)
+		"Decisions that would have been others if every rule, and the server, were enforced: what a roll-out would change.", nil, nil)
+	stageDesc = prometheus.NewDesc("sluice_stage",
+		"1 for the stage that the server is in: soft refuses nobody for who they are, for rules or for limits.", []string{"stage"}, nil)
+	softDesc = prometheus.NewDesc("sluice_decisions_soft_total",
+		"Requests that were admitted only because the stage is soft, by what they would have been refused for.", []string{"reason"}, nil)
 )
 
 type decisions struct{ gate *gate.Gate }
 
 // Describe implements prometheus.Collector.
-func (d decisions) Describe(c chan<- *prometheus.Desc) { c <- decisionsDesc; c <- shadowedDesc }
+func (d decisions) Describe(c chan<- *prometheus.Desc) {
+	c <- decisionsDesc
+	c <- shadowedDesc
+	c <- stageDesc
+	c <- softDesc
+}
 
 // Collect implements prometheus.Collector.
 func (d decisions) Collect(c chan<- prometheus.Metric) {
 	for _, r := range gate.Reasons() {
 		c <- prometheus.MustNewConstMetric(decisionsDesc, prometheus.CounterValue, float64(d.gate.Count(r)), r.String())
+		if r.Soft() {
+			c <- prometheus.MustNewConstMetric(softDesc, prometheus.CounterValue, float64(d.gate.SoftCount(r)), r.String())
+		}
 	}
+	c <- prometheus.MustNewConstMetric(stageDesc, prometheus.GaugeValue, oneIf(d.gate.Soft()), "soft")
+	c <- prometheus.MustNewConstMetric(stageDesc, prometheus.GaugeValue, oneIf(!d.gate.Soft()), "enforced")
 	c <- prometheus.MustNewConstMetric(shadowedDesc, prometheus.CounterValue, float64(d.gate.Shadowed()))
 }
 

@@ -47,7 +47,7 @@ func ParseFormat(s string) (Format, error) {
 }
 
 // appendFields adds the rate-limit fields: every limit as a policy, and how
-// much is left of the one that will refuse first. Shadow limits never refuse and
+// much is left of the one that will refuse first. Those in shadow never refuse and
 // unlimited ones have no quota, so they are not told.
 func (w *Writer) appendFields(a *Answer, d *gate.Decision) {
 	charges, outcomes := d.Limits()
@@ -91,7 +91,7 @@ func (w *Writer) appendFields(a *Answer, d *gate.Decision) {
 func tightest(charges []ratelimit.Charge, outcomes []ratelimit.Outcome) int {
 	best := -1
 	for i := range charges {
-		if !told(charges[i].Limit) {
+		if !told(&charges[i]) {
 			continue
 		}
 		if best < 0 || tighter(&outcomes[i], &outcomes[best]) {
@@ -114,9 +114,9 @@ func tighter(a, b *ratelimit.Outcome) bool {
 	}
 }
 
-func told(l *ratelimit.Limit) bool { return l != nil && !l.Shadow && l.Hits >= 0 }
+func told(c *ratelimit.Charge) bool { return c.Limit != nil && !c.Shadowed() && c.Limit.Hits >= 0 }
 
-func refused(c *ratelimit.Charge, o *ratelimit.Outcome) bool { return o.Over && told(c.Limit) }
+func refused(c *ratelimit.Charge, o *ratelimit.Outcome) bool { return o.Over && told(c) }
 
 // maxSeconds is a century: what is later is never, and no structured field overflows.
 const maxSeconds = int64(100 * 366 * 24 * 3600)
@@ -194,7 +194,7 @@ func newPolicy(f Format, charges []ratelimit.Charge) *policy {
 	for i := range charges {
 		limit := charges[i].Limit
 		p.limits[i] = limit
-		if !told(limit) {
+		if !told(&charges[i]) {
 			continue
 		}
 		window := int64((limit.Window + time.Second - 1) / time.Second)

@@ -65,8 +65,11 @@ type Entry struct {
 	Rule       string
 	Failed     bool   // Rule's condition could not be evaluated
 	ShadowRule string // the rule in shadow that would change the verdict; "" if none
-	Shadow     bool   // what the verdict would be then; written only with ShadowRule
-	Revision   uint64
+	Shadow     bool   // what the verdict would be then; written only with ShadowRule or ShadowReason
+	// ShadowReason is why an admitted request would have been refused, had the server not been in the soft stage. Such
+	// entries are bounded like refusals.
+	ShadowReason string
+	Revision     uint64
 
 	Actor, Act, Resource string // of an administrator's act
 

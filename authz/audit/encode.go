@@ -64,10 +64,11 @@ func (c *encoder) append(b []byte, e *Entry) []byte {
 	if e.Failed {
 		b = append(b, `,"failed":true`...)
 	}
-	if e.ShadowRule != "" {
+	if e.ShadowRule != "" || e.ShadowReason != "" {
 		b = append(b, `,"shadow":`...)
 		b = strconv.AppendBool(b, e.Shadow)
 		b = c.field(b, "shadow_rule", e.ShadowRule)
+		b = c.field(b, "shadow_reason", e.ShadowReason)
 	}
 	b = number(b, "revision", e.Revision)
 	b = id(b, "decision_id", &e.Decision)

@@ -42,8 +42,16 @@ func newRefused(o *Options) flood[tenant.ID] {
 type source struct {
 	tat     int64  // theoretical arrival time of GCRA, Unix µs
 	missing uint64 // entries counted, not written
-	reason  string // of the last of them
+	last    ending // of the last of them
 }
+
+// ending is what became of a request.
+type ending struct {
+	allowed              bool
+	reason, shadowReason string
+}
+
+func endingOf(e *Entry) ending { return ending{e.Allowed, e.Reason, e.ShadowReason} }
 
 // summaryBytes is what is kept back for the summary for everybody.
 const summaryBytes = 512
@@ -53,7 +61,7 @@ const summaryBytes = 512
 // whatever e.Class is, it is best effort.
 func recordRefused[K comparable](l *Log, f *flood[K], at K, e *Entry) {
 	l.mu.Lock()
-	single := !l.closed && f.admit(e.Time, at, e.Reason)
+	single := !l.closed && f.admit(e.Time, at, endingOf(e))
 	l.mu.Unlock()
 	if !single {
 		l.stats.suppressed.Add(1)
@@ -66,7 +74,7 @@ func recordRefused[K comparable](l *Log, f *flood[K], at K, e *Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || !f.take(e.Time, len(body)) {
-		f.count(at, e.Reason)
+		f.count(at, endingOf(e))
 		l.stats.suppressed.Add(1)
 		return
 	}
@@ -75,7 +83,7 @@ func recordRefused[K comparable](l *Log, f *flood[K], at K, e *Entry) {
 }
 
 // admit reports whether the source may have a record of its own.
-func (f *flood[K]) admit(now int64, at K, reason string) bool {
+func (f *flood[K]) admit(now int64, at K, last ending) bool {
 	s, known := f.sources[at]
 	if !known && len(f.sources) >= f.o.sources {
 		s = f.others
@@ -87,7 +95,7 @@ func (f *flood[K]) admit(now int64, at K, reason string) bool {
 		s.tat = tat + step
 	} else {
 		s.missing++
-		s.reason = reason
+		s.last = last
 	}
 	if !known && len(f.sources) >= f.o.sources {
 		f.others = s
@@ -97,15 +105,15 @@ func (f *flood[K]) admit(now int64, at K, reason string) bool {
 	return single
 }
 
-func (f *flood[K]) count(at K, reason string) {
+func (f *flood[K]) count(at K, last ending) {
 	s, known := f.sources[at]
 	if !known {
 		f.others.missing++
-		f.others.reason = reason
+		f.others.last = last
 		return
 	}
 	s.missing++
-	s.reason = reason
+	s.last = last
 	f.sources[at] = s
 }
 
@@ -137,7 +145,7 @@ func (f *flood[K]) summarize(now int64, enc *encoder) {
 				f.ready.add(body)
 			} else {
 				f.others.missing += s.missing
-				f.others.reason = s.reason
+				f.others.last = s.last
 			}
 			s.missing = 0
 			f.sources[at] = s
@@ -163,5 +171,7 @@ func sourceText(at netip.Prefix) string {
 }
 
 func summary(now int64, s source) *Entry {
-	return &Entry{Time: now, Kind: kindSummary, Class: authz.BestEffort, Reason: s.reason, count: s.missing}
+	return &Entry{
+		Time: now, Kind: kindSummary, Class: authz.BestEffort, Allowed: s.last.allowed, Reason: s.last.reason, ShadowReason: s.last.shadowReason, count: s.missing,
+	}
 }

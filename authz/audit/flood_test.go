@@ -200,3 +200,35 @@ func TestRefusalsOfATenantAreBounded(t *testing.T) {
 		})
 	})
 }
+
+// What the soft stage kept from being a refusal floods no more than refusals do, and is found by the reason that it would have had.
+func TestWhatTheSoftStageOverlooksIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := options(t)
+		l := open(t, o)
+		for range 1000 {
+			e := stranger("203.0.113.7")
+			e.Allowed, e.Reason, e.ShadowReason = true, "admitted", "unauthenticated"
+			_ = l.Record(e)
+			e = entry(authz.BestEffort)
+			e.Tenant, e.Allowed, e.Reason, e.ShadowReason = "acme", true, "admitted", "over_limit"
+			_ = l.Record(e)
+		}
+		closeLog(t, l)
+		for reason, burst := range map[string]int{"unauthenticated": 20, "over_limit": 200} {
+			if single, summed, _ := totalsOf(t, o.Dir, reason); single != burst || single+summed != 1000 {
+				t.Errorf("%s: %d singly, %d summed up", reason, single, summed)
+			}
+		}
+		err := Search(os.DirFS(o.Dir), Filter{}, func(r *Record, _ []byte) error {
+			if r.Allowed == nil || !*r.Allowed || r.Reason != "admitted" || r.Shadow == nil || *r.Shadow {
+				t.Errorf("%+v", r)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		intact(t, o.Dir)
+	})
+}

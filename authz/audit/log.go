@@ -81,7 +81,7 @@ func (l *Log) Available() bool { return !l.failing.Load() && !l.stalled.Load() }
 // Record writes e as its class asks. A required entry is on disk when Record returns
 // nil; otherwise what it is about must not be done. A best-effort entry is queued for at most
 // 50 ms, which a crash loses, or dropped and counted in a gap record; the error is nil or ErrClosed. An entry of the class
-// Unrecorded is not written; an anonymous one, and a refusal that no rule asks a record of,
+// Unrecorded is not written; an anonymous one, and a refusal, or what the soft stage kept from being one, that no rule asks a record of,
 // singly or as part of a count.
 func (l *Log) Record(e *Entry) error {
 	switch {
@@ -90,7 +90,7 @@ func (l *Log) Record(e *Entry) error {
 		return nil
 	case e.Class == authz.Unrecorded:
 		return nil
-	case e.Class == authz.BestEffort && e.Kind == KindDecision && !e.Allowed:
+	case e.Class == authz.BestEffort && e.Kind == KindDecision && (!e.Allowed || e.ShadowReason != ""):
 		recordRefused(l, &l.refusals, e.Tenant, e)
 		return nil
 	}

@@ -14,37 +14,38 @@ import (
 
 // Record is one record as it was read. Field by field it is Entry, with what the log added.
 type Record struct {
-	Seq        uint64   `json:"seq"`
-	Time       int64    `json:"time"` // Unix µs
-	Kind       string   `json:"kind"`
-	Required   bool     `json:"required,omitempty"`
-	Tenant     string   `json:"tenant,omitempty"`
-	Plan       string   `json:"plan,omitempty"`
-	Principal  string   `json:"principal,omitempty"`
-	Scheme     string   `json:"scheme,omitempty"`
-	Roles      []string `json:"roles,omitempty"`
-	Peer       string   `json:"peer,omitempty"`
-	Source     string   `json:"source,omitempty"`
-	Service    string   `json:"service,omitempty"`
-	Method     string   `json:"method,omitempty"`
-	Host       string   `json:"host,omitempty"`
-	Path       string   `json:"path,omitempty"`
-	GRPC       bool     `json:"grpc,omitempty"`
-	Allowed    *bool    `json:"allowed,omitempty"` // nil where nothing was decided
-	Reason     string   `json:"reason,omitempty"`
-	Detail     string   `json:"detail,omitempty"`
-	Rule       string   `json:"rule,omitempty"`
-	Failed     bool     `json:"failed,omitempty"`
-	Shadow     *bool    `json:"shadow,omitempty"`
-	ShadowRule string   `json:"shadow_rule,omitempty"`
-	Revision   uint64   `json:"revision,omitempty"`
-	Decision   string   `json:"decision_id,omitempty"`
-	Trace      string   `json:"trace_id,omitempty"`
-	Count      uint64   `json:"count,omitempty"`
-	Actor      string   `json:"actor,omitempty"`
-	Act        string   `json:"act,omitempty"`
-	Resource   string   `json:"resource,omitempty"`
-	Hash       string   `json:"hash"`
+	Seq          uint64   `json:"seq"`
+	Time         int64    `json:"time"` // Unix µs
+	Kind         string   `json:"kind"`
+	Required     bool     `json:"required,omitempty"`
+	Tenant       string   `json:"tenant,omitempty"`
+	Plan         string   `json:"plan,omitempty"`
+	Principal    string   `json:"principal,omitempty"`
+	Scheme       string   `json:"scheme,omitempty"`
+	Roles        []string `json:"roles,omitempty"`
+	Peer         string   `json:"peer,omitempty"`
+	Source       string   `json:"source,omitempty"`
+	Service      string   `json:"service,omitempty"`
+	Method       string   `json:"method,omitempty"`
+	Host         string   `json:"host,omitempty"`
+	Path         string   `json:"path,omitempty"`
+	GRPC         bool     `json:"grpc,omitempty"`
+	Allowed      *bool    `json:"allowed,omitempty"` // nil where nothing was decided
+	Reason       string   `json:"reason,omitempty"`
+	Detail       string   `json:"detail,omitempty"`
+	Rule         string   `json:"rule,omitempty"`
+	Failed       bool     `json:"failed,omitempty"`
+	Shadow       *bool    `json:"shadow,omitempty"`
+	ShadowRule   string   `json:"shadow_rule,omitempty"`
+	ShadowReason string   `json:"shadow_reason,omitempty"`
+	Revision     uint64   `json:"revision,omitempty"`
+	Decision     string   `json:"decision_id,omitempty"`
+	Trace        string   `json:"trace_id,omitempty"`
+	Count        uint64   `json:"count,omitempty"`
+	Actor        string   `json:"actor,omitempty"`
+	Act          string   `json:"act,omitempty"`
+	Resource     string   `json:"resource,omitempty"`
+	Hash         string   `json:"hash"`
 }
 
 // ParseRecord reads one line, with or without its end. It does not check the hash.
@@ -91,7 +92,7 @@ type Filter struct {
 func (f *Filter) match(r *Record) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	return is(f.Tenant, r.Tenant) && is(f.Principal, r.Principal) && is(f.Decision, r.Decision) &&
-		is(f.Reason, r.Reason) && (is(f.Rule, r.Rule) || f.Rule == r.ShadowRule) &&
+		(is(f.Reason, r.Reason) || f.Reason == r.ShadowReason) && (is(f.Rule, r.Rule) || f.Rule == r.ShadowRule) &&
 		(f.Since == 0 || r.Time >= f.Since) && (f.Until == 0 || r.Time < f.Until) &&
 		(!f.Denied || r.Allowed != nil && !*r.Allowed)
 }

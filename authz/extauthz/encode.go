@@ -42,7 +42,7 @@ const (
 )
 
 // allow writes the one response that lets a request pass. A decision that names
-// no tenant, or a name that is no header value, is refused: the upstream would
+// no tenant though it should, or a name that is no header value, is refused: the upstream would
 // otherwise trust what it does not get.
 func (s *Server) allow(c *call, d *gate.Decision) *rawpb.Raw {
 	if !d.Allowed() || !d.Forwardable() {
@@ -77,8 +77,10 @@ func (s *Server) allow(c *call, d *gate.Decision) *rawpb.Raw {
 // written must agree with the headers that allow sets: appendHeader leaves out empty values.
 func written(d *gate.Decision, name string) bool {
 	switch {
-	case strings.EqualFold(name, tenant.Header), strings.EqualFold(name, tenant.DecisionHeader):
+	case strings.EqualFold(name, tenant.DecisionHeader):
 		return true
+	case strings.EqualFold(name, tenant.Header):
+		return d.Tenant != "" // none in the soft stage, where a client's must go all the same
 	case strings.EqualFold(name, tenant.PrincipalHeader):
 		return d.Principal.Name != ""
 	case strings.EqualFold(name, tenant.PlanHeader):

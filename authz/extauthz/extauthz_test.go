@@ -24,6 +24,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
 	"github.com/voicecore-ai/sluice/authz/extauthz"
 	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 func known(context.Context) (string, bool) { return answertest.Peer, true }
@@ -257,6 +258,78 @@ func TestAnAdmittedRequestIsToldWhoItIs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// In the soft stage what the gate declines passes, and a client's tenant passes no more than before.
+func TestInTheSoftStageNobodyIsToldAsSomebody(t *testing.T) {
+	spoofs := []string{"x-tenant-id", "evil", "X-TENANT-ID", "evil", "x_tenant_id", "evil", "x-sluice-plan", "gold", "x-sluice-principal", "root", "x-sluice-admin", "1", "tenant", "evil"}
+	over := answertest.Config{Soft: true, Limits: answertest.Limits(), Outcomes: answertest.Over()}
+	for _, tt := range []struct {
+		name    string
+		request *authv3.CheckRequest
+		told    string // the tenant
+	}{
+		{"without a credential", request(spoofs...), ""},
+		{"without a credential, raw", raw(spoofs...), ""},
+		{"with a tenant token that is none", request(append(spoofs, "x-sluice-tenant-token", "a.b")...), ""},
+		{"with a bad key", request(append(spoofs, "x-api-key", "sk_bad")...), ""},
+		{"with a stranger's certificate", from("spiffe://x/y", request(spoofs...)), ""},
+		{"of a suspended tenant", request(append(spoofs, "x-api-key", answertest.SuspendedKey)...), "acme"},
+		{"over a limit", request(append(spoofs, "x-api-key", answertest.Key)...), "acme"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			response := check(t, dial(t, door(over)), tt.request)
+			ok := response.GetOkResponse()
+			if response.GetStatus().GetCode() != 0 || ok == nil {
+				t.Fatalf("refused: %v", response)
+			}
+			h := set(t, ok.Headers)
+			if h["x-tenant-id"] != tt.told || metadata(response)["sluice_tenant"] != tt.told || len(h["x-sluice-decision-id"]) != 32 {
+				t.Errorf("told: %v, metadata %v", h, metadata(response))
+			}
+			for name := range headersOf(tt.request) {
+				removed := slices.ContainsFunc(ok.HeadersToRemove, func(s string) bool { return strings.EqualFold(s, name) })
+				if (tenant.IsReservedHeader(name) || name == "x-api-key") && h[strings.ToLower(name)] == "" && !removed {
+					t.Errorf("the upstream gets the client's %s", name)
+				}
+			}
+			if back := set(t, ok.ResponseHeadersToAdd); len(back) > 0 {
+				t.Errorf("a limit that refuses nobody is told: %v", back)
+			}
+		})
+	}
+	for name, refused := range map[string]struct {
+		s    *extauthz.Server
+		r    *authv3.CheckRequest
+		want int
+	}{
+		"what can be read two ways": {door(over), request(":path", "/a/../b"), 400},
+		"a store that fails":        {door(answertest.Config{Soft: true, Err: errors.New("down")}), request("x-api-key", answertest.Key), 503},
+		"a store that panics":       {door(answertest.Config{Soft: true, Panic: "x"}), request("x-api-key", answertest.Key), 503},
+		"a name that is no header":  {door(answertest.Config{Soft: true, Name: "a\nb"}), request("x-api-key", answertest.Key), 503},
+		"a peer that is on no list": {extauthz.New(extauthz.Options{
+			Gate: answertest.Gate(over), Answers: answer.NewWriter(answer.Off), Peer: func(context.Context) (string, bool) { return "", false },
+		}), request("x-api-key", answertest.Key), 403},
+	} {
+		t.Run(name+" is refused all the same", func(t *testing.T) {
+			response := check(t, dial(t, refused.s), refused.r)
+			if got := int(response.GetDeniedResponse().GetStatus().GetCode()); got != refused.want || response.GetStatus().GetCode() == 0 {
+				t.Errorf("%d, want %d: %v", got, refused.want, response)
+			}
+		})
+	}
+}
+
+// headersOf are the names that the client sent.
+func headersOf(r *authv3.CheckRequest) map[string]bool {
+	names := map[string]bool{}
+	for name := range r.GetAttributes().GetRequest().GetHttp().GetHeaders() {
+		names[name] = true
+	}
+	for _, h := range r.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders() {
+		names[h.GetKey()] = true
+	}
+	return names
 }
 
 func TestTheDecisionIDVerifiesForItsPeerOnly(t *testing.T) {

@@ -307,7 +307,7 @@ func TestTheAgentWritesWhereSluicedReads(t *testing.T) {
 func TestTheSchemaKnowsEverySetting(t *testing.T) {
 	made := []string{
 		"config", "data", "secrets", "catalog", "rls-config", "grpc-listen", "uds", "http-listen", "http-remote", "status-listen",
-		"tls-cert", "tls-key", "tls-client-ca", "peers", "edge-peers", "audit-dir", "drain-delay", "drain-timeout",
+		"tls-cert", "tls-key", "tls-client-ca", "peers", "edge-peers", "audit-dir", "stage", "drain-delay", "drain-timeout",
 	}
 	known := properties(t, "settings")
 	flags(t).VisitAll(func(f *pflag.Flag) {

@@ -21,6 +21,8 @@ func TestWhatTheChartRefuses(t *testing.T) {
 		"at '/replicas': got string, want integer":                                   {"replicas": "1"},
 		"at '/replicas': minimum: got 0, want 1":                                     {"replicas": 0},
 		"at '/store/type': value must be one of 'embedded', 'redis'":                 {"store.type": "valkey"},
+		"at '/stage': value must be one of 'enforced', 'soft'":                       {"stage": "permissive"},
+		"at '/settings': additional properties 'stage' not allowed":                  {"settings.stage": "soft"},
 		"at '/tls/source': value must be one of 'istio', 'secret'":                   {"tls.source": "none"},
 		"at '/doors/peers/0': 'me' does not match pattern":                           {"doors.peers": []any{"me"}},
 		"at '/doors/peers': items at 0 and 1 are equal":                              {"doors.peers": []any{"spiffe://a/b", "spiffe://a/b"}},

@@ -220,7 +220,7 @@ func TestProbesAlertsAndScrapesFindWhatTheyAskFor(t *testing.T) {
 			}
 		}
 	}
-	if alerts != 11 || seen != 10 {
+	if alerts != 12 || seen != 11 {
 		t.Errorf("%d alerts over %d metrics", alerts, seen)
 	}
 }

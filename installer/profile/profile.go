@@ -83,7 +83,7 @@ type amounts struct {
 type mesh struct {
 	// Namespace is where the services run.
 	Namespace string `json:"namespace"`
-	// Stage is soft or enforced. Soft is PERMISSIVE mTLS and server-side shadow;
+	// Stage is soft or enforced. Soft is PERMISSIVE mTLS, policies in dry run, and sluiced's --stage soft;
 	// authorization never fails open in either.
 	Stage        Stage        `json:"stage"`
 	Certificates certificates `json:"certificates"`

@@ -273,6 +273,8 @@ func (p *validator) sluice(v *Values) {
 	s := &v.Sluice
 	p.label("sluice.namespace", s.Namespace)
 	p.unless(s.Namespace != v.Mesh.Namespace, "sluice.namespace", "is the namespace of the services", "one of its own: no policy that asks Sluice may select Sluice")
+	_, staged := s.Values["stage"]
+	p.unless(!staged, "sluice.values.stage", "is not Sluice's own", "mesh.stage, which is one for the whole mesh")
 	a := s.Doors.ExtAuthz
 	if a.Enabled {
 		p.positive("sluice.doors.extAuthz.timeout", a.Timeout)

@@ -46,6 +46,7 @@ func sluice(v *profile.Values) (Objects, error) {
 			"networkPolicy": map[string]any{"otlpTo": from},
 		})
 	}
+	values["stage"] = string(v.Mesh.Stage) // one stage for all of the mesh: profile refuses another among sluice.values
 	if s := v.Images.PullSecret; s != "" {
 		values["imagePullSecrets"] = []any{s}
 	}

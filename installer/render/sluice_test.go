@@ -26,6 +26,14 @@ func TestSluiceAnswersThoseWhoAskAndNobodyElse(t *testing.T) {
 	}
 }
 
+func TestTheStageOfTheMeshIsThatOfSluice(t *testing.T) {
+	for _, stage := range []string{"soft", "enforced"} {
+		if got := settings(t, values(t, "voicecore", "mesh.stage="+stage)); !strings.Contains(got, "\nstage: "+stage+"\n") {
+			t.Errorf("mesh.stage %s:\n%s", stage, got)
+		}
+	}
+}
+
 func TestThereIsNoSluiceWhereNobodyAsks(t *testing.T) {
 	if objects := component(t, values(t, "minimal"), "sluice"); len(objects) > 0 {
 		t.Errorf("%d objects", len(objects))

@@ -24,8 +24,8 @@ func needsState(c *ratelimit.Charge) bool {
 	return c.Limit.Hits > 0 && (c.Hits > 0 || c.Hits < 0 && c.Limit.Algorithm == ratelimit.Fixed)
 }
 
-func (s *Store) durable(l *ratelimit.Limit) bool {
-	return s.journal != nil && l.Durable && !l.Shadow && l.Hits > 0
+func (s *Store) durable(c *ratelimit.Charge) bool {
+	return s.journal != nil && c.Limit.Durable && !c.Shadowed() && c.Limit.Hits > 0
 }
 
 // attempt judges the charges and, if all fit, applies them. With rec it is a
@@ -64,7 +64,7 @@ func (s *Store) attempt(now int64, set *shardSet, charges []ratelimit.Charge, ou
 			hits = addHits(sl.pending, hits)
 		}
 		outcomes[i] = ratelimit.Evaluate(sl.current(), c.Limit, hits, sl.at)
-		fits = fits && (!outcomes[i].Over || c.Limit.Shadow)
+		fits = fits && (!outcomes[i].Over || c.Shadowed())
 	}
 	result, created := refused, 0
 	if fits {
@@ -98,7 +98,7 @@ func addHits(pending, hits int64) int64 {
 // cache together, where those of locate would miss one after the other.
 func (s *Store) reserve(c *ratelimit.Charge, n int) uint64 {
 	sh := &s.shards[shardOf(&c.Cell)]
-	if c.Limit.Algorithm == ratelimit.Hard || s.durable(c.Limit) {
+	if c.Limit.Algorithm == ratelimit.Hard || s.durable(c) {
 		sh.heavy.reserve(n)
 		return 0
 	}
@@ -114,7 +114,7 @@ func (s *Store) locate(sl *slot, c *ratelimit.Charge, now int64) {
 	sl.sh, sl.at, sl.pending = sh, sh.now, 0
 	sl.key = keyOf(&c.Cell, c.Limit.Algorithm)
 	sl.light, sl.heavy = nil, nil
-	sl.durable = s.durable(c.Limit)
+	sl.durable = s.durable(c)
 	sl.state = ratelimit.State{}
 	if c.Limit.Hits <= 0 {
 		return

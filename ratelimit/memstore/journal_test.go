@@ -352,3 +352,38 @@ func FuzzVerify(f *testing.F) {
 	f.Add(image[:5*boltfile.PageSize])
 	f.Fuzz(func(_ *testing.T, image []byte) { _, _ = verify(bytes.NewReader(image), int64(len(image))) })
 }
+
+// A broken journal must not refuse for what refuses nothing: what is charged in shadow is in memory alone.
+func TestWhatIsChargedInShadowNeedsNoJournal(t *testing.T) {
+	for _, a := range algorithms {
+		for name, shadow := range map[string]func(*ratelimit.Charge){
+			"by its limit":  func(c *ratelimit.Charge) { c.Limit.Shadow = true },
+			"by the charge": func(c *ratelimit.Charge) { c.Shadow = true },
+		} {
+			path := journalPath(t)
+			j := openTestJournal(t, path)
+			s := New(Options{Journal: j})
+			enforced := one(durableLimit(a, 10, 24*time.Hour), 1, 1)
+			admittedOf(t, s, base, enforced, 3) // recorded, and found by what comes in shadow
+			charges := one(durableLimit(a, 10, 24*time.Hour), 1, 1)
+			shadow(&charges[0])
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			before := j.Stats()
+			outcomes := make([]ratelimit.Outcome, 1)
+			for i := range 10 {
+				if ok, err := s.Charge(base, charges, outcomes); !ok || err != nil || outcomes[0].Over != (i >= 7) {
+					t.Errorf("algorithm %d, %s, hit %d: %v, %v, %+v", a, name, i+4, ok, err, outcomes[0])
+				}
+			}
+			if n := j.Stats().Records - before.Records; n != 0 {
+				t.Errorf("algorithm %d, %s: %d records", a, name, n)
+			}
+			again := New(Options{Journal: openTestJournal(t, path)})
+			if got := admittedOf(t, again, base, enforced, 20); got != 7 {
+				t.Errorf("algorithm %d, %s: %d left after a restart, want the 7 of before the shadow", a, name, got)
+			}
+		}
+	}
+}

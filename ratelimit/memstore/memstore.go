@@ -43,7 +43,7 @@ const (
 // Store keeps counters. It is safe for concurrent use. It implements ratelimit.Store.
 //
 // Time never goes back in a shard: an earlier now counts as the latest seen.
-// Shadow limits are not journaled, since a broken journal must not refuse for them.
+// Shadowed charges are not journaled, since a broken journal must not refuse for them.
 type Store struct {
 	shards   [shards]shard
 	maxCells int64

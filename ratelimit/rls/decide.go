@@ -60,7 +60,7 @@ func (d *Door) decide(c *call, now int64) Result {
 		return Malformed
 	}
 	c.replace()
-	c.fill()
+	c.fill(d.o.Soft)
 	over, err := d.charge(c, now)
 	if err != nil {
 		d.warn(StoreFailed, "the store can't count", "error", err)
@@ -71,10 +71,24 @@ func (d *Door) decide(c *call, now int64) Result {
 		d.observe(c)
 	}
 	c.encode(over, d.o.Headers, now)
-	if over {
+	switch {
+	case over:
 		return OverLimit
+	case d.o.Soft && c.overlooked():
+		return Shadowed
+	default:
+		return OK
 	}
-	return OK
+}
+
+// overlooked reports whether a limit would have refused that the soft stage keeps from it.
+func (c *call) overlooked() bool {
+	for i := range c.met {
+		if m := &c.met[i]; m.over && !m.rule.limit.Shadow {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Door) warnDomain(r *request) {
@@ -143,7 +157,7 @@ func (c *call) replace() {
 const replaced = -2
 
 // fill lists the charges.
-func (c *call) fill() {
+func (c *call) fill(shadow bool) {
 	c.charges = c.charges[:0]
 	for i := range c.met {
 		m := &c.met[i]
@@ -152,7 +166,7 @@ func (c *call) fill() {
 		}
 		m.charge = len(c.charges)
 		c.charges = append(c.charges, ratelimit.Charge{
-			Limit: m.rule.limit, Cell: m.cell, Hits: c.req.hits(&c.req.descriptors[i]),
+			Limit: m.rule.limit, Cell: m.cell, Hits: c.req.hits(&c.req.descriptors[i]), Shadow: shadow,
 		})
 	}
 	for len(c.outcomes) < len(c.charges) {
@@ -215,7 +229,7 @@ func (d *Door) look(c *call, now int64) (over bool, err error) {
 		}
 		if m.rule.limit.Hits != ratelimit.Unlimited && c.outcomes[m.charge].Remaining <= 0 {
 			m.over = true
-			over = over || !m.rule.limit.Shadow
+			over = over || !c.charges[m.charge].Shadowed()
 		}
 	}
 	return over, nil
@@ -281,7 +295,7 @@ func (c *call) encode(over, headers bool, now int64) {
 		default:
 			o := &c.outcomes[m.charge]
 			s = status{
-				over:      m.over && !m.rule.limit.Shadow,
+				over:      m.over && !c.charges[m.charge].Shadowed(),
 				limit:     m.rule.encoded,
 				remaining: clampRemaining(o.Remaining),
 				reset:     resetSeconds(m.rule.limit, o, now),

@@ -63,12 +63,13 @@ const (
 	StoreFailed                 // as Options.OnError says
 	Stranger                    // not a peer; OVER_LIMIT
 	Panicked                    // contained; OVER_LIMIT
+	Shadowed                    // over one at least, and OK in the soft stage
 
 	resultCount = iota
 )
 
 var resultNames = [resultCount]string{
-	"ok", "over_limit", "malformed", "unknown_domain", "store_failed", "stranger", "panicked",
+	"ok", "over_limit", "malformed", "unknown_domain", "store_failed", "stranger", "panicked", "shadowed",
 }
 
 // String is the result's name in metrics and logs.
@@ -95,6 +96,9 @@ type Options struct {
 	UnknownDomain Policy // for domains without a file; Allow if 0, as the reference does
 	OnError       Policy // when the store fails; Deny if 0
 
+	// Soft is the stage of a roll-out in which no limit refuses: all are counted as if in shadow.
+	// What can't be counted, and who may not ask, is answered as ever.
+	Soft bool
 	// Headers adds RateLimit-Limit, -Remaining and -Reset to the response, as the
 	// reference can; Envoy's enable_x_ratelimit_headers needs no help from here.
 	Headers bool

@@ -176,13 +176,44 @@ func TestFailuresAreAnsweredByPolicy(t *testing.T) {
 		{"no domain is known", func(o *Options) { o.Config = nil }, "ok ok ok", UnknownDomain},
 		{"no domain is known and the policy denies", func(o *Options) { o.Config, o.UnknownDomain = nil, Deny }, "over over over", UnknownDomain},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := open(t, test.change)
-			f.want(test.want, request)
-			if f.Count(test.result) != 1 {
-				t.Errorf("%v is not counted", test.result)
-			}
-		})
+		for name, soft := range map[string]bool{test.name: false, "in the soft stage, " + test.name: true} {
+			t.Run(name, func(t *testing.T) {
+				f := open(t, func(o *Options) { test.change(o); o.Soft = soft })
+				f.want(test.want, request)
+				if f.Count(test.result) != 1 {
+					t.Errorf("%v is not counted", test.result)
+				}
+			})
+		}
+	}
+}
+
+func TestInTheSoftStageNoLimitRefuses(t *testing.T) {
+	f := open(t, func(o *Options) { o.Soft = true })
+	for _, step := range []struct {
+		want   string
+		ask    *ratelimitv3.RateLimitRequest
+		result Result
+	}{
+		{"ok ok:1", ask("messaging", []string{"kind", "marketing"}), OK},
+		{"ok ok:0", ask("messaging", []string{"kind", "marketing"}), OK},
+		{"ok ok:0", ask("messaging", []string{"kind", "marketing"}), Shadowed},
+		{"ok ok:0 ok:4", ask("messaging", []string{"kind", "marketing"}, []string{"kind", "other"}), Shadowed},
+		{"ok ok:3", ask("messaging", []string{"kind", "other"}), OK}, // it was charged beside one that is over
+		{"ok ok:0", ask("messaging", []string{"banned", "x"}), Shadowed},
+		{"ok ok:0", addends(ask("messaging", []string{"kind", "marketing"}), 0), Shadowed}, // a look
+		{"ok ok:0", ask("messaging", []string{"watched", "x"}), OK},
+		{"ok ok:0", ask("messaging", []string{"watched", "x"}), OK}, // the catalogue's own shadow
+		{"over", ask("messaging"), Malformed},
+	} {
+		before := f.Count(step.result)
+		f.want(step.want, step.ask)
+		if f.Count(step.result) != before+1 {
+			t.Errorf("%v is not counted for %v", step.result, step.ask)
+		}
+	}
+	if n := f.Count(OverLimit); n != 0 {
+		t.Errorf("%d refused", n)
 	}
 }
 

@@ -267,25 +267,31 @@ func testTwoLimits(t *testing.T, open func(t *testing.T) ratelimit.Store) {
 
 func testShadow(t *testing.T, open func(t *testing.T) ratelimit.Store) {
 	for _, a := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.Hard, ratelimit.Fixed} {
-		s := open(t)
-		shadow := newLimit(a, 3, time.Minute)
-		shadow.Shadow = true
-		c := ratelimit.Charge{Limit: shadow, Cell: newCell(1), Hits: 1}
-		for i := range 6 {
-			ok, o := charge(t, s, base, c)
-			if !ok || o[0].Over != (i >= 3) || o[0].Remaining != max(2-int64(i), 0) || (o[0].RetryAfter > 0) != (i >= 3) {
-				t.Fatalf("algorithm %d, hit %d: %v %+v", a, i, ok, o)
-			}
+		for _, by := range []ratelimit.Charge{{Limit: newLimit(a, 3, time.Minute), Shadow: true}, {Limit: shadowed(newLimit(a, 3, time.Minute))}} {
+			testShadowBy(t, open(t), by)
 		}
-		// Enforced from now on: it is exactly full, not beyond.
-		c.Limit = newLimit(a, 3, time.Minute)
+	}
+}
+
+func shadowed(l *ratelimit.Limit) *ratelimit.Limit { l.Shadow = true; return l }
+
+func testShadowBy(t *testing.T, s ratelimit.Store, c ratelimit.Charge) {
+	a := c.Limit.Algorithm
+	c.Limit.Durable, c.Cell, c.Hits = true, newCell(1), 1
+	for i := range 6 {
 		ok, o := charge(t, s, base, c)
-		if ok || o[0].RetryAfter > 62*second {
-			t.Errorf("algorithm %d, enforced: %v %+v", a, ok, o)
+		if !ok || o[0].Over != (i >= 3) || o[0].Remaining != max(2-int64(i), 0) || (o[0].RetryAfter > 0) != (i >= 3) {
+			t.Fatalf("algorithm %d, hit %d: %v %+v", a, i, ok, o)
 		}
-		if ok, _ := charge(t, s, base+o[0].RetryAfter, c); !ok {
-			t.Errorf("algorithm %d: refused after RetryAfter", a)
-		}
+	}
+	// Enforced from now on: it is exactly full, not beyond.
+	c.Limit, c.Shadow = newLimit(a, 3, time.Minute), false
+	ok, o := charge(t, s, base, c)
+	if ok || o[0].RetryAfter > 62*second {
+		t.Errorf("algorithm %d, enforced: %v %+v", a, ok, o)
+	}
+	if ok, _ := charge(t, s, base+o[0].RetryAfter, c); !ok {
+		t.Errorf("algorithm %d: refused after RetryAfter", a)
 	}
 }
 

@@ -29,6 +29,7 @@ type Config struct {
 	Err      error               // the store's
 	Panic    any                 // the store panics with it
 	Name     string              // the principal's name; default the credential's
+	Soft     bool
 }
 
 // Action is one that the gates' rules allow.
@@ -85,6 +86,7 @@ func Gate(c Config) *gate.Gate {
 		Authenticator: f,
 		Store:         f,
 		IDKey:         [16]byte{1, 2, 3},
+		Soft:          c.Soft,
 	})
 }
 
@@ -130,7 +132,7 @@ func (f *fake) Charge(_ int64, charges []ratelimit.Charge, outcomes []ratelimit.
 	}
 	copy(outcomes, f.c.Outcomes)
 	for i := range outcomes {
-		if outcomes[i].Over && !charges[i].Limit.Shadow {
+		if outcomes[i].Over && !charges[i].Shadowed() {
 			return false, nil
 		}
 	}

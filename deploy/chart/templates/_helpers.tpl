@@ -54,6 +54,7 @@ labels:
       "http-remote" .Values.api.exposed
       "status-listen" ":9092"
       "peers" .Values.doors.peers
+      "stage" .Values.stage
       "drain-delay" (printf "%ds" (int .Values.drain.delaySeconds))
       "drain-timeout" (printf "%ds" (int .Values.drain.timeoutSeconds)) -}}
 {{- if .Values.doors.edgePeers }}{{ $_ := set $own "edge-peers" .Values.doors.edgePeers }}{{ end -}}

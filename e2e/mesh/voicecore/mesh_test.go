@@ -232,10 +232,14 @@ func (m *mesh) enter(t *testing.T, path, key string, more ...string) (int, *lab.
 // token is what the gateway-service got with a request of the tenant, to show it to the next service.
 func (m *mesh) token(t *testing.T, key string) string {
 	t.Helper()
-	status, answer := m.enter(t, "/", key)
-	if status != http.StatusOK || answer == nil {
-		t.Fatalf("status %d", status)
-	}
+	var answer *lab.Answer
+	lab.Until(t, patience, func() error { // the gateway learns of the service
+		status, got := m.enter(t, "/", key)
+		if answer = got; status != http.StatusOK || answer == nil {
+			return fmt.Errorf("status %d", status)
+		}
+		return nil
+	})
 	token := answer.Header.Get("X-Sluice-Tenant-Token")
 	if token == "" {
 		t.Fatalf("the service got no tenant token: %v", answer.Header)

@@ -74,6 +74,9 @@ func (c *Cluster) Compare(ctx context.Context, m *Mesh, take []string) ([]Change
 	if err != nil {
 		return nil, err
 	}
+	if err := inv.settled(m); err != nil {
+		return nil, err
+	}
 	return c.compare(ctx, m, inv, take)
 }
 

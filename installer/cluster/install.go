@@ -105,6 +105,9 @@ func (c *Cluster) install(ctx context.Context, m *Mesh, action string, o *Option
 	if err != nil {
 		return nil, err
 	}
+	if err := inv.settled(m); err != nil {
+		return nil, err
+	}
 	changes, err := c.compare(ctx, m, inv, o.TakeOwnership)
 	if err != nil {
 		return nil, err
@@ -300,7 +303,7 @@ func (w *work) finish(ctx context.Context, refs []ref) error {
 	v := w.mesh.Values
 	s := &w.inv.state
 	s.Revision++
-	s.Profile, s.Istio, s.Stage = v.Profile, v.Istio.Version, v.Mesh.Stage
+	s.Profile, s.Istio, s.IstioRevision, s.Stage = v.Profile, v.Istio.Version, v.Istio.Revision, v.Mesh.Stage
 	s.By, s.Action, s.At, s.Digest = w.cluster.version, w.action, w.cluster.now(), w.digest
 	s.Objects, s.Pending = refs, nil
 	data, err := pack(&revision{Action: w.action, At: s.At, By: s.By, Values: v, Components: w.mesh.Components})

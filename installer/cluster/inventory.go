@@ -35,18 +35,22 @@ const (
 
 // state is the readable part of the inventory.
 type state struct {
-	Revision int           `json:"revision"` // of the last installation that was finished; 0 before that
-	Profile  string        `json:"profile,omitempty"`
-	Istio    string        `json:"istio,omitempty"`
-	Stage    profile.Stage `json:"stage,omitempty"`
-	By       string        `json:"by,omitempty"` // version of sluice
-	Action   string        `json:"action,omitempty"`
-	At       time.Time     `json:"at,omitzero"`
-	Digest   string        `json:"digest,omitempty"` // of what was rendered
+	Revision int    `json:"revision"` // of the last installation that was finished; 0 before that
+	Profile  string `json:"profile,omitempty"`
+	Istio    string `json:"istio,omitempty"`
+	// IstioRevision is that of the control plane; empty is the default one.
+	IstioRevision string        `json:"istioRevision,omitempty"`
+	Stage         profile.Stage `json:"stage,omitempty"`
+	By            string        `json:"by,omitempty"` // version of sluice
+	Action        string        `json:"action,omitempty"`
+	At            time.Time     `json:"at,omitzero"`
+	Digest        string        `json:"digest,omitempty"` // of what was rendered
 	// Objects is all that was, or is being, laid down.
 	Objects []ref `json:"objects"`
 	// Pending is what was begun and not finished.
 	Pending *pending `json:"pending,omitempty"`
+	// Upgrade is a move to another control plane that was begun.
+	Upgrade *upgrading `json:"upgrade,omitempty"`
 }
 
 // pending is an action that was begun.
@@ -196,19 +200,24 @@ func (inv *inventory) revision(n int) (*revision, error) {
 	if !ok {
 		return nil, fmt.Errorf("revision %d is not kept; there are: %s", n, strings.Trim(fmt.Sprint(revisions(inv.secret)), "[]"))
 	}
-	z, err := gzip.NewReader(bytes.NewReader(data))
+	r, err := unpack(data)
 	if err != nil {
-		return nil, fmt.Errorf("revision %d in the inventory is damaged: %w", n, err)
-	}
-	text, err := io.ReadAll(z)
-	if err != nil {
-		return nil, fmt.Errorf("revision %d in the inventory is damaged: %w", n, err)
-	}
-	r := &revision{}
-	if err := json.Unmarshal(text, r); err != nil {
 		return nil, fmt.Errorf("revision %d in the inventory is damaged: %w", n, err)
 	}
 	return r, nil
+}
+
+func unpack(data []byte) (*revision, error) {
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		return nil, err
+	}
+	r := &revision{}
+	return r, json.Unmarshal(text, r)
 }
 
 // digest is of values and objects: two equal ones are the same installation.

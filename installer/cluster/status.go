@@ -27,7 +27,7 @@ type Status struct {
 	Unfinished string            `json:"unfinished,omitempty"`
 	Components []ComponentStatus `json:"components"`
 	// Revisions can be gone back to.
-	Revisions []RevisionStatus `json:"revisions"`
+	Revisions []revisionStatus `json:"revisions"`
 }
 
 // Ready is true if the last installation was finished and everything is ready.
@@ -48,8 +48,8 @@ type ComponentStatus struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
-// RevisionStatus is an installation that is kept.
-type RevisionStatus struct {
+// revisionStatus is an installation that is kept.
+type revisionStatus struct {
 	Number int       `json:"number"`
 	Action string    `json:"action"`
 	At     time.Time `json:"at"`
@@ -96,7 +96,7 @@ func (c *Cluster) Status(ctx context.Context, namespace string) (*Status, error)
 		if err != nil {
 			return nil, err
 		}
-		s.Revisions = append(s.Revisions, RevisionStatus{Number: n, Action: r.Action, At: r.At, Istio: r.Values.Istio.Version, Stage: string(r.Values.Mesh.Stage)})
+		s.Revisions = append(s.Revisions, revisionStatus{Number: n, Action: r.Action, At: r.At, Istio: r.Values.Istio.Version, Stage: string(r.Values.Mesh.Stage)})
 	}
 	return s, nil
 }

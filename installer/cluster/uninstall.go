@@ -33,20 +33,20 @@ type UninstallOptions struct {
 // Removal is what an uninstallation deletes, and what it leaves.
 type Removal struct {
 	Deleted []string `json:"deleted"`
-	Left    []Left   `json:"left"`
+	Left    []left   `json:"left"`
 
 	filters, rest, crds, spaces []ref
 	found                       []ref // namespaces that were there before: only our fields are taken back
 }
 
-// Left is an object that stays, with the reason.
-type Left struct {
+// left is an object that stays, with the reason.
+type left struct {
 	Object string `json:"object"`
 	Why    string `json:"why"`
 }
 
 func (r *Removal) leave(object, why string, args ...any) {
-	r.Left = append(r.Left, Left{Object: object, Why: fmt.Sprintf(why, args...)})
+	r.Left = append(r.Left, left{Object: object, Why: fmt.Sprintf(why, args...)})
 }
 
 // Uninstall deletes what the inventory lists and carries its label: first what

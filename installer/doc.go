@@ -7,6 +7,7 @@
 //   - render: components; values in, Kubernetes objects out, in order
 //   - cluster: applies, waits, compares, prunes and removes objects
 //   - check: preflight, verify and doctor, one check a file
+//   - upgrade: what stands in the way of another version of Istio
 //
 // Only packages below this folder may import Kubernetes, Helm, Istio and Flux.
 package installer

@@ -47,13 +47,18 @@ func kubernetesVersion(ctx context.Context, m *Mesh) ([]Finding, error) {
 }
 
 func istioVersion(_ context.Context, m *Mesh) ([]Finding, error) {
-	f, bad := unpatched(m.values.Istio.Version, istioReleases)
+	return IstioMends(m.values.Istio.Version), nil
+}
+
+// IstioMends says which mends a version of Istio lacks, as SP102 does.
+func IstioMends(version string) []Finding {
+	f, bad := unpatched(version, istioReleases)
 	if !bad {
-		return nil, nil
+		return nil
 	}
-	f.Object = "istio.version"
+	f.Object, f.Doc = "istio.version", anchor("SP102")
 	f.Fix = "--set istio.version=" + f.Fix
-	return []Finding{f}, nil
+	return []Finding{f}
 }
 
 // skewed is what the clocks may differ by: certificates of istiod are valid from two minutes ago.

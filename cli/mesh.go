@@ -35,7 +35,7 @@ const (
 // meshCommands are the commands under 'sluice mesh', each in a file of its own.
 var meshCommands = []func() *cobra.Command{
 	meshPreflightCommand, meshRenderCommand, meshDiffCommand, meshInstallCommand, meshVerifyCommand, meshDoctorCommand, meshAnalyzeCommand,
-	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand,
+	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand, meshUpgradeCommand,
 }
 
 func meshCommand() *cobra.Command {
@@ -62,24 +62,35 @@ The exit status of every command here:
   sluice mesh install --profile voicecore --set mesh.stage=soft --yes
   sluice mesh status
   sluice mesh render --profile voicecore > mesh.yaml # the same, to read
+  sluice mesh upgrade check --to 1.31.5             # what another Istio would mean
   sluice mesh uninstall --dry-run`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return &exitError{exitUsage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath())}
-			}
-			return c.Help()
-		},
+		RunE: meshGroup,
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &exitError{exitUsage, fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())}
 	})
-	for _, command := range meshCommands {
-		sub := command()
-		sub.Args, sub.RunE = usage(sub.Args), meshErrors(sub.RunE)
-		c.AddCommand(sub)
-	}
+	addMesh(c, meshCommands)
 	return c
+}
+
+// addMesh puts commands under another one; their errors get an exit status.
+func addMesh(under *cobra.Command, commands []func() *cobra.Command) {
+	for _, command := range commands {
+		sub := command()
+		if !sub.HasSubCommands() {
+			sub.Args, sub.RunE = usage(sub.Args), meshErrors(sub.RunE)
+		}
+		under.AddCommand(sub)
+	}
+}
+
+// meshGroup is what a command does that has only commands under it.
+func meshGroup(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return &exitError{exitUsage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath())}
+	}
+	return c.Help()
 }
 
 // usage makes a wrong number of arguments an error of the command line.

@@ -222,6 +222,10 @@ func (m *mesh) seeded(t *testing.T) {
 		}
 		m.command(t, "install", "--yes")
 	})
+	// That a proxy has ever refused configuration is told until it starts anew.
+	m.Kubectl(t, "", "-n", apps, "rollout", "restart", "deployment/crm-service-v1", "deployment/crm-service-v2")
+	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v1", "--timeout=120s")
+	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v2", "--timeout=120s")
 	lab.Until(t, patience, func() error { return m.healthy(t) })
 }
 

@@ -19,8 +19,8 @@ and restarts its Deployments, StatefulSets and DaemonSets as 'kubectl rollout re
 before is ready. The mesh's own gateways come last, then the default validator. It stops at the first workload that does not
 become ready; running it again goes on there.
 
-A request is not lost if the pods drain: give containers a preStop hook of a few seconds ('sleep'), so that they serve until
-the other proxies have heard that the pod goes, and more than one replica or a surge.`,
+No request is lost if pods answer when they are ready, and until nobody asks them: give containers a readiness probe and a
+preStop hook of a few seconds ('sleep'). 'sluice mesh upgrade check' names those that have none.`,
 		Example: `  sluice mesh upgrade promote --namespace canary
   sluice mesh upgrade promote --yes --timeout 10m`,
 		Args: cobra.NoArgs,

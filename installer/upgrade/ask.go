@@ -231,21 +231,30 @@ func drains(ctx context.Context, a *asked) ([]check.Finding, error) {
 	return out, nil
 }
 
-// stops says that a container ends at once when its pod is to go.
-func stops(name string, t *corev1.PodTemplateSpec) []check.Finding {
+// stops says that a container of a pod is asked before it answers, or stops answering before nobody asks.
+func stops(name string, t *corev1.PodTemplateSpec) (out []check.Finding) {
 	if strings.Contains(t.Annotations["inject.istio.io/templates"], "gateway") {
-		return nil // Istio's agent drains by itself
+		return nil // Istio's agent does both by itself
 	}
 	for i := range t.Spec.Containers {
 		c := &t.Spec.Containers[i]
-		if c.Name != "istio-proxy" && len(c.Ports) > 0 && (c.Lifecycle == nil || c.Lifecycle.PreStop == nil) {
-			return []check.Finding{{
+		if c.Name == "istio-proxy" || len(c.Ports) == 0 {
+			continue
+		}
+		if c.ReadinessProbe == nil {
+			out = append(out, check.Finding{
+				Object: name, Says: fmt.Sprintf("container %s has no readinessProbe, so it is sent requests before it listens", c.Name),
+				Fix: "a readinessProbe that answers when the container does",
+			})
+		}
+		if c.Lifecycle == nil || c.Lifecycle.PreStop == nil {
+			out = append(out, check.Finding{
 				Object: name, Says: fmt.Sprintf("container %s has no preStop hook, so it may stop before the other proxies have heard that it goes", c.Name),
 				Fix: "lifecycle: {preStop: {sleep: {seconds: 5}}}, unless it goes on serving for some seconds after SIGTERM",
-			}}
+			})
 		}
 	}
-	return nil
+	return out
 }
 
 // restartable looks for proxies that promote can't move.

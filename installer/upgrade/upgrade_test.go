@@ -261,14 +261,18 @@ func unsafe() *appsv1.Deployment {
 
 func TestRestartsThatLoseRequests(t *testing.T) {
 	preStop := &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}}
+	probe := &corev1.Probe{}
 	for _, c := range []struct {
 		name   string
 		change func(*appsv1.Deployment)
 		want   check.Severity
 		says   string
 	}{
-		{"a container that stops at once is a warning", func(*appsv1.Deployment) {}, check.Warn, "no preStop hook"},
-		{"one with a hook is well", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Lifecycle = preStop }, "", ""},
+		{"a container that stops at once is a warning", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].ReadinessProbe = probe }, check.Warn, "no preStop hook"},
+		{"one that is asked before it listens is a warning", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Lifecycle = preStop }, check.Warn, "no readinessProbe"},
+		{"one with both is well", func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Lifecycle, d.Spec.Template.Spec.Containers[0].ReadinessProbe = preStop, probe
+		}, "", ""},
 		{"one without a port serves nobody", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Ports = nil }, "", ""},
 		{"a gateway drains by itself", func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{"inject.istio.io/templates": "gateway"}

@@ -59,8 +59,12 @@ spec:
     metadata: {labels: {app: NAME}}
     spec:
       serviceAccountName: NAME
-      # Until the other proxies have heard that the pod ends: on a machine with forty processes in the queue, two seconds were too few.
-      containers: [{name: app, image: lab/app, lifecycle: {preStop: {sleep: {seconds: 10}}}}]
+      containers:
+      - name: app
+        image: lab/app
+        # Not before it listens, and until the other proxies have heard that it goes.
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+        lifecycle: {preStop: {sleep: {seconds: 5}}}
 `)
 }
 

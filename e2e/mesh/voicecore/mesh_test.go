@@ -154,7 +154,7 @@ spec:
     metadata: {labels: {app: NAME, version: VERSION}}
     spec:
       serviceAccountName: NAME
-      containers: [{name: app, image: lab/app, lifecycle: {preStop: {sleep: {seconds: 2}}}}]
+      containers: [{name: app, image: lab/app, readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}, lifecycle: {preStop: {sleep: {seconds: 5}}}}]
 `)
 }
 

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/voicecore-ai/sluice/installer/cluster"
+	"github.com/voicecore-ai/sluice/installer/forward"
 	"github.com/voicecore-ai/sluice/installer/profile"
 )
 
@@ -79,7 +80,7 @@ func Open(c *cluster.Cluster, o Options) (*Mesh, error) {
 	m := newMesh(o)
 	m.reads = reads{
 		client:    plain,
-		dial:      dialer(config),
+		dial:      forward.Dialer(config),
 		server:    serverOf(config),
 		installed: func(ctx context.Context) (*cluster.Status, error) { return c.Status(ctx, m.values.Istio.Namespace) },
 		changes: func(ctx context.Context) ([]cluster.Change, error) {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/client-go/rest"
 )
 
 var versionChecks = []Check{
@@ -117,3 +119,22 @@ func parseVersion(text string) (v semver, ok bool) {
 }
 
 func (v semver) String() string { return fmt.Sprintf("%d.%d.%d", v.major, v.minor, v.patch) }
+
+// serverOf asks the API server who it is and what time it is there.
+func serverOf(config *rest.Config) func(context.Context) (string, time.Time, error) {
+	return func(ctx context.Context) (string, time.Time, error) {
+		c, err := rest.HTTPClientFor(config)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		base, _, err := rest.DefaultServerUrlFor(config)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("/version").String(), http.NoBody)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		return askVersion(c, request)
+	}
+}

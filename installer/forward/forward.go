@@ -1,4 +1,7 @@
-package check
+// Package forward connects to ports of pods through the API server, as kubectl
+// port-forward does, for who reads a proxy's administration or shows a console.
+// It needs the right to pods/portforward. A connection costs a connection to the API server.
+package forward
 
 import (
 	"context"
@@ -21,10 +24,12 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 )
 
-// dialer connects to ports of pods through the API server, as kubectl port-forward
-// does, but opens no port here: whoever else is on this machine sees no proxy's
-// administration. One connection is one forwarding; it ends with its context.
-func dialer(config *rest.Config) func(context.Context, types.NamespacedName, int) (net.Conn, error) {
+// Dial connects to a port of a pod. The connection ends with its context.
+type Dial func(ctx context.Context, pod types.NamespacedName, port int) (net.Conn, error)
+
+// Dialer opens no port here: whoever else is on this machine sees no proxy's
+// administration. One connection is one forwarding.
+func Dialer(config *rest.Config) Dial {
 	config = rest.CopyConfig(config)
 	config.Timeout = 0 // it would end the connection, not only its beginning
 	api := sync.OnceValues(func() (*rest.RESTClient, error) {
@@ -150,22 +155,3 @@ type podAddr struct{}
 
 func (podAddr) Network() string { return "portforward" }
 func (podAddr) String() string  { return "pod" }
-
-// serverOf asks the API server who it is and what time it is there.
-func serverOf(config *rest.Config) func(context.Context) (string, time.Time, error) {
-	return func(ctx context.Context) (string, time.Time, error) {
-		c, err := rest.HTTPClientFor(config)
-		if err != nil {
-			return "", time.Time{}, err
-		}
-		base, _, err := rest.DefaultServerUrlFor(config)
-		if err != nil {
-			return "", time.Time{}, err
-		}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("/version").String(), http.NoBody)
-		if err != nil {
-			return "", time.Time{}, err
-		}
-		return askVersion(c, request)
-	}
-}

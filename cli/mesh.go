@@ -35,7 +35,8 @@ const (
 // meshCommands are the commands under 'sluice mesh', each in a file of its own.
 var meshCommands = []func() *cobra.Command{
 	meshPreflightCommand, meshRenderCommand, meshDiffCommand, meshInstallCommand, meshVerifyCommand, meshDoctorCommand, meshAnalyzeCommand,
-	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand, meshUpgradeCommand,
+	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand, meshUpgradeCommand, meshDashboardCommand,
+	meshSupportCommand,
 }
 
 func meshCommand() *cobra.Command {
@@ -63,6 +64,7 @@ The exit status of every command here:
   sluice mesh status
   sluice mesh render --profile voicecore > mesh.yaml # the same, to read
   sluice mesh upgrade check --to 1.31.5             # what another Istio would mean
+  sluice mesh dashboard kiali
   sluice mesh uninstall --dry-run`,
 		Args: cobra.ArbitraryArgs,
 		RunE: meshGroup,

@@ -8,6 +8,7 @@
 //   - cluster: applies, waits, compares, prunes and removes objects
 //   - check: preflight, verify and doctor, one check a file
 //   - upgrade: what stands in the way of another version of Istio
+//   - forward, console, support: ports of pods, consoles on this machine, what to send to who helps
 //
 // Only packages below this folder may import Kubernetes, Helm, Istio and Flux.
 package installer

@@ -76,6 +76,9 @@ var faults = []fault{
 	}},
 	{"a typo that istiod only warns about", "SL101", "EnvoyFilter voicecore-ai/own", nil,
 		envoyFilter("own", "voicecore-ai", billsOnly+"priority: 50, ", "INSERT_BEFORE", `{"@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_byte: 1000}`)},
+	{"clusters that Envoy has refused", "SV211", "Pod " + ai, nil, func(_ *testing.T, f *fixture) {
+		f.envoys[ai].stats["cluster_manager.cds.update_rejected"] = 1
+	}},
 	{"the wrong name of a port", "SL145", "Service sluice-system/sluice", nil, func(t *testing.T, f *fixture) {
 		ports, _, _ := unstructured.NestedSlice(f.object(t, "Service sluice-system/sluice").Object, "spec", "ports")
 		for _, p := range ports {

@@ -56,10 +56,11 @@ func rejections(ctx context.Context, m *Mesh) ([]Finding, error) {
 				})
 			}
 		}
-		for _, stat := range []string{"listener_manager.lds.update_rejected", "cluster_manager.cds.update_rejected"} {
+		// Of listeners Envoy says which it refuses now; of clusters it only counts.
+		for stat, severity := range map[string]Severity{"listener_manager.lds.update_rejected": Info, "cluster_manager.cds.update_rejected": Warn} {
 			if n := p.stats[stat]; n > 0 && !refused {
 				out = append(out, Finding{
-					Severity: Warn, Object: p.String(), Says: "Envoy has refused configuration since it started",
+					Severity: severity, Object: p.String(), Says: "Envoy has refused configuration since it started",
 					Evidence: fmt.Sprintf("%s: %d", stat, n), Fix: "see its log for what was refused; a restart of the pod begins to count again",
 				})
 			}

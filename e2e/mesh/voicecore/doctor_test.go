@@ -92,6 +92,16 @@ spec: {selector: {matchLabels: {app: crm-service}}, mtls: {mode: STRICT}, portLe
       value: {name: another, typed_config: {`+extAuthz+`, failure_mode_allow: true, transport_api_version: V3,
         grpc_service: {timeout: 1s, envoy_grpc: {cluster_name: outbound|9090||sluice.sluice-system.svc.cluster.local, authority: sluice.sluice-system.svc.cluster.local}}}}
 `)},
+	{name: "a proxy that fails open", code: "SV215", manifest: strings.Replace(envoyFilter("opens", `
+      operation: MERGE
+      value: {name: envoy.filters.http.ext_authz, typed_config: {`+extAuthz+`, failure_mode_allow: true}}
+`), "envoy.filters.http.router", "envoy.filters.http.ext_authz", 1)},
+	{name: "plain text to Sluice", code: "SV214", manifest: `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain, namespace: voicecore-ai}
+spec: {host: sluice.sluice-system.svc.cluster.local, exportTo: ["."], trafficPolicy: {tls: {mode: DISABLE}}}
+`},
 	{name: "ext_authz that is off on a route", code: "SL123", manifest: `
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter

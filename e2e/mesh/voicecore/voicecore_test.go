@@ -27,6 +27,7 @@ func TestVoiceCore(t *testing.T) {
 	} {
 		m.Apply(t, s)
 	}
+	m.Kubectl(t, "", "-n", apps, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=120s")
 	gateway := m.Pod(t, apps, "app=gateway-service")
 	t.Run("M-01 the whole mesh is there, and ready", func(t *testing.T) {
 		out := m.command(t, "status", "-o", "json")

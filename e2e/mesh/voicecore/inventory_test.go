@@ -61,6 +61,7 @@ func (m *mesh) uninstall(t *testing.T) {
 		t.Errorf("with injected pods, uninstall: exit status %d, want 3\n%s", status, out)
 	}
 	m.Kubectl(t, "", "-n", apps, "delete", "deployment,service,serviceaccount", "--all", "--timeout=120s")
+	m.Kubectl(t, "", "-n", apps, "wait", "pod", "--all", "--for=delete", "--timeout=120s")
 	out := m.command(t, "uninstall", "--yes", "--crds", "--namespaces")
 	t.Log(out)
 	for _, o := range m.names(t) {

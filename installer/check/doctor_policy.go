@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 var policyChecks = []Check{
@@ -101,7 +103,7 @@ func hides(ctx context.Context, m *Mesh) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	host := strings.SplitN(m.sluiceCluster(), "|", 4)[3]
+	host := wiring.Host(m.values, m.values.Sluice.Namespace, wiring.Service)
 	var out []Finding
 	for _, u := range sidecars {
 		var s sidecarSpec

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // TestARealProxyIsRead reads what an Envoy 1.40 behind istiod (a snapshot before 1.31) answered, in
@@ -56,7 +58,7 @@ func TestARealProxyIsRead(t *testing.T) {
 		}
 	})
 	t.Run("it calls Sluice in mutual TLS", func(t *testing.T) {
-		if c := p.clusters[m.sluiceCluster()]; c == nil || !c.mutual() {
+		if c := p.clusters[wiring.Cluster(m.values)]; c == nil || !c.mutual() {
 			t.Errorf("%+v", c)
 		}
 		if c := p.clusters["inbound|8080||"]; c == nil || c.mutual() {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 var proxyChecks = []Check{
@@ -186,7 +187,7 @@ func logs(m *manager) bool {
 }
 
 func clusters(ctx context.Context, m *Mesh) (out []Finding, err error) {
-	want := m.sluiceCluster()
+	want := wiring.Cluster(m.values)
 	err = m.each(ctx, func(p *proxy, w *wanted) {
 		if !w.asks {
 			return
@@ -251,7 +252,7 @@ func (m *Mesh) ours(v any) bool {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
-			if key == "cluster_name" && value == m.sluiceCluster() || m.ours(value) {
+			if key == "cluster_name" && value == wiring.Cluster(m.values) || m.ours(value) {
 				return true
 			}
 		}

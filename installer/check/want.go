@@ -3,13 +3,10 @@ package check
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
-
-	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // Envoy's names of filters.
@@ -127,9 +124,4 @@ func (w *wanted) add(f *filterSpec, gateway bool) {
 			w.asks = w.asks || w.logs
 		}
 	}
-}
-
-// sluiceCluster is what istiod calls its cluster to Sluice.
-func (m *Mesh) sluiceCluster() string {
-	return fmt.Sprintf("outbound|%d||%s.%s.svc.%s", wiring.Port, wiring.Service, m.values.Sluice.Namespace, m.values.Istio.ClusterDomain)
 }

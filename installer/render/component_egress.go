@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // Protocols of hosts outside the mesh.
@@ -113,7 +114,7 @@ func egressCallers(v *profile.Values) *security.AuthorizationPolicy {
 		}
 		principals := make([]string, len(e.Callers))
 		for i, c := range e.Callers {
-			principals[i] = principal(v, c)
+			principals[i] = wiring.Principal(v, c)
 		}
 		out.Spec.Rules = append(out.Spec.Rules, &securityapi.Rule{
 			From: []*securityapi.Rule_From{{Source: &securityapi.Source{Principals: principals}}},
@@ -126,7 +127,7 @@ func egressCallers(v *profile.Values) *security.AuthorizationPolicy {
 // toEgress wraps what goes to the gateway in mutual TLS under the SNI of the host it is for.
 func toEgress(v *profile.Values) *networking.DestinationRule {
 	out := &networking.DestinationRule{ObjectMeta: meta(v.Mesh.Namespace, egressName)}
-	out.Spec.Host = host(v, v.Istio.Namespace, egressName)
+	out.Spec.Host = wiring.Host(v, v.Istio.Namespace, egressName)
 	for i := range v.Mesh.External {
 		e := &v.Mesh.External[i]
 		out.Spec.Subsets = append(out.Spec.Subsets, &api.Subset{Name: e.Name, TrafficPolicy: &api.TrafficPolicy{
@@ -145,7 +146,7 @@ func throughEgress(v *profile.Values, e *profile.External) *networking.VirtualSe
 	out.Spec.Hosts = []string{e.Host}
 	out.Spec.Gateways = []string{"mesh", "egress"}
 	toGateway := &api.Destination{
-		Host: host(v, v.Istio.Namespace, egressName), Subset: e.Name, Port: &api.PortSelector{Number: egressPort(e)},
+		Host: wiring.Host(v, v.Istio.Namespace, egressName), Subset: e.Name, Port: &api.PortSelector{Number: egressPort(e)},
 	}
 	toHost := &api.Destination{Host: e.Host, Port: &api.PortSelector{Number: uint32(e.Port)}}
 	if e.Protocol == passTLS {

@@ -1,6 +1,9 @@
 package render
 
-import "github.com/voicecore-ai/sluice/installer/profile"
+import (
+	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
+)
 
 // gateways are the proxies at the edge. Their images and arguments are injected,
 // so they come after the webhooks.
@@ -8,7 +11,7 @@ func gateways(v *profile.Values) (objects Objects, err error) {
 	for _, g := range []struct {
 		name string
 		profile.Gateway
-	}{{ingressName, v.Istio.Ingress}, {egressName, v.Istio.Egress}} {
+	}{{wiring.IngressName, v.Istio.Ingress}, {egressName, v.Istio.Egress}} {
 		if !g.Enabled {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	security "istio.io/client-go/pkg/apis/security/v1"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // dryRun makes a proxy evaluate an AuthorizationPolicy and log the result
@@ -45,7 +46,7 @@ func allow(v *profile.Values) (Objects, error) {
 		annotate(p)
 		principals := make([]string, len(s.Callers))
 		for i, c := range s.Callers {
-			principals[i] = principal(v, c)
+			principals[i] = wiring.Principal(v, c)
 		}
 		p.Spec.Action = securityapi.AuthorizationPolicy_ALLOW
 		p.Spec.Selector = &selector.WorkloadSelector{MatchLabels: map[string]string{"app": s.Name}}

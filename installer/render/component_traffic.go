@@ -10,6 +10,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
 	"github.com/voicecore-ai/sluice/installer/profile"
+	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 // faultHeader limits an injected fault to the requests that ask for it.
@@ -45,7 +46,7 @@ func breaker(v *profile.Values, s *profile.Service) *networking.DestinationRule 
 		upgrade = api.ConnectionPoolSettings_HTTPSettings_UPGRADE
 	}
 	out := &networking.DestinationRule{ObjectMeta: meta(v.Mesh.Namespace, s.Name)}
-	out.Spec.Host = host(v, v.Mesh.Namespace, s.Name)
+	out.Spec.Host = wiring.Host(v, v.Mesh.Namespace, s.Name)
 	out.Spec.TrafficPolicy = &api.TrafficPolicy{
 		LoadBalancer: &api.LoadBalancerSettings{LbPolicy: &api.LoadBalancerSettings_Simple{
 			Simple: api.LoadBalancerSettings_SimpleLB(api.LoadBalancerSettings_SimpleLB_value[s.LoadBalancer]),
@@ -78,7 +79,7 @@ func breaker(v *profile.Values, s *profile.Service) *networking.DestinationRule 
 // inner routes calls between services.
 func inner(v *profile.Values, s *profile.Service) *networking.VirtualService {
 	out := &networking.VirtualService{ObjectMeta: meta(v.Mesh.Namespace, s.Name)}
-	out.Spec.Hosts = []string{host(v, v.Mesh.Namespace, s.Name)}
+	out.Spec.Hosts = []string{wiring.Host(v, v.Mesh.Namespace, s.Name)}
 	out.Spec.Gateways = []string{"mesh"}
 	out.Spec.Http = routes(v, s, "")
 	return out
@@ -87,7 +88,7 @@ func inner(v *profile.Values, s *profile.Service) *networking.VirtualService {
 // edge is what the ingress gateway listens for.
 func edge(v *profile.Values) *networking.Gateway {
 	out := &networking.Gateway{ObjectMeta: meta(v.Mesh.Namespace, publicGateway)}
-	out.Spec.Selector = map[string]string{"istio": strings.TrimPrefix(ingressName, "istio-")}
+	out.Spec.Selector = map[string]string{"istio": strings.TrimPrefix(wiring.IngressName, "istio-")}
 	plain := &api.Server{Port: &api.Port{Number: 80, Name: "http", Protocol: "HTTP"}, Hosts: v.Istio.Ingress.Hosts}
 	out.Spec.Servers = []*api.Server{plain}
 	if secret := v.Istio.Ingress.TLSSecret; secret != "" {
@@ -196,7 +197,7 @@ func withFault(routes []*api.HTTPRoute, f *profile.Fault) []*api.HTTPRoute {
 func route(v *profile.Values, s *profile.Service, kind string) *api.HTTPRoute {
 	destination := func(version string, weight int32) *api.HTTPRouteDestination {
 		return &api.HTTPRouteDestination{Weight: weight, Destination: &api.Destination{
-			Host: host(v, v.Mesh.Namespace, s.Name), Subset: version, Port: &api.PortSelector{Number: uint32(s.Port)},
+			Host: wiring.Host(v, v.Mesh.Namespace, s.Name), Subset: version, Port: &api.PortSelector{Number: uint32(s.Port)},
 		}}
 	}
 	out := &api.HTTPRoute{Name: s.Name + "-" + kind}

@@ -11,8 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"google.golang.org/protobuf/types/known/durationpb"
-
-	"github.com/voicecore-ai/sluice/installer/profile"
 )
 
 // typed names the version and kind of an object that was built from a typed struct.
@@ -81,23 +79,5 @@ func duration(d metav1.Duration) *durationpb.Duration {
 	return durationpb.New(d.Duration)
 }
 
-// host is the name of a service in the mesh's registry.
-func host(v *profile.Values, namespace, service string) string {
-	return service + "." + namespace + ".svc." + v.Istio.ClusterDomain
-}
-
-// The gateways' names: of the Deployment, the Service and the ServiceAccount.
-const (
-	ingressName = "istio-ingressgateway"
-	egressName  = "istio-egressgateway"
-	// callerIngress is what a service's list of callers calls the ingress gateway.
-	callerIngress = "ingress"
-)
-
-// principal is the identity of a caller as AuthorizationPolicy writes it: a SPIFFE id without its scheme.
-func principal(v *profile.Values, caller string) string {
-	if caller == callerIngress {
-		return v.Istio.TrustDomain + "/ns/" + v.Istio.Namespace + "/sa/" + ingressName
-	}
-	return v.Istio.TrustDomain + "/ns/" + v.Mesh.Namespace + "/sa/" + caller
-}
+// egressName is the egress gateway's Deployment, Service and ServiceAccount.
+const egressName = "istio-egressgateway"

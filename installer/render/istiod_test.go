@@ -79,7 +79,7 @@ func TestReplicasAreTheAutoscalersOrOurs(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"istiod", ingressName, egressName} {
+	for _, name := range []string{"istiod", wiring.IngressName, egressName} {
 		if deployments[name] == nil {
 			t.Fatalf("there is no Deployment %s", name)
 		}
@@ -90,7 +90,7 @@ func TestReplicasAreTheAutoscalersOrOurs(t *testing.T) {
 			t.Errorf("%s: an autoscaler and we would write replicas in turn", name)
 		}
 	}
-	if got, want := scaled[ingressName], [2]any{int64(2), int64(10)}; got != want {
+	if got, want := scaled[wiring.IngressName], [2]any{int64(2), int64(10)}; got != want {
 		t.Errorf("the ingress gateway is scaled between %v, want %v", got, want)
 	}
 	for _, name := range []string{"istiod", egressName} {
@@ -193,7 +193,7 @@ func TestEveryImageHasItsHubTagAndPullSecret(t *testing.T) {
 			}
 		}
 	}
-	gateway := find(t, component(t, v, "gateways"), "Deployment", ingressName)
+	gateway := find(t, component(t, v, "gateways"), "Deployment", wiring.IngressName)
 	if got := field(t, gateway, "spec", "template", "spec", "imagePullSecrets").([]any)[0].(map[string]any)["name"]; got != "pull" {
 		t.Errorf("the gateway pulls with %v", got)
 	}
@@ -232,7 +232,7 @@ func TestProxiesWithoutIstiosOwnFiltersCanBeRun(t *testing.T) {
 
 func TestAGatewayServesTLSOnlyWithASecret(t *testing.T) {
 	ports := func(sets ...string) (names []string) {
-		s := find(t, component(t, values(t, "voicecore", sets...), "gateways"), "Service", ingressName)
+		s := find(t, component(t, values(t, "voicecore", sets...), "gateways"), "Service", wiring.IngressName)
 		for _, p := range field(t, s, "spec", "ports").([]any) {
 			names = append(names, p.(map[string]any)["name"].(string))
 		}

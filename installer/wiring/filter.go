@@ -169,7 +169,7 @@ func one(p patch, err error) ([]patch, error) {
 // sluice is how a proxy calls Sluice. There is never a retry: a second try is a second charge.
 func sluice(v *profile.Values) *corev3.GrpcService {
 	return &corev3.GrpcService{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-		ClusterName: cluster(v),
+		ClusterName: Cluster(v),
 		// Else the :authority is the cluster's name, and its '|' is refused by strict servers.
 		Authority: host(v),
 	}}}

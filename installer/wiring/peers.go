@@ -19,20 +19,11 @@ func Peers(v *profile.Values) Callers {
 		if !p.asks() {
 			continue
 		}
-		id := "spiffe://" + principal(v, p)
+		id := "spiffe://" + Principal(v, p.name)
 		c.Peers = append(c.Peers, id)
 		if p.gateway {
 			c.Edge = append(c.Edge, id)
 		}
 	}
 	return c
-}
-
-// principal is an identity as an AuthorizationPolicy spells it.
-func principal(v *profile.Values, p place) string {
-	account := p.name
-	if p.gateway {
-		account = ingressName
-	}
-	return v.Istio.TrustDomain + "/ns/" + p.namespace + "/sa/" + account
 }

@@ -30,8 +30,8 @@ const (
 	Port    = 9090
 )
 
-// ingressName is the ingress gateway's Deployment, Service and ServiceAccount.
-const ingressName = "istio-ingressgateway"
+// IngressName is the ingress gateway's Deployment, Service and ServiceAccount.
+const IngressName = "istio-ingressgateway"
 
 // Objects renders everything that makes proxies ask, in the order in which it
 // is applied: what cleans requests before what judges them, and the policies
@@ -80,7 +80,7 @@ func places(v *profile.Values) []place {
 	if v.Istio.Ingress.Enabled {
 		out = append(out, place{
 			name: profile.Ingress, namespace: v.Istio.Namespace, gateway: true,
-			labels:    map[string]string{"istio": strings.TrimPrefix(ingressName, "istio-")},
+			labels:    map[string]string{"istio": strings.TrimPrefix(IngressName, "istio-")},
 			authz:     doors.ExtAuthz.Enabled,
 			rateLimit: doors.RateLimit.Enabled && slices.Contains(doors.RateLimit.Services, profile.Ingress),
 		})
@@ -101,11 +101,24 @@ func places(v *profile.Values) []place {
 	})
 }
 
-// host is the name of Sluice's Service in the mesh.
-func host(v *profile.Values) string {
-	return Service + "." + v.Sluice.Namespace + ".svc." + v.Istio.ClusterDomain
+// Host is the name of a service in the mesh's registry.
+func Host(v *profile.Values, namespace, service string) string {
+	return service + "." + namespace + ".svc." + v.Istio.ClusterDomain
 }
 
-// cluster is what istiod itself calls its cluster to Sluice. It brings the mesh's mTLS
+// Principal is the identity of a caller, as a service's list of callers names it and an
+// AuthorizationPolicy spells it: a SPIFFE id without its scheme.
+func Principal(v *profile.Values, caller string) string {
+	namespace, account := v.Mesh.Namespace, caller
+	if caller == profile.Ingress {
+		namespace, account = v.Istio.Namespace, IngressName
+	}
+	return v.Istio.TrustDomain + "/ns/" + namespace + "/sa/" + account
+}
+
+// host is the name of Sluice's Service.
+func host(v *profile.Values) string { return Host(v, v.Sluice.Namespace, Service) }
+
+// Cluster is what istiod itself calls its cluster to Sluice. It brings the mesh's mTLS
 // and follows the endpoints, which a hand-made cluster does not.
-func cluster(v *profile.Values) string { return fmt.Sprintf("outbound|%d||%s", Port, host(v)) }
+func Cluster(v *profile.Values) string { return fmt.Sprintf("outbound|%d||%s", Port, host(v)) }

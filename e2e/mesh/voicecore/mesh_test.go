@@ -33,7 +33,6 @@ type mesh struct {
 	values string // the file of values over the profile
 	edge   string // the ingress gateway's address
 	admin  string // the token of the quota API
-	sluice *lab.Pod
 }
 
 // values over the profile: what a cluster of this kind needs, a host outside,
@@ -125,7 +124,6 @@ func install(t *testing.T, more string) *mesh {
 	m.Kubectl(t, "", "-n", "sluice-system", "create", "secret", "generic", "sluice-secrets",
 		"--from-file="+filepath.Join(data, "secret"), "--from-file="+filepath.Join(data, "admin.token.sha256"))
 	t.Log(m.command(t, "install", "--yes"))
-	m.sluice = m.Pod(t, "sluice-system", "app.kubernetes.io/name=sluice")
 	m.edge = m.Kubectl(t, "", "-n", "istio-system", "wait", "service/istio-ingressgateway",
 		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 	return m
@@ -158,6 +156,12 @@ spec:
 `)
 }
 
+// sluice is the server's pod, which is another one after a restart.
+func (m *mesh) sluice(t *testing.T) *lab.Pod {
+	t.Helper()
+	return m.Pod(t, "sluice-system", "app.kubernetes.io/name=sluice")
+}
+
 // call asks the quota API, as somebody who may open a port of the pod.
 func (m *mesh) call(t *testing.T, method, path, body string, into any) {
 	t.Helper()
@@ -167,7 +171,7 @@ func (m *mesh) call(t *testing.T, method, path, body string, into any) {
 	}
 	request.Header.Set("Authorization", "Bearer "+m.admin)
 	request.Header.Set("Content-Type", "application/json")
-	response, err := m.sluice.Client().Do(request)
+	response, err := m.sluice(t).Client().Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,9 +56,9 @@ func TestServe(t *testing.T) {
 		t.Cleanup(s.Close)
 		servers = append(servers, s)
 	}
-	current := 0
+	var current atomic.Int64
 	to := func(context.Context) (types.NamespacedName, int, error) {
-		return types.NamespacedName{Name: fmt.Sprint(current)}, 80, nil
+		return types.NamespacedName{Name: fmt.Sprint(current.Load())}, 80, nil
 	}
 	dial := func(ctx context.Context, pod types.NamespacedName, _ int) (net.Conn, error) {
 		address := strings.TrimPrefix(servers[pod.Name[0]-'0'].URL, "http://")
@@ -65,8 +66,9 @@ func TestServe(t *testing.T) {
 	}
 	url, failed, stop := through(t, dial, to)
 	t.Run("a connection is carried to the pod of the time", func(t *testing.T) {
-		for current = range 2 {
-			if got, want := get(t, url), fmt.Sprintf("pod %d", current); got != want {
+		for pod := range int64(2) {
+			current.Store(pod)
+			if got, want := get(t, url), fmt.Sprintf("pod %d", pod); got != want {
 				t.Errorf("answered by %q, want %q", got, want)
 			}
 		}

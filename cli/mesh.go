@@ -36,7 +36,7 @@ const (
 var meshCommands = []func() *cobra.Command{
 	meshPreflightCommand, meshRenderCommand, meshDiffCommand, meshInstallCommand, meshVerifyCommand, meshDoctorCommand, meshAnalyzeCommand,
 	meshCertsCommand, meshStatusCommand, meshRollbackCommand, meshUninstallCommand, meshUpgradeCommand, meshDashboardCommand,
-	meshSupportCommand,
+	meshSupportCommand, meshBundleCommand,
 }
 
 func meshCommand() *cobra.Command {
@@ -199,7 +199,8 @@ func (f *meshFlags) connect(ctx context.Context) (*cluster.Cluster, error) {
 func (f *meshFlags) mesh() (*cluster.Mesh, error) {
 	o := f.profile
 	if f.charts != "" {
-		o.Sets = append(o.Sets, "istio.charts="+f.charts)
+		// A comma, a brace or a backslash in a path is none of an assignment's.
+		o.Sets = append(o.Sets, "istio.charts="+strings.NewReplacer(`\`, `\\`, ",", `\,`, "{", `\{`).Replace(f.charts))
 	}
 	v, err := profile.Load(o)
 	if err != nil {

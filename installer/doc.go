@@ -9,6 +9,7 @@
 //   - check: preflight, verify and doctor, one check a file
 //   - upgrade: what stands in the way of another version of Istio
 //   - forward, console, support: ports of pods, consoles on this machine, what to send to who helps
+//   - bundle: a mesh in one file
 //
 // Only packages below this folder may import Kubernetes, Helm, Istio and Flux.
 package installer

@@ -22,6 +22,11 @@ func istioCharts(v *profile.Values) fs.FS {
 	return manifests.FS
 }
 
+// Charts are Istio's charts, as a mesh is rendered from them, and which folders of them.
+func Charts(v *profile.Values) (files fs.FS, folders []string) {
+	return istioCharts(v), []string{"charts/base", "charts/default", "charts/gateway", "charts/istio-control/istio-discovery"}
+}
+
 // crds are Istio's custom resource definitions, of which there is one set in a
 // cluster, whatever revisions share it. They are a component of their own: their
 // kinds must be served before an object of them is applied.

@@ -36,9 +36,7 @@ func (f *upgradeFlags) next(c *cobra.Command, k *cluster.Cluster) (from, to *clu
 	if f.revision == "" {
 		v.Istio.Revision = strings.ToLower(strings.ReplaceAll(f.to, ".", "-"))
 	}
-	if f.charts != "" {
-		v.Istio.Charts = f.charts
-	}
+	v.Istio.Charts = f.charts // those of the installed version are not those of this one
 	if problems := v.Validate(); len(problems) > 0 {
 		return nil, nil, &exitError{exitInput, problems}
 	}

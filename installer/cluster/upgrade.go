@@ -38,8 +38,21 @@ type upgrading struct {
 	From  plane     `json:"from"`
 	To    plane     `json:"to"`
 	Since time.Time `json:"since"`
-	// Started: the new control plane was laid down whole.
+	// Started: the new control plane is there whole.
 	Started bool `json:"started,omitempty"`
+	// Finishing: the old one is no longer there whole.
+	Finishing bool `json:"finishing,omitempty"`
+}
+
+// may refuses to move to a control plane that is not there whole.
+func (u *upgrading) may(forward bool) error {
+	switch {
+	case u.Finishing:
+		return fmt.Errorf("%w: the old control plane is going already; run 'sluice mesh upgrade finish' again", ErrRefused)
+	case forward && !u.Started:
+		return fmt.Errorf("%w: the new control plane is not there whole; run 'sluice mesh upgrade start' again", ErrRefused)
+	}
+	return nil
 }
 
 // plane is a control plane.
@@ -169,6 +182,8 @@ func (inv *inventory) mayStart(to *Mesh) error {
 		return notInstalled(to.namespace())
 	case u != nil && u.To != now:
 		return fmt.Errorf("%w: an upgrade from %s to %s is under way already; end it first, with 'sluice mesh upgrade finish' or 'sluice mesh upgrade rollback --remove'", ErrRefused, u.From, u.To)
+	case u != nil && u.Finishing:
+		return u.may(true)
 	case u == nil && inv.Pending != nil:
 		return fmt.Errorf("%w: %s was begun and not finished; finish it first, see 'sluice mesh status'", ErrRefused, inv.Pending.Action)
 	case inv.Revision == 0:
@@ -315,8 +330,10 @@ func (c *Cluster) end(ctx context.Context, namespace string, finish bool, o *Opt
 	if !finish {
 		stays, goes, action = m.from, m.to, "upgrade rollback --remove"
 	}
-	if finish && !m.inv.Upgrade.Started {
-		return fmt.Errorf("%w: the new control plane was not laid down whole; run 'sluice mesh upgrade start' again", ErrRefused)
+	if u := m.inv.Upgrade; !u.Started || !finish {
+		if err := u.may(finish); err != nil {
+			return err
+		}
 	}
 	if err := c.detached(ctx, planeOf(goes.Values), o); err != nil {
 		return c.explain(err)
@@ -331,6 +348,12 @@ func (c *Cluster) end(ctx context.Context, namespace string, finish bool, o *Opt
 }
 
 func (w *work) end(ctx context.Context, m *meshes, stays, goes *revision) error {
+	// From here on, nothing moves to what goes, also if this is interrupted.
+	if stays == m.to {
+		w.inv.Upgrade.Finishing = true
+	} else {
+		w.inv.Upgrade.Started = false
+	}
 	w.inv.Pending = &pending{Action: w.action, Since: w.cluster.now(), Holder: w.cluster.holder}
 	if err := w.save(ctx); err != nil {
 		return err

@@ -56,8 +56,8 @@ func (c *Cluster) move(ctx context.Context, namespace string, forward bool, o *M
 	if !forward {
 		target, other, action = m.from, m.to, "upgrade rollback"
 	}
-	if forward && !m.inv.Upgrade.Started {
-		return fmt.Errorf("%w: the new control plane was not laid down whole; run 'sluice mesh upgrade start' again", ErrRefused)
+	if err := m.inv.Upgrade.may(forward); err != nil {
+		return err
 	}
 	v := &mover{
 		meshes: m, target: target, all: o.Namespace == "",

@@ -38,9 +38,18 @@ type planes struct {
 // upgradable is an installed mesh that can move, with a gateway and with the validator, of which a cluster has one.
 func upgradable(t *testing.T) *planes {
 	t.Helper()
+	return upgradableFrom(t, "-a")
+}
+
+// upgradableFrom is an installed mesh of a revision with this ending; without one, of the default revision.
+func upgradableFrom(t *testing.T, ending string) *planes {
+	t.Helper()
 	p := &planes{base: newMesh(t), c: connect(t)}
 	p.mesh = p.base
-	p.a, p.b = p.ns+"-a", p.ns+"-b"
+	p.b = p.ns + "-b"
+	if ending != "" {
+		p.a = p.ns + ending
+	}
 	p.next = p.revised(p.b, "1.32.0")
 	p.mesh = p.revised(p.a, "1.31.0")
 	settleUntilEnd(t, p.ns)
@@ -62,7 +71,10 @@ func upgradable(t *testing.T) *planes {
 // revised is the mesh as render gives it for a revision: what is of the control plane has it in its name.
 func (p *planes) revised(revision, version string) *mesh {
 	m := &mesh{Mesh: &cluster.Mesh{}, ns: p.ns, group: p.group}
-	values := *p.base.Values
+	values, suffix := *p.base.Values, "-"+revision
+	if revision == "" {
+		suffix = ""
+	}
 	values.Istio.Revision, values.Istio.Version = revision, version
 	m.Values = &values
 	for _, r := range p.base.Components {
@@ -71,28 +83,32 @@ func (p *planes) revised(revision, version string) *mesh {
 			u = u.DeepCopy()
 			switch {
 			case r.Name == "istiod" || r.Name == "webhooks":
-				u.SetName(u.GetName() + "-" + revision)
-			case u.GetKind() == "Namespace" && u.GetLabels() != nil:
+				u.SetName(u.GetName() + suffix)
+			case u.GetKind() == "Namespace" && u.GetLabels() != nil && revision != "":
 				u.SetLabels(map[string]string{rev: revision})
 			}
 			out.Objects = append(out.Objects, u)
 		}
 		if r.Name == "istiod" {
 			hpa := out.Objects[len(out.Objects)-1]
-			_ = unstructured.SetNestedField(hpa.Object, "istiod-"+revision, "spec", "scaleTargetRef", "name")
+			_ = unstructured.SetNestedField(hpa.Object, "istiod"+suffix, "spec", "scaleTargetRef", "name")
 		}
 		if r.Name == "webhooks" {
 			all := out.Objects[0].DeepCopy()
 			all.SetName("istiod-default-validator")
 			hooks, _, _ := unstructured.NestedSlice(all.Object, "webhooks")
-			hooks[0].(map[string]any)["clientConfig"].(map[string]any)["service"].(map[string]any)["name"] = "istiod-" + revision
+			hooks[0].(map[string]any)["clientConfig"].(map[string]any)["service"].(map[string]any)["name"] = "istiod" + suffix
 			_ = unstructured.SetNestedSlice(all.Object, hooks, "webhooks")
 			out.Objects = append(out.Objects, all)
 		}
 		m.Components = append(m.Components, out)
 		if r.Name == "webhooks" {
 			gateway := deployment(p.ns, "gateway")
-			_ = unstructured.SetNestedStringMap(gateway.Object, map[string]string{"app": "gateway", "sidecar.istio.io/inject": "true", rev: revision}, "spec", "template", "metadata", "labels")
+			labels := map[string]string{"app": "gateway", "sidecar.istio.io/inject": "true"}
+			if revision != "" {
+				labels[rev] = revision
+			}
+			_ = unstructured.SetNestedStringMap(gateway.Object, labels, "spec", "template", "metadata", "labels")
 			m.Components = append(m.Components, render.Rendered{Name: "gateways", Ready: true, Objects: render.Objects{gateway}})
 		}
 	}
@@ -216,7 +232,7 @@ func TestUpgradeStart(t *testing.T) {
 		if err != nil || !strings.HasPrefix(s.Unfinished, "upgrade start was interrupted at component webhooks-"+p.b) || s.Done() {
 			t.Errorf("status: %+v, %v", s, err)
 		}
-		refused(t, p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{}), "not laid down whole")
+		refused(t, p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{}), "is not there whole")
 		p.start(t)
 	})
 	t.Run("the new control plane is there, the old one too, and the validator asks the old one", func(t *testing.T) {
@@ -241,6 +257,20 @@ func TestUpgradeStart(t *testing.T) {
 		refused(t, err)
 		_, err = p.c.StartUpgrade(t.Context(), p.revised(p.ns+"-c", "1.33.0").Mesh, cluster.Options{})
 		refused(t, err, "under way already")
+	})
+	t.Run("giving it up that was interrupted leaves nothing to promote to, until start lays it down again", func(t *testing.T) {
+		ctx, interrupt := context.WithCancel(t.Context())
+		err := p.c.RollbackUpgrade(ctx, p.ns, cluster.MoveOptions{Remove: true, Options: cluster.Options{Progress: func(e cluster.Event) {
+			if strings.HasPrefix(e.Text, "deleting Service") {
+				interrupt()
+			}
+		}}})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v, want that it was cancelled", err)
+		}
+		refused(t, p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{}), "start' again")
+		refused(t, p.c.FinishUpgrade(t.Context(), p.ns, cluster.Options{}), "start' again")
+		p.start(t)
 	})
 	t.Run("given up, nothing of it is left and the mesh is as it was", func(t *testing.T) {
 		if err := p.c.RollbackUpgrade(t.Context(), p.ns, cluster.MoveOptions{Remove: true}); err != nil {
@@ -343,6 +373,20 @@ func TestUpgradeMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("finish that was interrupted goes on, and until then nothing moves back", func(t *testing.T) {
+		ctx, interrupt := context.WithCancel(t.Context())
+		err := p.c.FinishUpgrade(ctx, p.ns, cluster.Options{Progress: func(e cluster.Event) {
+			if strings.HasPrefix(e.Text, "deleting Service") {
+				interrupt()
+			}
+		}})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v, want that it was cancelled", err)
+		}
+		refused(t, p.c.RollbackUpgrade(t.Context(), p.ns, cluster.MoveOptions{}), "finish' again")
+		_, err = p.c.StartUpgrade(t.Context(), p.next.Mesh, cluster.Options{})
+		refused(t, err, "finish' again")
+	})
 	t.Run("finish removes the old control plane and nothing else", func(t *testing.T) {
 		if err := p.c.FinishUpgrade(t.Context(), p.ns, cluster.Options{}); err != nil {
 			t.Fatal(err)
@@ -402,24 +446,11 @@ func TestUpgradeLabels(t *testing.T) {
 			t.Errorf("labels %q and %q, want %q and none", r, i, p.a)
 		}
 	})
-	t.Run("a namespace of ours that somebody else labelled too never has the labels of both", func(t *testing.T) {
-		n := &corev1.Namespace{}
-		if err := admin.Get(t.Context(), client.ObjectKey{Name: shop}, n); err != nil {
-			t.Fatal(err)
-		}
-		seen := watch(t, shop)
-		apply := fmt.Sprintf(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q,"labels":{%q:%q}}}`, shop, rev, p.a)
-		if err := admin.Patch(t.Context(), n, client.RawPatch("application/apply-patch+yaml", []byte(apply)), client.FieldOwner("gitops")); err != nil {
-			t.Fatal(err)
-		}
+	t.Run("a namespace of ours that somebody else labelled the same moves too", func(t *testing.T) {
+		gitops(t, shop, rev, p.a)
 		move(t, shop)
 		if r, i := labels(t, shop); r != p.b || i != "" {
 			t.Errorf("labels %q and %q, want %q and none", r, i, p.b)
-		}
-		for _, s := range seen() {
-			if s != p.a+"/" && s != p.b+"/" {
-				t.Errorf("for a moment, the labels were %s", s)
-			}
 		}
 	})
 	t.Run("a namespace that chooses neither control plane is refused", func(t *testing.T) {
@@ -429,6 +460,52 @@ func TestUpgradeLabels(t *testing.T) {
 		}
 		refused(t, p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{Namespace: plain.Name}), "no label of either control plane")
 	})
+}
+
+// gitops has another manager apply a label to a namespace.
+func gitops(t *testing.T, namespace, label, value string) {
+	t.Helper()
+	n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+	apply := fmt.Sprintf(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q,"labels":{%q:%q}}}`, namespace, label, value)
+	if err := admin.Patch(t.Context(), n, client.RawPatch("application/apply-patch+yaml", []byte(apply)), client.FieldOwner("gitops")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUpgradeFromTheDefaultRevision(t *testing.T) {
+	p := upgradableFrom(t, "")
+	shop := p.ns + "-shop"
+	settleUntilEnd(t, shop)
+	p.start(t)
+	for _, c := range []struct {
+		name   string
+		before func(t *testing.T)
+	}{
+		{"its own label changes in one request", func(*testing.T) {}},
+		{"one that somebody else set too does not stay beside the new one", func(t *testing.T) { gitops(t, shop, injection, "enabled") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.before(t)
+			seen := watch(t, shop)
+			if err := p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{Namespace: shop}); err != nil {
+				t.Fatal(err)
+			}
+			if r, i := labels(t, shop); r != p.b || i != "" {
+				t.Errorf("%s=%q and %s=%q, want %q and none", rev, r, injection, i, p.b)
+			}
+			if err := p.c.RollbackUpgrade(t.Context(), p.ns, cluster.MoveOptions{Namespace: shop}); err != nil {
+				t.Fatal(err)
+			}
+			if r, i := labels(t, shop); r != "" || i != "enabled" {
+				t.Errorf("%s=%q and %s=%q, want none and enabled", rev, r, injection, i)
+			}
+			for _, s := range seen() {
+				if s != "/enabled" && s != p.b+"/" {
+					t.Errorf("for a moment, the labels were %s", s)
+				}
+			}
+		})
+	}
 }
 
 // watch notes the two labels of a namespace, each time that they change.

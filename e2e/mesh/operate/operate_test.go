@@ -141,9 +141,9 @@ func sluice(t *testing.T, c *lab.Cluster, args ...string) *exec.Cmd {
 
 func TestOperate(t *testing.T) {
 	c, address := install(t)
-	t.Run("support packs objects, logs and what proxies run, and nothing that was planted", func(t *testing.T) { supportPacks(t, c, address) })
+	t.Run("M-23 support packs objects, logs and what proxies run, and nothing that was planted", func(t *testing.T) { supportPacks(t, c, address) })
 	t.Run("support leaves out what has no room, and says so", func(t *testing.T) { supportIsBounded(t, c) })
-	t.Run("dashboard shows a console on this machine until Ctrl-C", func(t *testing.T) { dashboardShows(t, c) })
+	t.Run("M-24 dashboard shows a console on this machine until Ctrl-C", func(t *testing.T) { dashboardShows(t, c) })
 	t.Run("dashboard says what mends it when the mesh has no such console", func(t *testing.T) {
 		out, err := sluice(t, c, "dashboard", "kiali").CombinedOutput()
 		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), "--set addons.kiali.enabled=true") {

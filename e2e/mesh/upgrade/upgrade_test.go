@@ -233,7 +233,7 @@ func TestUpgradeWithTrafficRunning(t *testing.T) {
 	run, stop := m.traffic(t, address)
 	run.flawlessFrom("start")
 
-	t.Run("start lays a second control plane down, and no proxy moves", func(t *testing.T) {
+	t.Run("M-20 start lays a second control plane down, and no proxy moves", func(t *testing.T) {
 		out, status := m.try(t, "upgrade", "check", "--to", "1.31.5")
 		if status != 0 || strings.Contains(out, "FAIL") || strings.Contains(out, "not checked") {
 			t.Errorf("check of a healthy mesh: exit status %d\n%s", status, out)
@@ -252,7 +252,7 @@ func TestUpgradeWithTrafficRunning(t *testing.T) {
 		}
 		run.flawless(t, "promote of one namespace")
 	})
-	t.Run("promote of one namespace moves this one only", func(t *testing.T) {
+	t.Run("M-20 promote of one namespace moves this one only", func(t *testing.T) {
 		t.Log(m.command(t, "upgrade", "promote", "--namespace", "canary", "--yes"))
 		m.where(t, "canary", "/1-31-5", "1-31-5")
 		m.where(t, "apps", "enabled/", "default")
@@ -275,13 +275,13 @@ func TestUpgradeWithTrafficRunning(t *testing.T) {
 		}
 		m.refuses(t)
 	}
-	t.Run("promote moves the rest, gateways too", func(t *testing.T) {
+	t.Run("M-20 promote moves the rest, gateways too", func(t *testing.T) {
 		t.Log(m.command(t, "upgrade", "promote", "--yes"))
 		promoted(t)
 		m.command(t, "upgrade", "status")
 		run.flawless(t, "rollback")
 	})
-	t.Run("rollback moves all of it back", func(t *testing.T) {
+	t.Run("M-20 rollback moves all of it back", func(t *testing.T) {
 		t.Log(m.command(t, "upgrade", "rollback", "--yes"))
 		m.where(t, "canary", "enabled/", "default")
 		m.where(t, "apps", "enabled/", "default")
@@ -292,12 +292,12 @@ func TestUpgradeWithTrafficRunning(t *testing.T) {
 		m.refuses(t)
 		run.flawless(t, "the second promote")
 	})
-	t.Run("a second promote moves it again", func(t *testing.T) {
+	t.Run("M-20 a second promote moves it again", func(t *testing.T) {
 		m.command(t, "upgrade", "promote", "--yes")
 		promoted(t)
 		run.flawless(t, "finish")
 	})
-	t.Run("finish removes the old control plane, and only it", func(t *testing.T) { m.finish(t) })
+	t.Run("M-20 finish removes the old control plane, and only it", func(t *testing.T) { m.finish(t) })
 	stop()
 	run.flawless(t, "")
 	if n := len(run.pods); n < 4 {

@@ -77,7 +77,7 @@ func (w *world) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz
 	return authz.Principal{Scheme: authz.APIKey, Name: c.APIKeys[0], Expires: w.expires}, &quota.Account{Tenant: "acme", Plan: c.APIKeys[0]}, nil
 }
 
-func (w *world) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+func (w *world) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	return true, nil
 }
 

@@ -55,7 +55,7 @@ func (p *parts) Identify(context.Context, int64, *quota.Snapshot, *authz.Credent
 	return p.identify()
 }
 
-func (p *parts) Charge(_ int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+func (p *parts) Charge(_ ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	p.charged++
 	ok, err := p.charge()
 	for i := range charges {

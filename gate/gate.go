@@ -112,6 +112,7 @@ type Options struct {
 	Snapshot      func() *quota.Snapshot
 	Authenticator Authenticator
 	Store         ratelimit.Store
+	Shared        bool          // Store is one that other replicas charge too
 	IDKey         [16]byte      // MACs decision ids
 	Tokens        *token.Tokens // nil: no tenant token is made, and none is accepted
 	Audit         Auditor       // nil: nothing is recorded
@@ -194,8 +195,8 @@ func (g *Gate) Refuse(now int64, r *Request, d *Decision) {
 
 // Charge applies charges that no tenant stands behind, for doors whose
 // protocol brings its own limits (RLS).
-func (g *Gate) Charge(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
-	return g.o.Store.Charge(now, charges, outcomes)
+func (g *Gate) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	return g.o.Store.Charge(op, charges, outcomes)
 }
 
 // VerifyID parses the text of a decision id and reports whether this server

@@ -153,7 +153,7 @@ func TestAdmitChargesAllLimitsOrNone(t *testing.T) {
 
 type broken struct{}
 
-func (broken) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+func (broken) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	return true, errors.New("the disk is gone")
 }
 

@@ -137,7 +137,7 @@ func (g *Gate) tell(_ context.Context, _ int64, _ *Request, d *Decision) verdict
 }
 
 // charge charges every limit that holds at this hop, or none.
-func (g *Gate) charge(_ context.Context, now int64, _ *Request, d *Decision) verdict {
+func (g *Gate) charge(_ context.Context, now int64, r *Request, d *Decision) verdict {
 	if d.nobody {
 		return passed // limits are a tenant's
 	}
@@ -158,7 +158,7 @@ func (g *Gate) charge(_ context.Context, now int64, _ *Request, d *Decision) ver
 			d.charges[i].Shadow = true
 		}
 	}
-	admitted, err := g.o.Store.Charge(now, d.charges[:d.n], d.outcomes[:d.n])
+	admitted, err := g.o.Store.Charge(g.operation(now, r), d.charges[:d.n], d.outcomes[:d.n])
 	switch {
 	case err != nil:
 		d.n = 0

@@ -42,7 +42,19 @@ type Limit struct {
 	Burst     int64         // GCRA only: hits admitted at once, at least 1
 	Shadow    bool          // evaluate and count up to the limit, never refuse
 	Durable   bool          // survives a crash: spent only after the journal has it
+	OnOutage  Outage        // what a shared store that does not answer means
 }
+
+// Outage is what holds for a limit while the shared store does not answer. The
+// zero value refuses.
+type Outage uint8
+
+// What holds during an outage. A store of one process has none.
+const (
+	OutageDeny  Outage = iota // nothing is admitted
+	OutageAllow               // everything is admitted, and marked
+	OutageLocal               // each replica admits its share of the limit, and marks it
+)
 
 // Cell names one counter: 128 keyed bits that stand for (tenant, limit) or for a
 // descriptor. Cells with the same Shard are charged together or not at all
@@ -71,17 +83,26 @@ type Outcome struct {
 	Remaining  int64 // hits left after this charge, or now when it was not applied
 	ResetAfter int64 // until the limit is whole again
 	RetryAfter int64 // until the refused hits would fit; 0 when not Over; Never
+	Degraded   bool  // what the limit's OnOutage says, not what the store counted
 }
 
 // Never, as RetryAfter, means that the hits will not ever fit.
 const Never = int64(1) << 62
 
+// Operation is one request that is charged.
+type Operation struct {
+	Now int64 // Unix microseconds; a store that is shared goes by its own clock
+	// ID tells it from all others: a store that is shared charges it once, however often it is
+	// asked within a few seconds, and says what it said first. Zero: nobody asks twice.
+	ID [16]byte
+}
+
 // Store keeps counters.
 //
 // Charge applies all charges or none: if any that is not Shadowed is Over,
 // nothing is charged and admitted is false. It fills outcomes[i] for charges[i]
-// either way. now is Unix microseconds. An error means that nothing was
-// charged and nothing is known: the caller decides what its policy says.
+// either way. An error means that nothing was charged and nothing is known: the
+// caller decides what its policy says.
 type Store interface {
-	Charge(now int64, charges []Charge, outcomes []Outcome) (admitted bool, err error)
+	Charge(op Operation, charges []Charge, outcomes []Outcome) (admitted bool, err error)
 }

@@ -318,7 +318,7 @@ func TestUsageIsFullestFirstAndChargesNothing(t *testing.T) {
 			continue
 		}
 		c.Hits = 2
-		if ok, err := w.store.Charge(start.UnixMicro(), []ratelimit.Charge{c}, make([]ratelimit.Outcome, 1)); err != nil || !ok {
+		if ok, err := w.store.Charge(ratelimit.Operation{Now: start.UnixMicro()}, []ratelimit.Charge{c}, make([]ratelimit.Outcome, 1)); err != nil || !ok {
 			t.Fatal(ok, err)
 		}
 	}

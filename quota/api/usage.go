@@ -35,7 +35,7 @@ func (s *server) getUsage(r *quotav1.GetUsageRequest, _ *Act) (*quotav1.Usage, e
 		charges[i].Hits = 0 // look, don't charge
 	}
 	outcomes := make([]ratelimit.Outcome, len(charges))
-	if _, err := s.store.Charge(now.UnixMicro(), charges, outcomes); err != nil {
+	if _, err := s.store.Charge(ratelimit.Operation{Now: now.UnixMicro()}, charges, outcomes); err != nil {
 		return nil, fmt.Errorf("look up usage of %s: %w", of, err)
 	}
 	answer := &quotav1.Usage{Name: r.GetName(), Plan: planNames.name(account.Plan), ReadTime: timestamppb.New(now)}

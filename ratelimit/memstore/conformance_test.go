@@ -21,14 +21,14 @@ func openTestJournal(t testing.TB, path string) *Journal {
 // durableStore makes every limit durable, so that the suite runs through the journal.
 type durableStore struct{ *Store }
 
-func (d durableStore) Charge(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+func (d durableStore) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	mine := append([]ratelimit.Charge{}, charges...)
 	for i := range mine {
 		l := *mine[i].Limit
 		l.Durable = true
 		mine[i].Limit = &l
 	}
-	return d.Store.Charge(now, mine, outcomes)
+	return d.Store.Charge(op, mine, outcomes)
 }
 
 func TestConformance(t *testing.T) {

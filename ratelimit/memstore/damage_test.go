@@ -146,7 +146,7 @@ func reopenTorn(path string, file []byte, want contents) error {
 	}
 	s := New(Options{Journal: j})
 	charges := one(durableLimit(ratelimit.Fixed, 100, time.Hour), 1_000_000, 1)
-	if ok, err := s.Charge(base+second, charges, make([]ratelimit.Outcome, 1)); err != nil {
+	if ok, err := s.Charge(ratelimit.Operation{Now: base + second}, charges, make([]ratelimit.Outcome, 1)); err != nil {
 		return err
 	} else if !ok {
 		return errors.New("a new limit refuses")
@@ -290,7 +290,7 @@ func openMutated(path string, bad []byte, damaged bool) error {
 		charges = append(charges, one(durableLimit(ratelimit.Fixed, 100, time.Hour), 1_000_000+i, 1)...)
 	}
 	for range 2 {
-		if _, err := s.Charge(base+second, charges, make([]ratelimit.Outcome, len(charges))); err != nil {
+		if _, err := s.Charge(ratelimit.Operation{Now: base + second}, charges, make([]ratelimit.Outcome, len(charges))); err != nil {
 			return err
 		}
 	}

@@ -60,7 +60,7 @@ func BenchmarkDurableLimitOf10(b *testing.B) {
 					for i := tenant; i < b.N; i += tenants {
 						now := base + int64(i/tenants)*6*second // ten a minute
 						start := time.Now()
-						if ok, err := s.Charge(now, one(l, uint64(tenant), 1), outcomes); !ok || err != nil {
+						if ok, err := s.Charge(ratelimit.Operation{Now: now}, one(l, uint64(tenant), 1), outcomes); !ok || err != nil {
 							b.Error(ok, err)
 							return
 						}

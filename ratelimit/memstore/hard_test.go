@@ -42,7 +42,7 @@ func BenchmarkChargeHard(b *testing.B) {
 			for b.Loop() {
 				n++
 				charges[0].Cell = tenantCell(n*40503%c.tenants, 0)
-				if _, err := s.Charge(base+int64(n*c.pause/c.tenants), charges, outcomes); err != nil {
+				if _, err := s.Charge(ratelimit.Operation{Now: base + int64(n*c.pause/c.tenants)}, charges, outcomes); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -70,7 +70,7 @@ func TestHardHoldsOverCrashes(t *testing.T) {
 	most, least := 0, limit
 	for now := base; len(crashes) < 20; {
 		for end := now + 1 + rnd.Int64N(3*window); now < end; now += window / limit / 5 {
-			ok, err := s.Charge(now, charges, outcomes)
+			ok, err := s.Charge(ratelimit.Operation{Now: now}, charges, outcomes)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -33,7 +33,7 @@ func TestGracefulStopLosesNothing(t *testing.T) {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
-		_, err := s.Charge(base, one(durableLimit(ratelimit.Fixed, 1000, 24*time.Hour), 1, 1), make([]ratelimit.Outcome, 1))
+		_, err := s.Charge(ratelimit.Operation{Now: base}, one(durableLimit(ratelimit.Fixed, 1000, 24*time.Hour), 1, 1), make([]ratelimit.Outcome, 1))
 		if !errors.Is(err, ErrJournal) {
 			t.Fatalf("a charge after Close: %v", err)
 		}
@@ -244,11 +244,11 @@ func checkWriteErrors(t testing.TB, s *Store, breaks, heals func(), cause error)
 		breaks()
 		admitted += admittedOf(t, s, now, durable, 7) // the rest of the block
 		for range 3 {
-			if _, err := s.Charge(now, durable, outcomes); !errors.Is(err, ErrJournal) || !errors.Is(err, cause) {
+			if _, err := s.Charge(ratelimit.Operation{Now: now}, durable, outcomes); !errors.Is(err, ErrJournal) || !errors.Is(err, cause) {
 				t.Errorf("algorithm %d: beyond what is recorded: %v", a, err)
 			}
 		}
-		if _, err := s.Charge(now, append(plain, durable...), outcomes); !errors.Is(err, ErrJournal) {
+		if _, err := s.Charge(ratelimit.Operation{Now: now}, append(plain, durable...), outcomes); !errors.Is(err, ErrJournal) {
 			t.Errorf("algorithm %d: with another limit: %v", a, err)
 		}
 		if got := admittedOf(t, s, now, plain, 1001); got != 1000 {
@@ -373,7 +373,7 @@ func TestWhatIsChargedInShadowNeedsNoJournal(t *testing.T) {
 			before := j.Stats()
 			outcomes := make([]ratelimit.Outcome, 1)
 			for i := range 10 {
-				if ok, err := s.Charge(base, charges, outcomes); !ok || err != nil || outcomes[0].Over != (i >= 7) {
+				if ok, err := s.Charge(ratelimit.Operation{Now: base}, charges, outcomes); !ok || err != nil || outcomes[0].Over != (i >= 7) {
 					t.Errorf("algorithm %d, %s, hit %d: %v, %v, %+v", a, name, i+4, ok, err, outcomes[0])
 				}
 			}

@@ -75,7 +75,7 @@ func childSpends(path string) {
 		}
 		s := New(Options{Journal: j})
 		for i := range killLife / 4 {
-			ok, err := s.Charge(base, killCharge(algorithms[i%len(algorithms)], cell), outcomes)
+			ok, err := s.Charge(ratelimit.Operation{Now: base}, killCharge(algorithms[i%len(algorithms)], cell), outcomes)
 			if err != nil || !ok {
 				childFails("charge", i, ok, err)
 			}
@@ -207,9 +207,9 @@ func (k *killing) spendRest(cell uint64, used [3]int) error {
 	for i, a := range algorithms {
 		c := killCharge(a, cell)
 		c[0].Hits = int64(killLimit - used[i])
-		all, err := s.Charge(base, c, outcomes)
+		all, err := s.Charge(ratelimit.Operation{Now: base}, c, outcomes)
 		c[0].Hits = 1
-		more, errMore := s.Charge(base, c, outcomes)
+		more, errMore := s.Charge(ratelimit.Operation{Now: base}, c, outcomes)
 		if err := errors.Join(err, errMore); err != nil {
 			return err
 		}

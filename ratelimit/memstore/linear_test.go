@@ -93,7 +93,7 @@ func linearHistory(s *Store, seed uint64, durable bool, operations int) ([]porcu
 				}
 				outcomes := make([]ratelimit.Outcome, len(charges))
 				called := clock.Add(1)
-				admitted, err := s.Charge(base, charges, outcomes)
+				admitted, err := s.Charge(ratelimit.Operation{Now: base}, charges, outcomes)
 				returned := clock.Add(1)
 				if err != nil {
 					failures[client] = err

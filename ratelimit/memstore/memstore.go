@@ -136,13 +136,14 @@ const (
 
 // Charge implements ratelimit.Store. Two charges of one cell are judged as
 // their sum. Errors are ErrFull, and ErrJournal with its cause.
-func (s *Store) Charge(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	if len(outcomes) < len(charges) {
 		return false, errShort
 	}
 	if len(charges) == 0 {
 		return true, nil
 	}
+	now := op.Now // of the id there is no need: no answer of this store is ever lost
 	var set shardSet
 	for i := range charges {
 		set.add(shardOf(&charges[i].Cell))

@@ -42,7 +42,7 @@ func admittedOf(t testing.TB, s *Store, now int64, charges []ratelimit.Charge, n
 	t.Helper()
 	outcomes := make([]ratelimit.Outcome, len(charges))
 	for range n {
-		ok, err := s.Charge(now, charges, outcomes)
+		ok, err := s.Charge(ratelimit.Operation{Now: now}, charges, outcomes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +61,7 @@ func TestFullStoreAdmitsNobodyUntilCellsExpire(t *testing.T) {
 		admittedOf(t, s, base, one(l, i, 1), 1)
 	}
 	two := append(one(l, 1, 1), one(l, 1000, 1)...)
-	if _, err := s.Charge(base, two, outcomes); !errors.Is(err, ErrFull) {
+	if _, err := s.Charge(ratelimit.Operation{Now: base}, two, outcomes); !errors.Is(err, ErrFull) {
 		t.Fatalf("the 101st cell: %v", err)
 	}
 	if got := admittedOf(t, s, base, one(l, 1, 1), 9); got != 4 {
@@ -166,7 +166,7 @@ func fill(t testing.TB, s *Store, tenants uint64) []*ratelimit.Limit {
 	limits[0].Hits = 1 // slow, so that the cells live
 	outcomes := make([]ratelimit.Outcome, 3)
 	for i := range tenants {
-		if ok, err := s.Charge(base, threeOf(limits, i), outcomes); !ok || err != nil {
+		if ok, err := s.Charge(ratelimit.Operation{Now: base}, threeOf(limits, i), outcomes); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}
@@ -229,7 +229,7 @@ func TestChargeAllocatesNothing(t *testing.T) {
 	now := base
 	if n := testing.AllocsPerRun(2000, func() {
 		now += 1000
-		if ok, err := s.Charge(now, charges, outcomes); !ok || err != nil {
+		if ok, err := s.Charge(ratelimit.Operation{Now: now}, charges, outcomes); !ok || err != nil {
 			t.Fatal(ok, err, outcomes)
 		}
 	}); n != 0 {
@@ -237,7 +237,7 @@ func TestChargeAllocatesNothing(t *testing.T) {
 	}
 	charges[0].Limit = testLimit(ratelimit.GCRA, 0, time.Second)
 	if n := testing.AllocsPerRun(2000, func() {
-		if ok, err := s.Charge(now, charges, outcomes); ok || err != nil {
+		if ok, err := s.Charge(ratelimit.Operation{Now: now}, charges, outcomes); ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}); n != 0 {
@@ -262,7 +262,7 @@ func BenchmarkCharge3Limits1MKeys(b *testing.B) {
 		n := uint64(0)
 		for b.Loop() {
 			n += 40503
-			if ok, err := s.Charge(base+int64(n), refill(charges, n%tenants), outcomes); !ok || err != nil {
+			if ok, err := s.Charge(ratelimit.Operation{Now: base + int64(n)}, refill(charges, n%tenants), outcomes); !ok || err != nil {
 				b.Fatal(ok, err)
 			}
 		}
@@ -276,7 +276,7 @@ func BenchmarkCharge3Limits1MKeys(b *testing.B) {
 			n := worker.Add(7919)
 			for pb.Next() {
 				n += 40503
-				if _, err := s.Charge(base, refill(charges, n%tenants), outcomes); err != nil {
+				if _, err := s.Charge(ratelimit.Operation{Now: base}, refill(charges, n%tenants), outcomes); err != nil {
 					b.Fatal(err)
 				}
 			}

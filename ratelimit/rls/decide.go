@@ -185,7 +185,7 @@ func (d *Door) charge(c *call, now int64) (over bool, err error) {
 			return over, err
 		}
 	}
-	admitted, err := d.o.Gate.Charge(now, c.charges, c.outcomes[:n])
+	admitted, err := d.o.Gate.Charge(ratelimit.Operation{Now: now}, c.charges, c.outcomes[:n])
 	if err != nil {
 		return false, err
 	}
@@ -219,7 +219,7 @@ func (d *Door) look(c *call, now int64) (over bool, err error) {
 	for i := range c.spare {
 		c.spare[i].Hits = 0
 	}
-	if _, err = d.o.Gate.Charge(now, c.spare, c.outcomes[:len(c.spare)]); err != nil {
+	if _, err = d.o.Gate.Charge(ratelimit.Operation{Now: now}, c.spare, c.outcomes[:len(c.spare)]); err != nil {
 		return false, err
 	}
 	for i := range c.met {
@@ -255,7 +255,7 @@ func (d *Door) chargeRefused(c *call, now int64) {
 	for len(c.spareOut) < n {
 		c.spareOut = append(c.spareOut, ratelimit.Outcome{})
 	}
-	if _, err := d.o.Gate.Charge(now, c.spare, c.spareOut[:n]); err != nil {
+	if _, err := d.o.Gate.Charge(ratelimit.Operation{Now: now}, c.spare, c.spareOut[:n]); err != nil {
 		d.warn(StoreFailed, "the store can't count refused hits", "error", err)
 		return
 	}

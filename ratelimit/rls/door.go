@@ -83,7 +83,7 @@ func (r Result) String() string {
 // Charger is the gate as this door needs it.
 type Charger interface {
 	// Charge applies all charges or none, as [ratelimit.Store] says.
-	Charge(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error)
+	Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error)
 }
 
 // Options are what a door is made of. Gate and HashKey are required.

@@ -152,7 +152,7 @@ func overriding(perUnit uint32, unit typev3.RateLimitUnit, multiplier *wrappersp
 
 type failing struct{ err error }
 
-func (f failing) Charge(int64, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+func (f failing) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	if f.err == nil {
 		panic("impossible")
 	}

@@ -57,7 +57,7 @@ type fataler interface {
 func charge(t fataler, s ratelimit.Store, now int64, charges ...ratelimit.Charge) (bool, []ratelimit.Outcome) {
 	t.Helper()
 	outcomes := make([]ratelimit.Outcome, len(charges))
-	admitted, err := s.Charge(now, charges, outcomes)
+	admitted, err := s.Charge(ratelimit.Operation{Now: now}, charges, outcomes)
 	if err != nil {
 		t.Fatalf("charge at %d: %v", now-base, err)
 	}
@@ -173,7 +173,7 @@ func hammer(t *testing.T, s ratelimit.Store, workers, each int, charges []rateli
 			}
 			outcomes := make([]ratelimit.Outcome, len(mine))
 			for range each {
-				ok, err := s.Charge(base, mine, outcomes)
+				ok, err := s.Charge(ratelimit.Operation{Now: base}, mine, outcomes)
 				if err != nil {
 					t.Error(err)
 					return

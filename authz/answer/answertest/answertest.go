@@ -123,7 +123,7 @@ func (f *fake) Identify(_ context.Context, _ int64, _ *quota.Snapshot, c *authz.
 	return principal, account, nil
 }
 
-func (f *fake) Charge(_ int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+func (f *fake) Charge(_ ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	if f.c.Panic != nil {
 		panic(f.c.Panic)
 	}

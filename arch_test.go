@@ -62,6 +62,16 @@ var rules = []rule{
 		check: imports(code, not(in("boltfile", "ratelimit/memstore", "quota/catalog")), external(bolt)),
 	},
 	{
+		says:  "only what keeps something in Redis, and what connects to it, import its client",
+		why:   "who talks to Redis must be countable: each has a bound on its time and keys, and a line in the ACL",
+		check: imports(code, not(in("ratelimit/redisstore", "quota/catalog", "redisconn", "redistest", "app")), external(redis)),
+	},
+	{
+		says:  "only tests import redistest",
+		why:   "it starts and kills processes",
+		check: imports(code, not(under("e2e")), oursIn("redistest")),
+	},
+	{
 		says:  "outbound is a leaf",
 		why:   "the guard of addresses that others choose must be readable whole, and usable by anyone",
 		check: imports(code, in("outbound"), ours()),
@@ -155,6 +165,16 @@ func TestEveryRuleCatchesItsBreach(t *testing.T) {
 			"only boltfile and what keeps a file import bbolt",
 			map[string]string{"quota/api/a.go": imp("go.etcd.io/bbolt")}, "quota/api/a.go",
 			map[string]string{"quota/catalog/a.go": imp("go.etcd.io/bbolt", module+"/boltfile"), "ratelimit/memstore/a.go": imp("go.etcd.io/bbolt")},
+		},
+		{
+			"only what keeps something in Redis, and what connects to it, import its client",
+			map[string]string{"ratelimit/lease/a.go": imp("github.com/redis/go-redis/v9")}, "ratelimit/lease/a.go",
+			map[string]string{"ratelimit/redisstore/a.go": imp("github.com/redis/go-redis/v9"), "cli/a_test.go": imp("github.com/redis/go-redis/v9")},
+		},
+		{
+			"only tests import redistest",
+			map[string]string{"app/a.go": imp(module + "/redistest")}, "app/a.go",
+			map[string]string{"app/a_test.go": imp(module + "/redistest"), "e2e/x/a.go": imp(module + "/redistest")},
 		},
 		{
 			"outbound is a leaf",

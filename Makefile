@@ -1,5 +1,5 @@
 # Everything a developer or CI runs. 'make' alone lists it.
-# Needs Go, git and Python 3; other tools are installed under .tools/, keyed by version.
+# Needs Go, git and Python 3; other tools are installed under .tools/, keyed by version, but for redis-server.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -42,12 +42,12 @@ demo: build envoy ## Two tenants through a real Envoy, on this machine (KEEP=1 l
 test: test-unit test-faults test-e2e ## All tests: unit and conformance with the race detector, faults, then end to end
 
 .PHONY: test-unit
-test-unit: need-go need-cc gotestsum ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
+test-unit: need-go need-cc gotestsum redis-server ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
 	@echo "==> unit and conformance tests, with the race detector"
 	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
 
 .PHONY: test-faults
-test-faults: need-go gotestsum ## The fault tests at full volume: kills, lost writes, damage, linearizability (test-unit runs fewer)
+test-faults: need-go gotestsum redis-server ## The fault tests at full volume: kills, lost writes, damage, linearizability (test-unit runs fewer)
 	@echo "==> fault tests, without the race detector"
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 15m -run '^Test(F[0-9]+|Restart)' ./ratelimit/memstore
 
@@ -63,7 +63,7 @@ fuzz: need-go ## Fuzz what reads hostile bytes first, FUZZ_TIME (30s) each: path
 	done
 
 .PHONY: test-e2e
-test-e2e: need-go gotestsum envoy ## The built server behind a real Envoy
+test-e2e: need-go gotestsum envoy redis-server ## The built server behind a real Envoy
 	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"
 	@packages=$$(go list ./e2e/...); packages=$$(grep -v '/e2e/mesh' <<<"$$packages"); \
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
@@ -121,7 +121,7 @@ build: need-go ## bin/sluiced and bin/sluice, static and reproducible
 	@CGO_ENABLED=0 go build $(BUILD_FLAGS) -o bin/ ./cmd/sluiced ./cmd/sluice
 
 .PHONY: tools
-tools: envoy gotestsum golangci-lint buf-plugins govulncheck ## Install every tool now, under .tools/
+tools: envoy redis-server gotestsum golangci-lint buf-plugins govulncheck ## Install every tool now, under .tools/
 
 .PHONY: clean
 clean: ## Remove what was built; .tools/ stays (delete it by hand to fetch the tools again)
@@ -135,6 +135,11 @@ need-go:
 
 need-cc:
 	@command -v "$$(go env CC)" >/dev/null || { echo "no C compiler ($$(go env CC)): the race detector needs one (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+# The one tool that is not under .tools/: no wheel and no Go module has it.
+.PHONY: redis-server
+redis-server:
+	@scripts/install-redis-server
 
 .PHONY: envoy mesh-tools gotestsum golangci-lint govulncheck buf-plugins
 envoy:

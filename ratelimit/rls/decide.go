@@ -351,12 +351,10 @@ func (c *overrideCache) rule(o override) *rule {
 	if !ok {
 		return nil
 	}
-	limit := &ratelimit.Limit{
-		Name: "override", Algorithm: ratelimit.Fixed, Hits: int64(o.perUnit), Window: window, Durable: window >= time.Minute,
-	}
-	limit.OnOutage.Say("", limit.Durable)
 	r := &rule{
-		limit:   limit,
+		limit: &ratelimit.Limit{
+			Name: "override", Algorithm: ratelimit.Fixed, Hits: int64(o.perUnit), Window: window, Durable: window >= time.Minute,
+		},
 		encoded: encodeLimit(o.perUnit, o.unit, multiplier, ""),
 		perUnit: o.perUnit,
 		metric:  "override",

@@ -92,6 +92,7 @@ func TestCompileNamesEveryProblemAtOnce(t *testing.T) {
 		{"a key in place of its digest, which is not shown", key(APIKey{ID: "k", Tenant: "acme", Digest: "slk_secret"}), `api_keys[0].digest: is 10 characters long; 64 hexadecimal digits, as 'sluice' prints them: never the key itself`},
 		{"a digest that is not hexadecimal", key(APIKey{ID: "k", Tenant: "acme", Digest: strings.Repeat("x", 64)}), `api_keys[0].digest: is not hexadecimal; 64 hexadecimal digits, as 'sluice' prints them: never the key itself`},
 		{"an expiry beyond the calendar", key(APIKey{ID: "k", Tenant: "acme", Digest: digest(1), Expires: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}), `api_keys[0].expires: the year 10000 is out of range; a time from 1970 to 9999; leave it out for never`},
+		{"a word that is none for an outage", with(Limit{OnOutage: "open"}), `plans[0].limits[0].on_outage: there is no "open" for an outage; deny (the default of durable limits), local (the default of the others: this replica's share), or allow: no limit at all meanwhile`},
 		{"a limit that charges nowhere", with(Limit{At: "Service"}), `plans[0].limits[0].at: a limit can't charge at "Service"; edge (the default): once, where the request comes in; or service: at each service too`},
 		{"too many rules", rules(make([]authz.Rule, 10_001)...), `rules: there are 10001 rules; at most 10000`},
 		{"an unknown authorization", customer(Tenant{ID: "acme", Plan: "gold", Authorization: "off"}), `tenants[0].authorization: there is no authorization "off"; enforce (the default), or shadow: record what rules refuse and let it pass`},
@@ -145,9 +146,9 @@ func TestCompileFillsInDefaults(t *testing.T) {
 	}
 	acme := s.Account("acme")
 	want := []ratelimit.Limit{
-		{Name: "rps", Algorithm: ratelimit.GCRA, Hits: 50, Burst: 3, Window: time.Second},
+		{Name: "rps", Algorithm: ratelimit.GCRA, Hits: 50, Burst: 3, Window: time.Second, OnOutage: ratelimit.OutageLocal},
 		{Name: "minute", Algorithm: ratelimit.Fixed, Hits: 7, Window: time.Minute, Durable: true},
-		{Name: "never", Algorithm: ratelimit.GCRA, Burst: 1, Window: time.Hour, Shadow: true},
+		{Name: "never", Algorithm: ratelimit.GCRA, Burst: 1, Window: time.Hour, Shadow: true, OnOutage: ratelimit.OutageLocal},
 		{Name: "extra", Algorithm: ratelimit.Hard, Hits: 1<<32 - 1, Window: 366 * 24 * time.Hour, Durable: true},
 	}
 	if len(acme.Charges) != len(want) {

@@ -33,6 +33,9 @@ type Limit struct {
 	// At is where on a request's way through the mesh the limit charges: edge (default)
 	// is once, at the first door; service is there and again at each service behind it.
 	At string `json:"at,omitempty" yaml:"at,omitempty"`
+	// OnOutage is what holds while a store that replicas share does not answer: deny, allow, or local, this
+	// replica's share of the limit. Default: deny if it is durable, else local.
+	OnOutage string `json:"on_outage,omitempty" yaml:"on_outage,omitempty"`
 }
 
 // Tenant is a customer. Its principals and keys are the only way to be it.

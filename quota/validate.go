@@ -71,6 +71,9 @@ func (k *compiler) limit(at Place, l *Limit) *ratelimit.Limit {
 	if l.Durable != nil {
 		out.Durable = *l.Durable
 	}
+	if !out.OnOutage.Say(l.OnOutage, out.Durable) {
+		k.problem(at.field("on_outage"), "there is no "+tenant.Quote(l.OnOutage)+" for an outage", "deny (the default of durable limits), local (the default of the others: this replica's share), or allow: no limit at all meanwhile")
+	}
 	if out.Algorithm == 0 {
 		k.problem(at.field("algorithm"), "there is no algorithm "+tenant.Quote(l.Algorithm), "gcra (the default), hard or fixed")
 	}

@@ -6,7 +6,10 @@
 // One step costs a few nanoseconds and allocates nothing.
 package ratelimit
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Algorithm says what bound a limit keeps.
 type Algorithm uint8
@@ -56,6 +59,32 @@ const (
 	OutageLocal               // each replica admits its share of the limit, and marks it
 )
 
+var outageNames = [...]string{"deny", "allow", "local"}
+
+// String is the word for o in catalogues, metrics and logs.
+func (o Outage) String() string {
+	if int(o) < len(outageNames) {
+		return outageNames[o]
+	}
+	return outageNames[OutageDeny]
+}
+
+// Say makes o what the word says. No word is the default: deny for a durable limit, which is what
+// somebody paid for, and local for any other. So nothing is admitted without a bound that nobody asked for.
+// It is false, and o is OutageDeny, for a word that is none.
+func (o *Outage) Say(word string, durable bool) bool {
+	at := slices.Index(outageNames[:], word)
+	switch {
+	case at >= 0:
+		*o = Outage(at)
+	case word == "" && !durable:
+		*o = OutageLocal
+	default:
+		*o = OutageDeny
+	}
+	return at >= 0 || word == ""
+}
+
 // Cell names one counter: 128 keyed bits that stand for (tenant, limit) or for a
 // descriptor. Cells with the same Shard are charged together or not at all
 // without meeting another shard's lock. Cells whose keys share the first 8
@@ -80,10 +109,12 @@ func (c *Charge) Shadowed() bool { return c.Shadow || c.Limit.Shadow }
 // Outcome is what one limit says to one charge. Times are microseconds.
 type Outcome struct {
 	Over       bool  // the limit does not cover the hits
-	Remaining  int64 // hits left after this charge, or now when it was not applied
+	Remaining  int64 // hits left after this charge, or now when it was not applied; negative: nobody knows
 	ResetAfter int64 // until the limit is whole again
 	RetryAfter int64 // until the refused hits would fit; 0 when not Over; Never
-	Degraded   bool  // what the limit's OnOutage says, not what the store counted
+	// Degraded says that this is what the limit's OnOutage says, and not what the shared store counted. Remaining and
+	// the times are those of this replica's share for OutageLocal, and unknown else.
+	Degraded bool
 }
 
 // Never, as RetryAfter, means that the hits will not ever fit.

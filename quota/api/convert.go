@@ -26,6 +26,7 @@ func limitsOut(limits []quota.Limit) []*quotav1.Limit {
 			Enforcement: l.Enforcement,
 			Durable:     l.Durable,
 			At:          l.At,
+			OnOutage:    l.OnOutage,
 		}
 	}
 	return out
@@ -49,6 +50,7 @@ func limitsIn(field string, limits []*quotav1.Limit, v *violations) []quota.Limi
 			Burst:       l.GetBurst(),
 			Enforcement: l.GetEnforcement(),
 			At:          l.GetAt(),
+			OnOutage:    l.GetOnOutage(),
 		}
 		if l.Durable != nil {
 			in[i].Durable = proto.Bool(l.GetDurable())

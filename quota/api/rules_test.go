@@ -228,8 +228,8 @@ func TestTrialsOfRulesChangeNothing(t *testing.T) {
 
 func TestScopesAuthorizationAndPlaceAreKept(t *testing.T) {
 	w := newWorld(t, "")
-	plan, acme := w.gold(t, &quotav1.Limit{Name: "hop", Limit: 5, Window: limit("x", 1).GetWindow(), At: "service"})
-	if plan.GetLimits()[0].GetAt() != "service" || len(w.catalog.Snapshot().Account("acme").Inner) != 1 {
+	plan, acme := w.gold(t, &quotav1.Limit{Name: "hop", Limit: 5, Window: limit("x", 1).GetWindow(), At: "service", OnOutage: "allow"})
+	if plan.GetLimits()[0].GetAt() != "service" || plan.GetLimits()[0].GetOnOutage() != "allow" || len(w.catalog.Snapshot().Account("acme").Inner) != 1 {
 		t.Errorf("plan %v", plan)
 	}
 	acme, err := w.UpdateTenant(signed(t), &quotav1.UpdateTenantRequest{Tenant: &quotav1.Tenant{Name: acme.GetName(), Authorization: "shadow"}})
@@ -239,8 +239,8 @@ func TestScopesAuthorizationAndPlaceAreKept(t *testing.T) {
 	}
 	_, err = w.UpdateTenant(signed(t), &quotav1.UpdateTenantRequest{Tenant: &quotav1.Tenant{Name: acme.GetName(), Authorization: "off"}})
 	wantFields(t, refused(t, err, codes.InvalidArgument, "INVALID_FIELD"), "tenant.authorization")
-	_, err = w.UpdatePlan(signed(t), &quotav1.UpdatePlanRequest{Plan: &quotav1.Plan{Name: "plans/gold", Limits: []*quotav1.Limit{{Name: "hop", Limit: 5, Window: limit("x", 1).GetWindow(), At: "x"}}}})
-	wantFields(t, refused(t, err, codes.InvalidArgument, "INVALID_FIELD"), "plan.limits[0].at")
+	_, err = w.UpdatePlan(signed(t), &quotav1.UpdatePlanRequest{Plan: &quotav1.Plan{Name: "plans/gold", Limits: []*quotav1.Limit{{Name: "hop", Limit: 5, Window: limit("x", 1).GetWindow(), At: "x", OnOutage: "x"}}}})
+	wantFields(t, refused(t, err, codes.InvalidArgument, "INVALID_FIELD"), "plan.limits[0].on_outage", "plan.limits[0].at")
 
 	key := func(scopes ...string) (*quotav1.CreateApiKeyResponse, error) {
 		return w.CreateApiKey(signed(t), &quotav1.CreateApiKeyRequest{Parent: "tenants/acme", ApiKey: &quotav1.ApiKey{Scopes: scopes}})

@@ -25,7 +25,7 @@ plans:
   - name: gold
     limits:
       - &rps {name: rps, limit: 100, window: 1s}
-      - {name: day, algorithm: fixed, limit: 1_000_000, window: 1d, durable: true}
+      - {name: day, algorithm: fixed, limit: 1_000_000, window: 1d, durable: true, on_outage: local}
   - name: free
     limits: [*rps]
 tenants:
@@ -76,9 +76,9 @@ func TestAGoodFolderIsCompiled(t *testing.T) {
 	c := open(t, Options{Dir: dir})
 	acme := c.Snapshot().Account("acme")
 	want := []ratelimit.Limit{
-		{Name: "rps", Algorithm: ratelimit.GCRA, Hits: 100, Burst: 100, Window: time.Second},
-		{Name: "day", Algorithm: ratelimit.Fixed, Hits: 1_000_000, Window: 24 * time.Hour, Durable: true},
-		{Name: "month", Algorithm: ratelimit.Hard, Hits: 5, Window: 30*24*time.Hour + 12*time.Hour, Shadow: true},
+		{Name: "rps", Algorithm: ratelimit.GCRA, Hits: 100, Burst: 100, Window: time.Second, OnOutage: ratelimit.OutageLocal},
+		{Name: "day", Algorithm: ratelimit.Fixed, Hits: 1_000_000, Window: 24 * time.Hour, Durable: true, OnOutage: ratelimit.OutageLocal},
+		{Name: "month", Algorithm: ratelimit.Hard, Hits: 5, Window: 30*24*time.Hour + 12*time.Hour, Shadow: true, OnOutage: ratelimit.OutageLocal},
 	}
 	if len(acme.Charges) != len(want) {
 		t.Fatalf("charges %v", acme.Charges)

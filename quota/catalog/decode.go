@@ -24,7 +24,7 @@ const (
 // The fields of each mapping, as YAML spells them.
 var (
 	planFields   = []string{"name", "display_name", "limits"}
-	limitFields  = []string{"name", "algorithm", "limit", "window", "burst", "enforcement", "durable", "at"}
+	limitFields  = []string{"name", "algorithm", "limit", "window", "burst", "enforcement", "durable", "at", "on_outage"}
 	tenantFields = []string{"id", "display_name", "plan", "suspended", "authorization", "principals", "limits"}
 	keyFields    = []string{"id", "tenant", "digest", "expires", "scopes"}
 )
@@ -196,6 +196,8 @@ func (d *decoder) limit(n *yaml.Node, at quota.Place) (l quota.Limit) {
 			l.Durable = d.boolean(n, at)
 		case "at":
 			l.At = d.text(n, at)
+		case "on_outage":
+			l.OnOutage = d.text(n, at)
 		}
 	})
 	if at.Field = "limit"; !said && follow(n).Kind == yaml.MappingNode { // else it would deny everything

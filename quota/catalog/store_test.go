@@ -27,7 +27,7 @@ var start = time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 func addAcme(own *quota.Catalogue) error {
 	durable := false
 	own.Plans = append(own.Plans, quota.Plan{Name: "gold", DisplayName: "Gold", Limits: []quota.Limit{
-		{Name: "rps", Algorithm: "gcra", Limit: 5, Window: time.Second, Burst: 9, Enforcement: "shadow", Durable: &durable},
+		{Name: "rps", Algorithm: "gcra", Limit: 5, Window: time.Second, Burst: 9, Enforcement: "shadow", Durable: &durable, OnOutage: "allow"},
 	}})
 	own.Tenants = append(own.Tenants, quota.Tenant{ID: "acme", Plan: "gold", Principals: []string{"spiffe://mesh/a"}})
 	own.APIKeys = append(own.APIKeys, quota.APIKey{

@@ -38,7 +38,7 @@ var (
 	}
 	limitFields = []string{
 		"unit", "requests_per_unit", "unit_multiplier", "unlimited", "name", "replaces",
-		"algorithm", "burst", "durable", "count_refused",
+		"algorithm", "burst", "durable", "count_refused", "on_outage",
 	}
 	replaceFields = []string{"name"}
 	algorithms    = map[string]ratelimit.Algorithm{
@@ -60,7 +60,9 @@ var (
 //   - count_refused: hits that were refused fill the limit, as they do in the
 //     reference. For usage that is reported when it is over
 //     (apply_on_stream_done): that can be refused, but not undone. Such a fill
-//     is not journaled until the next hit.
+//     is not journaled until the next hit;
+//   - on_outage: deny, allow or local, while a shared store does not answer;
+//     if absent deny for a durable limit and local for another.
 //
 // The error is Problems: everything that is wrong.
 func Load(paths ...string) (*Config, error) {
@@ -306,7 +308,7 @@ func (l *loader) rule(d *domain, m *mapping, name string, shadow bool) *rule {
 		l.problem(m.fields["burst"], m.at("burst"), "is for gcra only", "write algorithm: gcra, or leave burst out")
 	}
 	if unlimited {
-		for _, f := range []string{"unit", "unit_multiplier", "algorithm", "burst", "durable", "count_refused"} {
+		for _, f := range []string{"unit", "unit_multiplier", "algorithm", "burst", "durable", "count_refused", "on_outage"} {
 			if m.get(f) != nil {
 				l.problem(m.fields[f], m.at(f), "is there although the limit is unlimited", "leave one of the two out")
 			}
@@ -332,6 +334,9 @@ func (l *loader) rule(d *domain, m *mapping, name string, shadow bool) *rule {
 	limit := ratelimit.Limit{
 		Name: name, Algorithm: algorithm, Hits: int64(perUnit), Window: window,
 		Shadow: shadow, Durable: m.boolean("durable", window >= time.Minute),
+	}
+	if !limit.OnOutage.Say(m.text("on_outage"), limit.Durable) {
+		l.problem(m.fields["on_outage"], m.at("on_outage"), "is "+kindOf(resolve(m.fields["on_outage"])), "write deny, allow or local")
 	}
 	if algorithm == ratelimit.GCRA {
 		if limit.Burst = int64(burst); !hasBurst {

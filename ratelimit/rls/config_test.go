@@ -103,14 +103,14 @@ func TestLimitsAreCompiledAsWritten(t *testing.T) {
 		domain, key string
 		want        ratelimit.Limit
 	}{
-		{"messaging", "kind", ratelimit.Limit{Hits: 5, Window: time.Second}},
-		{"messaging", "banned", ratelimit.Limit{Hits: 0, Window: time.Second}},
+		{"messaging", "kind", ratelimit.Limit{Hits: 5, Window: time.Second, OnOutage: ratelimit.OutageLocal}},
+		{"messaging", "banned", ratelimit.Limit{Hits: 0, Window: time.Second, OnOutage: ratelimit.OutageLocal}},
 		{"messaging", "watched", ratelimit.Limit{Hits: 1, Window: time.Hour, Shadow: true, Durable: true}},
 		{"messaging", "week", ratelimit.Limit{Hits: 9, Window: 7 * day, Durable: true}},
 		{"messaging", "month", ratelimit.Limit{Hits: 7, Window: 30 * day, Durable: true}},
 		{"messaging", "year", ratelimit.Limit{Hits: 8, Window: 365 * day, Durable: true}},
-		{"extensions", "smooth", ratelimit.Limit{Algorithm: ratelimit.GCRA, Hits: 10, Window: time.Second, Burst: 3}},
-		{"extensions", "strict", ratelimit.Limit{Algorithm: ratelimit.Hard, Hits: 3, Window: time.Minute}},
+		{"extensions", "smooth", ratelimit.Limit{Algorithm: ratelimit.GCRA, Hits: 10, Window: time.Second, Burst: 3, OnOutage: ratelimit.OutageAllow}},
+		{"extensions", "strict", ratelimit.Limit{Algorithm: ratelimit.Hard, Hits: 3, Window: time.Minute, OnOutage: ratelimit.OutageLocal}},
 		{"extensions", "half_hour", ratelimit.Limit{Hits: 4, Window: 30 * time.Minute, Durable: true}},
 	} {
 		t.Run(test.domain+"/"+test.key, func(t *testing.T) {

@@ -351,10 +351,12 @@ func (c *overrideCache) rule(o override) *rule {
 	if !ok {
 		return nil
 	}
+	limit := &ratelimit.Limit{
+		Name: "override", Algorithm: ratelimit.Fixed, Hits: int64(o.perUnit), Window: window, Durable: window >= time.Minute,
+	}
+	limit.OnOutage.Say("", limit.Durable)
 	r := &rule{
-		limit: &ratelimit.Limit{
-			Name: "override", Algorithm: ratelimit.Fixed, Hits: int64(o.perUnit), Window: window, Durable: window >= time.Minute,
-		},
+		limit:   limit,
 		encoded: encodeLimit(o.perUnit, o.unit, multiplier, ""),
 		perUnit: o.perUnit,
 		metric:  "override",

@@ -107,7 +107,11 @@ type Limit struct {
 	Durable *bool `protobuf:"varint,7,opt,name=durable,proto3,oneof" json:"durable,omitempty"`
 	// Where on a request's way through the mesh it charges. edge (if empty): once,
 	// at the first door. service: there, and again at each service behind it.
-	At            string `protobuf:"bytes,8,opt,name=at,proto3" json:"at,omitempty"`
+	At string `protobuf:"bytes,8,opt,name=at,proto3" json:"at,omitempty"`
+	// What holds while a store that replicas share does not answer. deny: nothing is
+	// admitted. local: each replica admits its share of the limit. allow: no limit.
+	// If empty: deny if the limit is durable, else local.
+	OnOutage      string `protobuf:"bytes,9,opt,name=on_outage,json=onOutage,proto3" json:"on_outage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +198,13 @@ func (x *Limit) GetDurable() bool {
 func (x *Limit) GetAt() string {
 	if x != nil {
 		return x.At
+	}
+	return ""
+}
+
+func (x *Limit) GetOnOutage() string {
+	if x != nil {
+		return x.OnOutage
 	}
 	return ""
 }
@@ -3008,7 +3019,7 @@ var File_sluice_quota_v1_quota_proto protoreflect.FileDescriptor
 
 const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/quota/v1/quota.proto\x12\x0fsluice.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n" +
+	"\x1bsluice/quota/v1/quota.proto\x12\x0fsluice.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x02\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12\x14\n" +
@@ -3017,7 +3028,8 @@ const file_sluice_quota_v1_quota_proto_rawDesc = "" +
 	"\x05burst\x18\x05 \x01(\x03R\x05burst\x12 \n" +
 	"\venforcement\x18\x06 \x01(\tR\venforcement\x12\x1d\n" +
 	"\adurable\x18\a \x01(\bH\x00R\adurable\x88\x01\x01\x12\x0e\n" +
-	"\x02at\x18\b \x01(\tR\x02atB\n" +
+	"\x02at\x18\b \x01(\tR\x02at\x12\x1b\n" +
+	"\ton_outage\x18\t \x01(\tR\bonOutageB\n" +
 	"\n" +
 	"\b_durable\"\xb2\x01\n" +
 	"\x04Plan\x12\x12\n" +

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"hash"
 	"reflect"
+	"runtime"
+	"slices"
 	"strconv"
 
 	"github.com/voicecore-ai/sluice/authz"
@@ -19,16 +21,29 @@ import (
 const MaxLimitsPerTenant = 16
 
 // Account is the tenant's account; nil if there is no such tenant.
-func (s *Snapshot) Account(id tenant.ID) *Account { return s.tenants[id] }
+func (s *Snapshot) Account(id tenant.ID) *Account {
+	a, _ := s.tenants.get(id)
+	return a
+}
 
 // Key is the API key with that digest.
 func (s *Snapshot) Key(digest [32]byte) (Credential, bool) {
-	c, ok := s.keys[digest]
-	return c, ok
+	c, ok := s.keys.get(digest)
+	if !ok {
+		return Credential{}, false
+	}
+	c.Account = s.Account(c.tenant)
+	return c, true
 }
 
 // SPIFFE is the account whose principals list id, byte for byte; nil if there is none.
-func (s *Snapshot) SPIFFE(id string) *Account { return s.spiffe[id] }
+func (s *Snapshot) SPIFFE(id string) *Account {
+	owner, ok := s.spiffe.get(id)
+	if !ok {
+		return nil
+	}
+	return s.Account(owner)
+}
 
 // Compile checks c and makes a snapshot of it. cellKey keys the cells: the same
 // key, tenant and name of a limit give the same cell, so a counter outlives
@@ -40,63 +55,96 @@ func Compile(revision uint64, c Catalogue, cellKey [16]byte) (*Snapshot, error) 
 // CompileAfter is Compile for a caller who knows better names for places, such as
 // a file and a line, and who has the snapshot before (nil if not): rules and issuers that are
 // as they were are taken from it, because conditions take long to compile.
-// It costs about a microsecond for each limit of each tenant.
+// It costs about a microsecond for each limit of each tenant; where only a few entries
+// changed, [Snapshot.Apply] costs next to nothing.
 func CompileAfter(last *Snapshot, revision uint64, c Catalogue, cellKey [16]byte, name func(Place) string) (*Snapshot, error) {
-	k := newCompiler(c, cellKey)
-	k.name, k.out.Revision = name, revision
-	for i := range c.Plans {
-		k.plan(i, &c.Plans[i])
-	}
-	for i := range c.Tenants {
-		k.tenant(i, &c.Tenants[i])
-	}
-	for i := range c.APIKeys {
-		k.key(i, &c.APIKeys[i])
-	}
+	k := newCompiler(&Snapshot{cellKey: cellKey}, &c)
+	k.name = name
+	k.entries(&c)
 	k.rules(last, c.Rules)
 	k.issuers(last, c.Issuers)
 	if len(k.problems) > 0 {
 		return nil, k.problems
 	}
-	return k.out, nil
+	return k.snapshot(revision), nil
 }
 
-func newCompiler(c Catalogue, cellKey [16]byte) *compiler {
+// newCompiler is a compiler that starts from what is in before, and expects more.
+func newCompiler(before *Snapshot, more *Catalogue) *compiler {
 	return &compiler{
-		out: &Snapshot{
-			tenants: make(map[tenant.ID]*Account, len(c.Tenants)),
-			keys:    make(map[[32]byte]Credential, len(c.APIKeys)),
-			digests: make(map[string][32]byte, len(c.APIKeys)),
-			spiffe:  make(map[string]*Account),
-		},
-		inner:      make(map[*ratelimit.Limit]bool),
-		plans:      make(map[string][]*ratelimit.Limit, len(c.Plans)),
-		planAt:     make(map[string]int, len(c.Plans)),
-		tenantAt:   make(map[tenant.ID]int, len(c.Tenants)),
-		keyAt:      make(map[string]int, len(c.APIKeys)),
-		digestAt:   make(map[[32]byte]int, len(c.APIKeys)),
-		principals: make(map[string]Place),
-		mac:        hmac.New(sha256.New, cellKey[:]),
+		name:     Place.String,
+		out:      Snapshot{cellKey: before.cellKey},
+		plans:    before.plans.edit(len(more.Plans)),
+		tenants:  before.tenants.edit(len(more.Tenants)),
+		keys:     before.keys.edit(len(more.APIKeys)),
+		digests:  before.digests.edit(len(more.APIKeys)),
+		spiffe:   before.spiffe.edit(0),
+		planAt:   make(map[string]int, len(more.Plans)),
+		tenantAt: make(map[tenant.ID]int, len(more.Tenants)),
+		keyAt:    make(map[string]int, len(more.APIKeys)),
+		digestAt: make(map[[32]byte]int, len(more.APIKeys)),
+		listedAt: make(map[string]Place),
+		mac:      hmac.New(sha256.New, before.cellKey[:]),
 	}
 }
 
-// compiler is one run of CompileAfter.
+// compiler is one run of CompileAfter or Apply.
 type compiler struct {
 	name     func(Place) string
-	out      *Snapshot
+	out      Snapshot // its maps come last, from the drafts
 	problems Problems
 
-	inner      map[*ratelimit.Limit]bool // those that charge at each service
-	plans      map[string][]*ratelimit.Limit
-	planAt     map[string]int
-	tenantAt   map[tenant.ID]int
-	keyAt      map[string]int
-	digestAt   map[[32]byte]int
-	principals map[string]Place
+	plans   *draft[string, []limit]
+	tenants *draft[tenant.ID, *Account]
+	keys    *draft[[32]byte, Credential]
+	digests *draft[string, [32]byte]
+	spiffe  *draft[string, tenant.ID]
+
+	// Where what must be unique stands.
+	planAt   map[string]int
+	tenantAt map[tenant.ID]int
+	keyAt    map[string]int
+	digestAt map[[32]byte]int
+	listedAt map[string]Place // principals
 
 	mac hash.Hash
 	buf []byte
 	sum [sha256.Size]byte
+}
+
+// limit is a compiled limit and whether it charges at each service.
+type limit struct {
+	*ratelimit.Limit
+	inner bool
+}
+
+// entries compiles the lists that grow with the number of customers.
+func (k *compiler) entries(c *Catalogue) {
+	for i := range c.Plans {
+		k.plan(i, &c.Plans[i])
+	}
+	for i := range c.Tenants {
+		k.yield(i)
+		k.tenant(i, &c.Tenants[i])
+	}
+	for i := range c.APIKeys {
+		k.yield(i)
+		k.key(i, &c.APIKeys[i])
+	}
+}
+
+// yield lets requests come in between where there is one processor: the scheduler itself would only after 10 ms.
+func (*compiler) yield(i int) {
+	if i%256 == 255 {
+		runtime.Gosched()
+	}
+}
+
+// snapshot is what was compiled.
+func (k *compiler) snapshot(revision uint64) *Snapshot {
+	s := &k.out
+	s.Revision, s.plans, s.tenants, s.keys, s.digests, s.spiffe = revision, k.plans.shards, k.tenants.shards, k.keys.shards, k.digests.shards, k.spiffe.shards
+	return s
 }
 
 // maxProblems bounds the memory that a catalogue of aliases to aliases can ask for.
@@ -130,8 +178,8 @@ func (k *compiler) plan(i int, p *Plan) {
 	if len(p.Limits) > MaxLimitsPerTenant {
 		k.problem(at.field("limits"), "the plan has "+strconv.Itoa(len(p.Limits))+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
 	}
-	if _, ok := k.plans[p.Name]; !ok {
-		k.plans[p.Name] = limits
+	if _, ok := k.plans.get(p.Name); !ok {
+		k.plans.put(p.Name, limits)
 	}
 }
 
@@ -144,21 +192,19 @@ func (k *compiler) tenant(i int, t *Tenant) {
 	} else {
 		k.tenantAt[t.ID] = i
 	}
-	a := &Account{Tenant: t.ID, Plan: t.Plan, Suspended: t.Suspended, Shadow: t.Authorization == "shadow"}
+	a := &Account{
+		Tenant: t.ID, Plan: t.Plan, Suspended: t.Suspended, Shadow: t.Authorization == "shadow",
+		own: k.limits(at, t.Limits), principals: t.Principals,
+	}
 	k.authorization(at, t.Authorization)
-	base, ok := k.plans[t.Plan]
+	base, ok := k.plans.get(t.Plan)
 	switch {
 	case t.Plan == "":
 		k.problem(at.field("plan"), "is missing", "the name of one of the plans")
 	case !ok:
 		k.problem(at.field("plan"), "there is no plan "+tenant.Quote(t.Plan), k.suggestPlan())
 	}
-	limits := merge(base, k.limits(at, t.Limits))
-	if len(limits) > MaxLimitsPerTenant && len(base) <= MaxLimitsPerTenant {
-		k.problem(at.field("limits"), "with its plan's, the tenant has "+strconv.Itoa(len(limits))+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
-	}
-	a.Charges = k.charges(t.ID, limits)
-	a.Inner = k.innerOf(a.Charges)
+	k.charge(at, a, base, nil)
 	for j, p := range t.Principals {
 		here := at.field("principals")
 		here.Item = j
@@ -166,25 +212,34 @@ func (k *compiler) tenant(i int, t *Tenant) {
 			k.problem(here, tenant.Quote(p)+" "+wrong, "a SPIFFE id such as spiffe://cluster.local/ns/acme/sa/app")
 			continue
 		}
-		if first, ok := k.principals[p]; ok {
-			k.again(here, p, first, "a principal is listed once and belongs to one tenant")
+		if _, taken := k.spiffe.get(p); taken {
+			k.again(here, p, k.listedAt[p], "a principal is listed once and belongs to one tenant")
 			continue
 		}
-		k.principals[p] = here
-		k.out.spiffe[p] = a
+		k.listedAt[p] = here
+		k.spiffe.put(p, t.ID)
 	}
-	if _, ok := k.out.tenants[t.ID]; !ok {
-		k.out.tenants[t.ID] = a
+	if _, ok := k.tenants.get(t.ID); !ok {
+		k.tenants.put(t.ID, a)
 	}
+}
+
+// charge gives a what it is charged on a plan of base. before has its cells, as far as it had these limits; nil if not.
+func (k *compiler) charge(at Place, a *Account, base []limit, before []ratelimit.Charge) {
+	limits := merge(base, a.own)
+	if len(limits) > MaxLimitsPerTenant && len(base) <= MaxLimitsPerTenant {
+		k.problem(at.field("limits"), "with its plan's, the tenant has "+strconv.Itoa(len(limits))+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
+	}
+	a.Charges, a.Inner = k.charges(a.Tenant, limits, before)
 }
 
 // merge is base with the limits of the same name replaced in place, and the
 // others of own added.
-func merge(base, own []*ratelimit.Limit) []*ratelimit.Limit {
+func merge(base, own []limit) []limit {
 	if len(own) == 0 {
 		return base
 	}
-	all := make([]*ratelimit.Limit, len(base), len(base)+len(own))
+	all := make([]limit, len(base), len(base)+len(own))
 	copy(all, base)
 next:
 	for _, l := range own {
@@ -205,37 +260,34 @@ const (
 	labelShard = 2
 )
 
-// charges gives each limit its cell. The cell depends on names only; the first
-// half of its key is the tenant's, so that a tenant's cells are neighbours.
-func (k *compiler) charges(id tenant.ID, limits []*ratelimit.Limit) []ratelimit.Charge {
+// charges gives each limit its cell, and says which charges an inner hop makes. The cell depends on names only; the
+// first half of its key is the tenant's, so that a tenant's cells are neighbours. Those in before are not made again.
+func (k *compiler) charges(id tenant.ID, limits []limit, before []ratelimit.Charge) (charges, inner []ratelimit.Charge) {
 	if len(limits) == 0 {
-		return nil
+		return nil, nil
 	}
-	k.hash(labelShard, string(id), "")
-	shard := binary.BigEndian.Uint64(k.sum[:8])
-	home := [8]byte(k.sum[8:16])
-	charges := make([]ratelimit.Charge, len(limits))
+	charges = make([]ratelimit.Charge, len(limits))
+	var home *ratelimit.Cell // the shard and the first half of the key
 	for i, l := range limits {
-		k.hash(labelCell, string(id), l.Name)
-		charges[i] = ratelimit.Charge{Limit: l, Hits: 1}
-		charges[i].Cell.Shard = shard
-		copy(charges[i].Cell.Key[:8], home[:])
-		copy(charges[i].Cell.Key[8:], k.sum[:8])
-	}
-	return charges
-}
-
-// innerOf is those of the charges that an inner hop makes.
-func (k *compiler) innerOf(charges []ratelimit.Charge) (inner []ratelimit.Charge) {
-	if len(k.inner) == 0 {
-		return nil
-	}
-	for _, c := range charges {
-		if k.inner[c.Limit] {
-			inner = append(inner, c)
+		charges[i] = ratelimit.Charge{Limit: l.Limit, Hits: 1}
+		cell := &charges[i].Cell
+		if j := slices.IndexFunc(before, func(c ratelimit.Charge) bool { return c.Limit.Name == l.Name }); j >= 0 {
+			*cell, home = before[j].Cell, &before[j].Cell
+		} else {
+			if home == nil {
+				k.hash(labelShard, string(id), "")
+				home = &ratelimit.Cell{Shard: binary.BigEndian.Uint64(k.sum[:8])}
+				copy(home.Key[:8], k.sum[8:16])
+			}
+			*cell = *home
+			k.hash(labelCell, string(id), l.Name)
+			copy(cell.Key[8:], k.sum[:8])
+		}
+		if l.inner {
+			inner = append(inner, charges[i])
 		}
 	}
-	return inner
+	return charges, inner
 }
 
 // hash leaves the keyed hash of a and b, each behind its length, in k.sum.
@@ -256,11 +308,11 @@ func (k *compiler) key(i int, key *APIKey) {
 	} else {
 		k.keyAt[key.ID] = i
 	}
-	account := k.out.tenants[key.Tenant]
+	_, exists := k.tenants.get(key.Tenant)
 	switch {
 	case key.Tenant == "":
 		k.problem(at.field("tenant"), "is missing", "the id of one of the tenants")
-	case account == nil:
+	case !exists:
 		k.problem(at.field("tenant"), "there is no tenant "+tenant.Quote(string(key.Tenant)), "the id of one of the tenants")
 	}
 	if y := key.Expires.UTC().Year(); !key.Expires.IsZero() && (y < 1970 || y > 9999) {
@@ -272,16 +324,16 @@ func (k *compiler) key(i int, key *APIKey) {
 		k.problem(at.field("digest"), wrong, "64 hexadecimal digits, as 'sluice' prints them: never the key itself")
 		return
 	}
-	if first, ok := k.digestAt[digest]; ok {
-		k.again(at.field("digest"), key.Digest, at.entry(first).field("digest"), "a key belongs to one tenant and is listed once")
+	if _, taken := k.keys.get(digest); taken {
+		k.again(at.field("digest"), key.Digest, at.entry(k.digestAt[digest]).field("digest"), "a key belongs to one tenant and is listed once")
 		return
 	}
 	k.digestAt[digest] = i
-	k.out.digests[key.ID] = digest
+	k.digests.put(key.ID, digest)
 	voucher := sha256.Sum256(digest[:]) // services see it in tenant tokens: not a part of the digest
-	k.out.keys[digest] = Credential{
-		ID: key.ID, Digest: digest, Voucher: [16]byte(voucher[:16]), Expires: key.Expires, Account: account, Scopes: key.Scopes,
-	}
+	k.keys.put(digest, Credential{
+		ID: key.ID, Digest: digest, Voucher: [16]byte(voucher[:16]), Expires: key.Expires, Scopes: key.Scopes, tenant: key.Tenant,
+	})
 }
 
 // rules compiles rules, and checks what only the catalogue knows: whom they name.
@@ -291,7 +343,7 @@ func (k *compiler) rules(last *Snapshot, rules []authz.Rule) {
 		k.known(at.field("who.tenants"), rules[i].Who.Tenants, k.noTenant)
 		k.known(at.field("who.plans"), rules[i].Who.Plans, k.noPlan)
 	}
-	if k.out.rules = rules; last != nil && reflect.DeepEqual(rules, last.rules) {
+	if k.out.rules = rules; last != nil && unchanged(rules, last.rules) {
 		k.out.Rules = last.Rules
 		return
 	}
@@ -307,13 +359,18 @@ func (k *compiler) issuers(last *Snapshot, issuers []trust.Issuer) {
 			k.noTenant(Place{List: "issuers", Index: i, Limit: -1, Item: -1, Field: "tenant"}, id)
 		}
 	}
-	if k.out.issuers = issuers; last != nil && reflect.DeepEqual(issuers, last.issuers) {
+	if k.out.issuers = issuers; last != nil && unchanged(issuers, last.issuers) {
 		k.out.Issuers = last.Issuers
 		return
 	}
 	var problems []authz.Problem
 	k.out.Issuers, problems = trust.Compile(issuers)
 	k.adopt("issuers", problems)
+}
+
+// unchanged compares two lists; it costs nothing where they are one and the same.
+func unchanged[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b))
 }
 
 // adopt makes problems of package authz the catalogue's.

@@ -211,8 +211,7 @@ func TestLimitsOfServicesAreInnerToo(t *testing.T) {
 
 // Package authz names places by its own index and field; here they get the catalogue's.
 func TestProblemsOfRulesAndIssuersHavePlaces(t *testing.T) {
-	k := newCompiler(Catalogue{}, cellKey)
-	k.name = Place.String
+	k := newCompiler(&Snapshot{cellKey: cellKey}, &Catalogue{})
 	k.adopt("rules", []authz.Problem{
 		{Index: 3, Field: "when", Item: -1, Wrong: "w", Right: "r"},
 		{Index: 0, Field: "what.paths", Item: 2, Wrong: "w", Right: "r"},
@@ -247,8 +246,8 @@ func TestAChangedLimitKeepsItsCell(t *testing.T) {
 // However a text is cut into a tenant and a limit, no two cells meet.
 func TestNoTwoCellsCollide(t *testing.T) {
 	k := func(id, name string) ([16]byte, uint64) {
-		c := newCompiler(Catalogue{}, cellKey)
-		charges := c.charges(tenant.ID(id), []*ratelimit.Limit{{Name: name}})
+		c := newCompiler(&Snapshot{cellKey: cellKey}, &Catalogue{})
+		charges, _ := c.charges(tenant.ID(id), []limit{{Limit: &ratelimit.Limit{Name: name}}}, nil)
 		return charges[0].Cell.Key, charges[0].Cell.Shard
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -310,6 +309,7 @@ func many(n int) Catalogue {
 func BenchmarkCompile100kTenants(b *testing.B) {
 	c := many(100_000)
 	b.ReportAllocs()
+	defer reportCPU(b)()
 	for b.Loop() {
 		if _, err := Compile(1, c, cellKey); err != nil {
 			b.Fatal(err)

@@ -3,7 +3,8 @@
 // compilation into one immutable snapshot.
 // It is pure: sources (files, API) are in quota/catalog, doors never see it whole.
 //
-// A look-up in a Snapshot costs one map access and allocates nothing.
+// A look-up in a Snapshot costs a map access, or two for a credential, and allocates nothing. A change of a few entries
+// costs what these entries do, however many there are; of a plan, a fraction of a microsecond for each tenant on it.
 package quota
 
 import (

@@ -14,13 +14,17 @@ type Snapshot struct {
 	Revision uint64
 	Rules    *authz.Rules   // never nil; without rules it denies everything
 	Issuers  *trust.Issuers // never nil
-	tenants  map[tenant.ID]*Account
-	keys     map[[32]byte]Credential
-	digests  map[string][32]byte // of keys, by id
-	spiffe   map[string]*Account
+
+	// Keys and principals name their tenant, so that a tenant can change without them.
+	plans   shards[string, []limit]
+	tenants shards[tenant.ID, *Account]
+	keys    shards[[32]byte, Credential]
+	digests shards[string, [32]byte] // of keys, by id
+	spiffe  shards[string, tenant.ID]
 
 	rules   []authz.Rule // what Rules and Issuers were compiled from
 	issuers []trust.Issuer
+	cellKey [16]byte
 }
 
 // Account is a tenant ready to be charged.
@@ -34,6 +38,9 @@ type Account struct {
 	Charges []ratelimit.Charge
 	// Inner are those of Charges that hold at an inner hop too: limits with "at: service".
 	Inner []ratelimit.Charge
+
+	own        []limit // those of the tenant itself
+	principals []string
 }
 
 // Credential is an API key ready to be checked.
@@ -44,4 +51,6 @@ type Credential struct {
 	Expires time.Time // zero: never
 	Scopes  []string  // become the principal's roles; shared and read-only
 	Account *Account
+
+	tenant tenant.ID
 }

@@ -8,7 +8,7 @@ import (
 
 // KeyOf is the API key with that id: for who was admitted by it, not for who shows it.
 func (s *Snapshot) KeyOf(id string) (Credential, bool) {
-	digest, ok := s.digests[id]
+	digest, ok := s.digests.get(id)
 	if !ok {
 		return Credential{}, false
 	}

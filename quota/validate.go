@@ -35,11 +35,11 @@ func (k *compiler) display(at Place, name string) {
 
 // limits checks and compiles the limits of one plan or tenant. What it returns
 // has no meaning once a problem was found.
-func (k *compiler) limits(at Place, limits []Limit) []*ratelimit.Limit {
+func (k *compiler) limits(at Place, limits []Limit) []limit {
 	if len(limits) == 0 {
 		return nil
 	}
-	out := make([]*ratelimit.Limit, 0, len(limits))
+	out := make([]limit, 0, len(limits))
 	names := make(map[string]int, len(limits))
 	for i := range limits {
 		l := &limits[i]
@@ -52,11 +52,7 @@ func (k *compiler) limits(at Place, limits []Limit) []*ratelimit.Limit {
 		} else {
 			names[l.Name] = i
 		}
-		compiled := k.limit(at, l)
-		if l.At == "service" {
-			k.inner[compiled] = true
-		}
-		out = append(out, compiled)
+		out = append(out, limit{k.limit(at, l), l.At == "service"})
 	}
 	return out
 }
@@ -135,8 +131,8 @@ func algorithmOf(name string) ratelimit.Algorithm {
 // suggestPlan says which plans there are, as long as that fits on a line.
 func (k *compiler) suggestPlan() string {
 	const most = 8
-	names := make([]string, 0, len(k.plans))
-	for name := range k.plans {
+	var names []string
+	for name := range k.plans.all() {
 		if name != "" {
 			names = append(names, tenant.Quote(name))
 		}
@@ -187,7 +183,10 @@ func (k *compiler) known(at Place, names []string, check func(Place, string)) {
 // noTenant and noPlan report a name that nobody has. What can't be a name is
 // reported where rules and issuers are compiled, and not twice.
 func (k *compiler) noTenant(at Place, id string) {
-	if _, err := tenant.ParseID(id); err == nil && k.out.tenants[tenant.ID(id)] == nil {
+	if _, err := tenant.ParseID(id); err != nil {
+		return
+	}
+	if _, ok := k.tenants.get(tenant.ID(id)); !ok {
 		k.problem(at, "there is no tenant "+tenant.Quote(id), "the id of one of the tenants")
 	}
 }
@@ -196,7 +195,7 @@ func (k *compiler) noPlan(at Place, name string) {
 	if _, err := tenant.ParseID(name); err != nil {
 		return
 	}
-	if _, ok := k.plans[name]; !ok {
+	if _, ok := k.plans.get(name); !ok {
 		k.problem(at, "there is no plan "+tenant.Quote(name), k.suggestPlan())
 	}
 }

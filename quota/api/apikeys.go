@@ -5,7 +5,6 @@ import (
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
-	"slices"
 	"strings"
 	"time"
 
@@ -69,20 +68,19 @@ func (s *server) createAPIKey(r *quotav1.CreateApiKeyRequest, a *Act) (*quotav1.
 	}
 	var secret string
 	what := &subject{field: "api_key"}
-	answer, err := change(edit{s, a, r}, what, func(own *quota.Catalogue) (*quotav1.CreateApiKeyResponse, error) {
-		view := s.catalog.View()
-		if _, ok := byID(view.Tenants, string(of), tenants.id); !ok {
+	answer, err := change(edit{s, a, r}, what, func(c *catalog.Edit) (*quotav1.CreateApiKeyResponse, error) {
+		if _, ok := c.Tenants.Find(string(of)); !ok {
 			return nil, notFound(tenantName(of))
 		}
 		key := quota.APIKey{Tenant: of, Expires: expires, Scopes: r.GetApiKey().GetScopes()}
 		for taken := true; taken; {
 			key.ID, secret = newKey()
-			_, taken = byID(view.APIKeys, key.ID, idOfKey)
+			_, taken = c.APIKeys.Find(key.ID)
 		}
 		digest := authn.Digest(s.pepper, secret)
 		what.path, a.Resource = "api_keys["+key.ID+"]", apiKeyName(of, key.ID)
 		key.Digest = hex.EncodeToString(digest[:])
-		own.APIKeys = append(own.APIKeys, key)
+		c.APIKeys.Put(key)
 		// Without the secret: this is what is remembered under request_id.
 		return &quotav1.CreateApiKeyResponse{ApiKey: apiKeyOut(key, quotav1.Origin_ORIGIN_API)}, nil
 	})
@@ -109,13 +107,13 @@ func (s *server) listAPIKeys(r *quotav1.ListApiKeysRequest, _ *Act) (*quotav1.Li
 	if _, ok := byID(view.Tenants, string(of), tenants.id); !ok {
 		return nil, notFound(r.GetParent())
 	}
-	var keys []catalog.Entry[quota.APIKey]
+	var keys []*catalog.Entry[quota.APIKey]
 	for _, k := range view.APIKeys {
 		if k.Value.Tenant == of {
 			keys = append(keys, k)
 		}
 	}
-	items, next, err := cut(s.pages, r.GetParent()+apiKeys, keys, func(k catalog.Entry[quota.APIKey]) string { return k.Value.ID }, r)
+	items, next, err := cut(s.pages, r.GetParent()+apiKeys, keys, func(k *catalog.Entry[quota.APIKey]) string { return k.Value.ID }, r)
 	if err != nil {
 		return nil, err
 	}
@@ -134,15 +132,15 @@ func (s *server) deleteAPIKey(r *quotav1.DeleteApiKeyRequest, a *Act) (*emptypb.
 		return nil, err
 	}
 	a.Resource = apiKeyName(of, id)
-	return change(edit{s, a, r}, &subject{path: "api_keys[" + id + "]"}, func(own *quota.Catalogue) (*emptypb.Empty, error) {
-		i, err := s.apiKey(own, of, id)
+	return change(edit{s, a, r}, &subject{path: "api_keys[" + id + "]"}, func(c *catalog.Edit) (*emptypb.Empty, error) {
+		key, err := apiKey(c, of, id)
 		if err != nil {
 			return nil, err
 		}
-		if err := fresh(r.GetName(), r.GetEtag(), catalog.ETag(own.APIKeys[i])); err != nil {
+		if err := fresh(r.GetName(), r.GetEtag(), catalog.ETag(key)); err != nil {
 			return nil, err
 		}
-		own.APIKeys = slices.Delete(own.APIKeys, i, i+1)
+		c.APIKeys.Delete(id)
 		return &emptypb.Empty{}, nil
 	})
 }

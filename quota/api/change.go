@@ -33,7 +33,7 @@ type subject struct {
 // change lets apply change the API's entries and returns what it answers. It
 // keeps the promises of request_id and validate_only. The answer is
 // remembered under request_id, so it must not hold a secret.
-func change[Answer proto.Message](e edit, what *subject, apply func(own *quota.Catalogue) (Answer, error)) (answer Answer, err error) {
+func change[Answer proto.Message](e edit, what *subject, apply func(c *catalog.Edit) (Answer, error)) (answer Answer, err error) {
 	s, r, method := e.s, e.r, e.act.Method
 	id := r.GetRequestId()
 	if err := checkRequestID(id); err != nil {
@@ -41,9 +41,9 @@ func change[Answer proto.Message](e edit, what *subject, apply func(own *quota.C
 	}
 	if id == "" || r.GetValidateOnly() {
 		var revision uint64
-		err = s.catalog.Update(func(own *quota.Catalogue) (err error) {
-			revision = s.catalog.Snapshot().Revision + 1 // updates run one at a time
-			answer, err = apply(own)
+		err = s.catalog.Update(func(c *catalog.Edit) (err error) {
+			revision = c.Revision
+			answer, err = apply(c)
 			return err
 		}, r.GetValidateOnly())
 		return answer, e.done(what, revision, err)
@@ -54,9 +54,9 @@ func change[Answer proto.Message](e edit, what *subject, apply func(own *quota.C
 	}
 	operation := catalog.Operation{Key: sha256.Sum256([]byte("sluice quota api request id v1\x00" + id)), BodyHash: body, Now: s.now()}
 	var revision uint64
-	kept, replayed, err := s.catalog.Once(operation, func(own *quota.Catalogue) (response []byte, err error) {
-		revision = s.catalog.Snapshot().Revision + 1
-		if answer, err = apply(own); err != nil {
+	kept, replayed, err := s.catalog.Once(operation, func(c *catalog.Edit) (response []byte, err error) {
+		revision = c.Revision
+		if answer, err = apply(c); err != nil {
 			return nil, err
 		}
 		return proto.Marshal(answer)

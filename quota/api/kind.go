@@ -1,8 +1,6 @@
 package api
 
 import (
-	"slices"
-
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -24,8 +22,8 @@ type resource interface {
 // of the catalogue and messages R of the API become each other.
 type kind[T catalog.Listed, R resource] struct {
 	naming
-	own    func(*quota.Catalogue) *[]T
-	view   func(catalog.View) []catalog.Entry[T]
+	list   func(*catalog.Edit) *catalog.Entries[T]
+	view   func(catalog.View) []*catalog.Entry[T]
 	id     func(T) string
 	limits func(T) []quota.Limit // nil: it has none
 	in     func(id string, r R, v *violations) T
@@ -39,16 +37,10 @@ type edit struct {
 	r   mutation
 }
 
-func (k *kind[T, R]) find(s *server, id string) (catalog.Entry[T], bool) {
-	return byID(k.view(s.catalog.View()), id, k.id)
-}
-
-// at is where the API's own entry is, or why the caller can't change it. Updates
-// run one at a time and a file's reload is one, so inside of Update the view
-// is what own is merged with.
-func (k *kind[T, R]) at(s *server, own *quota.Catalogue, id string) (int, error) {
-	_, exists := k.find(s, id)
-	return index(slices.IndexFunc(*k.own(own), func(e T) bool { return k.id(e) == id }), exists, k.name(id))
+// at is the API's own entry, or why the caller can't change it.
+func (k *kind[T, R]) at(c *catalog.Edit, id string) (value T, err error) {
+	e, ok := k.list(c).Find(id)
+	return e.Value, mutable(ok, e.Source, k.name(id))
 }
 
 func (k *kind[T, R]) entry(id string, r R) (T, error) {
@@ -75,12 +67,11 @@ func create[T catalog.Listed, R resource](e edit, k *kind[T, R], id string, from
 	}
 	what := k.subject(id)
 	what.limits = k.limitsOf(entry)
-	return change(e, what, func(own *quota.Catalogue) (R, error) {
-		if _, ok := k.find(e.s, id); ok {
+	return change(e, what, func(c *catalog.Edit) (R, error) {
+		if _, ok := k.list(c).Find(id); ok {
 			return none, exists(k.name(id))
 		}
-		all := k.own(own)
-		*all = append(*all, entry)
+		k.list(c).Put(entry)
 		return k.out(entry, quotav1.Origin_ORIGIN_API), nil
 	})
 }
@@ -90,7 +81,7 @@ func get[T catalog.Listed, R resource](s *server, k *kind[T, R], name string) (n
 	if err != nil {
 		return none, err
 	}
-	e, ok := k.find(s, id)
+	e, ok := byID(k.view(s.catalog.View()), id, k.id)
 	if !ok {
 		return none, notFound(name)
 	}
@@ -98,7 +89,7 @@ func get[T catalog.Listed, R resource](s *server, k *kind[T, R], name string) (n
 }
 
 func pageOf[T catalog.Listed, R resource](s *server, k *kind[T, R], r page) (all []R, next string, err error) {
-	items, next, err := cut(s.pages, k.collection, k.view(s.catalog.View()), func(e catalog.Entry[T]) string { return k.id(e.Value) }, r)
+	items, next, err := cut(s.pages, k.collection, k.view(s.catalog.View()), func(e *catalog.Entry[T]) string { return k.id(e.Value) }, r)
 	for _, e := range items {
 		all = append(all, k.out(e.Value, origin(e.Origin)))
 	}
@@ -112,13 +103,12 @@ func update[T catalog.Listed, R resource](e edit, k *kind[T, R], from R, mask *f
 	}
 	e.act.Resource = k.name(id)
 	what := k.subject(id)
-	return change(e, what, func(own *quota.Catalogue) (R, error) {
-		i, err := k.at(e.s, own, id)
+	return change(e, what, func(c *catalog.Edit) (R, error) {
+		before, err := k.at(c, id)
 		if err != nil {
 			return none, err
 		}
-		all := *k.own(own)
-		now := k.out(all[i], quotav1.Origin_ORIGIN_API)
+		now := k.out(before, quotav1.Origin_ORIGIN_API)
 		if err := fresh(now.GetName(), from.GetEtag(), now.GetEtag()); err != nil {
 			return none, err
 		}
@@ -129,7 +119,8 @@ func update[T catalog.Listed, R resource](e edit, k *kind[T, R], from R, mask *f
 		if err != nil {
 			return none, err
 		}
-		all[i], what.limits = entry, k.limitsOf(entry)
+		k.list(c).Put(entry)
+		what.limits = k.limitsOf(entry)
 		return k.out(entry, quotav1.Origin_ORIGIN_API), nil
 	})
 }
@@ -142,27 +133,26 @@ type named interface {
 }
 
 // remove deletes what r names. before may refuse, or remove what hangs on it first.
-func remove[T catalog.Listed, R resource](e edit, k *kind[T, R], r named, before func(own *quota.Catalogue, id string) error) (*emptypb.Empty, error) {
+func remove[T catalog.Listed, R resource](e edit, k *kind[T, R], r named, before func(c *catalog.Edit, id string) error) (*emptypb.Empty, error) {
 	id, err := k.parse("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
 	e.act.Resource = k.name(id)
-	return change(e, &subject{path: k.subject(id).path}, func(own *quota.Catalogue) (*emptypb.Empty, error) {
-		i, err := k.at(e.s, own, id)
+	return change(e, &subject{path: k.subject(id).path}, func(c *catalog.Edit) (*emptypb.Empty, error) {
+		now, err := k.at(c, id)
 		if err != nil {
 			return nil, err
 		}
-		all := k.own(own)
-		if err := fresh(r.GetName(), r.GetEtag(), catalog.ETag((*all)[i])); err != nil {
+		if err := fresh(r.GetName(), r.GetEtag(), catalog.ETag(now)); err != nil {
 			return nil, err
 		}
 		if before != nil {
-			if err := before(own, id); err != nil {
+			if err := before(c, id); err != nil {
 				return nil, err
 			}
 		}
-		*all = slices.Delete(*all, i, i+1)
+		k.list(c).Delete(id)
 		return &emptypb.Empty{}, nil
 	})
 }

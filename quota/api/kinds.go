@@ -13,31 +13,31 @@ import (
 var (
 	plans = &kind[quota.Plan, *quotav1.Plan]{
 		naming: planNames,
-		own:    func(c *quota.Catalogue) *[]quota.Plan { return &c.Plans },
-		view:   func(v catalog.View) []catalog.Entry[quota.Plan] { return v.Plans },
+		list:   func(c *catalog.Edit) *catalog.Entries[quota.Plan] { return &c.Plans },
+		view:   func(v catalog.View) []*catalog.Entry[quota.Plan] { return v.Plans },
 		id:     func(p quota.Plan) string { return p.Name },
 		limits: func(p quota.Plan) []quota.Limit { return p.Limits },
 		in:     planIn, out: planOut,
 	}
 	tenants = &kind[quota.Tenant, *quotav1.Tenant]{
 		naming: tenantNames,
-		own:    func(c *quota.Catalogue) *[]quota.Tenant { return &c.Tenants },
-		view:   func(v catalog.View) []catalog.Entry[quota.Tenant] { return v.Tenants },
+		list:   func(c *catalog.Edit) *catalog.Entries[quota.Tenant] { return &c.Tenants },
+		view:   func(v catalog.View) []*catalog.Entry[quota.Tenant] { return v.Tenants },
 		id:     func(t quota.Tenant) string { return string(t.ID) },
 		limits: func(t quota.Tenant) []quota.Limit { return t.Limits },
 		in:     tenantIn, out: tenantOut,
 	}
 	rules = &kind[authz.Rule, *quotav1.Rule]{
 		naming: ruleNames,
-		own:    func(c *quota.Catalogue) *[]authz.Rule { return &c.Rules },
-		view:   func(v catalog.View) []catalog.Entry[authz.Rule] { return v.Rules },
+		list:   func(c *catalog.Edit) *catalog.Entries[authz.Rule] { return &c.Rules },
+		view:   func(v catalog.View) []*catalog.Entry[authz.Rule] { return v.Rules },
 		id:     func(r authz.Rule) string { return r.Name },
 		in:     ruleIn, out: ruleOut,
 	}
 	issuers = &kind[trust.Issuer, *quotav1.Issuer]{
 		naming: issuerNames,
-		own:    func(c *quota.Catalogue) *[]trust.Issuer { return &c.Issuers },
-		view:   func(v catalog.View) []catalog.Entry[trust.Issuer] { return v.Issuers },
+		list:   func(c *catalog.Edit) *catalog.Entries[trust.Issuer] { return &c.Issuers },
+		view:   func(v catalog.View) []*catalog.Entry[trust.Issuer] { return v.Issuers },
 		id:     func(i trust.Issuer) string { return i.Name },
 		in:     issuerIn, out: issuerOut,
 	}

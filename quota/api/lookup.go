@@ -20,32 +20,29 @@ func origin(o catalog.Origin) quotav1.Origin {
 }
 
 // byID finds an entry in a sorted list of a view.
-func byID[T catalog.Listed](entries []catalog.Entry[T], id string, of func(T) string) (catalog.Entry[T], bool) {
-	i, ok := slices.BinarySearchFunc(entries, id, func(e catalog.Entry[T], id string) int { return strings.Compare(of(e.Value), id) })
+func byID[T catalog.Listed](entries []*catalog.Entry[T], id string, of func(T) string) (*catalog.Entry[T], bool) {
+	i, ok := slices.BinarySearchFunc(entries, id, func(e *catalog.Entry[T], id string) int { return strings.Compare(of(e.Value), id) })
 	if !ok {
-		return catalog.Entry[T]{}, false
+		return nil, false
 	}
 	return entries[i], true
 }
 
-func idOfKey(k quota.APIKey) string { return k.ID }
-
-// apiKey is where the API's own key is, or why the caller can't change it; see kind.at.
-func (s *server) apiKey(own *quota.Catalogue, of tenant.ID, id string) (int, error) {
-	k, ok := byID(s.catalog.View().APIKeys, id, idOfKey)
-	return index(slices.IndexFunc(own.APIKeys, func(k quota.APIKey) bool { return k.ID == id && k.Tenant == of }),
-		ok && k.Value.Tenant == of, apiKeyName(of, id))
+// apiKey is the API's own key, or why the caller can't change it; see kind.at.
+func apiKey(c *catalog.Edit, of tenant.ID, id string) (quota.APIKey, error) {
+	k, ok := c.APIKeys.Find(id)
+	return k.Value, mutable(ok && k.Value.Tenant == of, k.Source, apiKeyName(of, id))
 }
 
-func index(i int, exists bool, name string) (int, error) {
+// mutable is nil if an entry is there and the API's.
+func mutable(exists bool, source catalog.Source, name string) error {
 	switch {
-	case i >= 0:
-		return i, nil
-	case exists:
-		return 0, about(codes.FailedPrecondition, "OWNED_BY_FILE", name, "comes from a file of the catalog folder; change it there")
-	default:
-		return 0, notFound(name)
+	case !exists:
+		return notFound(name)
+	case source.Origin == catalog.FromFile:
+		return about(codes.FailedPrecondition, "OWNED_BY_FILE", name, "comes from a file of the catalog folder; change it there")
 	}
+	return nil
 }
 
 // fresh is nil if the caller saw the entry as it is, or didn't say what it saw.

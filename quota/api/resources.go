@@ -1,13 +1,10 @@
 package api
 
 import (
-	"slices"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
-	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -30,7 +27,7 @@ func (s *server) updatePlan(r *quotav1.UpdatePlanRequest, a *Act) (*quotav1.Plan
 }
 
 func (s *server) deletePlan(r *quotav1.DeletePlanRequest, a *Act) (*emptypb.Empty, error) {
-	return remove(edit{s, a, r}, plans, r, s.planIsFree)
+	return remove(edit{s, a, r}, plans, r, planIsFree)
 }
 
 func (s *server) createTenant(r *quotav1.CreateTenantRequest, a *Act) (*quotav1.Tenant, error) {
@@ -51,8 +48,8 @@ func (s *server) updateTenant(r *quotav1.UpdateTenantRequest, a *Act) (*quotav1.
 }
 
 func (s *server) deleteTenant(r *quotav1.DeleteTenantRequest, a *Act) (*emptypb.Empty, error) {
-	return remove(edit{s, a, r}, tenants, r, func(own *quota.Catalogue, id string) error {
-		return revokeKeys(own, tenant.ID(id), r)
+	return remove(edit{s, a, r}, tenants, r, func(c *catalog.Edit, id string) error {
+		return revokeKeys(c, tenant.ID(id), r)
 	})
 }
 
@@ -99,19 +96,28 @@ func (s *server) deleteIssuer(r *quotav1.DeleteIssuerRequest, a *Act) (*emptypb.
 }
 
 // planIsFree refuses to delete a plan that tenants are on.
-func (s *server) planIsFree(_ *quota.Catalogue, id string) error {
-	if slices.ContainsFunc(s.catalog.View().Tenants, func(t catalog.Entry[quota.Tenant]) bool { return t.Value.Plan == id }) {
-		return about(codes.FailedPrecondition, "PLAN_IN_USE", planNames.name(id), "tenants are on it; move them to another plan first")
+func planIsFree(c *catalog.Edit, id string) error {
+	for t := range c.Tenants.All() {
+		if t.Value.Plan == id {
+			return about(codes.FailedPrecondition, "PLAN_IN_USE", planNames.name(id), "tenants are on it; move them to another plan first")
+		}
 	}
 	return nil
 }
 
 // revokeKeys removes a tenant's API keys, if the request says so.
-func revokeKeys(own *quota.Catalogue, id tenant.ID, r *quotav1.DeleteTenantRequest) error {
-	belongs := func(k quota.APIKey) bool { return k.Tenant == id }
-	if !r.GetForce() && slices.ContainsFunc(own.APIKeys, belongs) {
+func revokeKeys(c *catalog.Edit, id tenant.ID, r *quotav1.DeleteTenantRequest) error {
+	var keys []string
+	for k := range c.APIKeys.All() {
+		if k.Value.Tenant == id && k.Origin == catalog.FromAPI {
+			keys = append(keys, k.Value.ID)
+		}
+	}
+	if !r.GetForce() && len(keys) > 0 {
 		return about(codes.FailedPrecondition, "TENANT_HAS_KEYS", r.GetName(), "it has API keys; delete them first, or set force to revoke them with it")
 	}
-	own.APIKeys = slices.DeleteFunc(own.APIKeys, belongs)
+	for _, k := range keys {
+		c.APIKeys.Delete(k)
+	}
 	return nil
 }

@@ -6,9 +6,9 @@
 // wrong, every problem is named and the old snapshot stays. Entries of a file
 // are read-only here. Neither secrets nor counters are kept.
 //
-// Reading the snapshot costs one atomic load. A change costs a copy and a
-// compilation of the whole catalogue, and one fsync: about half a second for
-// 100 000 tenants with a key each, a few milliseconds for ten.
+// Reading the snapshot costs one atomic load. A change through the API costs what [quota.Snapshot.Apply] does, a
+// copy of eight bytes for each entry, and one fsync: well under a millisecond of processor time among 100 000 tenants.
+// A change of a file, and one that is refused, costs a compilation of the whole catalogue: about 0.7 s for as many.
 package catalog
 
 import (
@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/voicecore-ai/sluice/authz"
+	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/quota"
 )
 
@@ -65,9 +67,11 @@ type refusal struct {
 // state is all that belongs to one revision. It is immutable.
 type state struct {
 	files    *fileSet
-	own      quota.Catalogue // entries of the API
+	own      *View // entries of the API
 	snapshot *quota.Snapshot
 	view     func() View
+	rules    []authz.Rule // all that there are, of files and the API
+	issuers  []trust.Issuer
 }
 
 // status is how the folder did when it was last looked at.
@@ -91,13 +95,13 @@ func Open(o Options) (*Catalog, error) {
 		}
 		c.o.Dir = dir
 	}
-	var own quota.Catalogue
+	own := &View{}
 	if o.DB != "" {
 		db, kept, err := openStore(o.DB, c.log)
 		if err != nil {
 			return nil, err
 		}
-		c.db, own, c.revision = db, kept.catalogue, kept.revision
+		c.db, own, c.revision = db, kept.own, kept.revision
 	}
 	files, err := readDir(c.o.Dir)
 	if err == nil {
@@ -139,7 +143,7 @@ func (c *Catalog) Close() error {
 }
 
 // build compiles files and own into the next state.
-func (c *Catalog) build(files *fileSet, own quota.Catalogue) (*state, error) {
+func (c *Catalog) build(files *fileSet, own *View) (*state, error) {
 	if files.problems.broken {
 		return nil, files.problems.list
 	}
@@ -148,22 +152,45 @@ func (c *Catalog) build(files *fileSet, own quota.Catalogue) (*state, error) {
 	if now := c.state.Load(); now != nil {
 		last = now.snapshot
 	}
-	m.revision = c.revision + 1
-	snapshot, err := quota.CompileAfter(last, m.revision, m.all, c.o.CellKey, m.name)
+	snapshot, err := quota.CompileAfter(last, c.revision+1, m.all, c.o.CellKey, m.name)
 	if err := files.problems.and(err); err != nil {
 		return nil, err
 	}
-	return &state{files: files, own: own, snapshot: snapshot, view: sync.OnceValue(m.view)}, nil
+	return newState(files, own, snapshot, &m.all), nil
+}
+
+// after is the state after a change of the API's entries.
+func (c *Catalog) after(now *state, d *delta) (*state, error) {
+	own := d.own
+	all := quota.Catalogue{Rules: now.rules, Issuers: now.issuers}
+	if d.touches("rules") || d.touches("issuers") {
+		all = quota.Catalogue{}
+		for _, name := range []string{"rules", "issuers"} {
+			l := lists[listAt(name)]
+			l.add(&all, &now.files.all)
+			l.flatten(&all, &own)
+		}
+	}
+	snapshot, ok := now.snapshot.Apply(c.revision+1, d.compiled(all.Rules, all.Issuers))
+	if !ok {
+		return c.build(now.files, &own)
+	}
+	return newState(now.files, &own, snapshot, &all), nil
+}
+
+func newState(files *fileSet, own *View, snapshot *quota.Snapshot, all *quota.Catalogue) *state {
+	view := sync.OnceValue(func() View { return files.merge(snapshot.Revision, own) })
+	return &state{files: files, own: own, snapshot: snapshot, view: view, rules: all.Rules, issuers: all.Issuers}
 }
 
 // swap makes files and own the newest state, if they are valid.
-func (c *Catalog) swap(files *fileSet, own quota.Catalogue) error {
+func (c *Catalog) swap(files *fileSet, own *View) error {
 	next, err := c.build(files, own)
 	if err != nil {
 		return err
 	}
 	if c.db != nil { // so that a revision in a log means one catalogue, restarts included
-		if err := c.db.putRevision(next.snapshot.Revision); err != nil {
+		if err := c.db.save(step{revision: next.snapshot.Revision}); err != nil {
 			// A full disk must not keep a revoked key alive.
 			c.log.Warn("the revision was not written; it may be used again after a restart", "error", err)
 		}

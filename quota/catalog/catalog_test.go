@@ -98,7 +98,7 @@ func TestAGoodFolderIsCompiled(t *testing.T) {
 	if len(v.Plans) != 3 || v.Plans[0].Value.Name != "free" || v.Plans[2].Path != "more/plans/silver.yml" || v.Plans[2].Origin != FromFile || v.Revision != 1 {
 		t.Errorf("view %+v", v.Plans)
 	}
-	if err := c.Update(func(*quota.Catalogue) error { return nil }, false); !errors.Is(err, ErrReadOnly) {
+	if err := c.Update(func(*Edit) error { return nil }, false); !errors.Is(err, ErrReadOnly) {
 		t.Errorf("without a file to keep entries in: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func FuzzDecode(f *testing.F) {
 		s := &fileSet{files: []*file{{path: "x.yaml", data: []byte(text)}}}
 		s.decode()
 		c := &Catalog{log: slog.New(slog.DiscardHandler)}
-		state, err := c.build(s, quota.Catalogue{})
+		state, err := c.build(s, &View{})
 		if (state == nil) != (err != nil) {
 			t.Fatalf("%v, %v", state, err)
 		}

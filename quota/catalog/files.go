@@ -40,6 +40,7 @@ type file struct {
 type fileSet struct {
 	files    []*file
 	all      quota.Catalogue
+	view     View                      // the same, sorted
 	at       [listCount]map[string]int // the entry of each name
 	problems found
 	sum      [sha256.Size]byte // of all paths and contents
@@ -110,6 +111,7 @@ func (s *fileSet) decode() {
 		for j := range l.count(&s.all) {
 			s.at[i][l.id(&s.all, j)] = j
 		}
+		l.sorted(s, i)
 	}
 }
 

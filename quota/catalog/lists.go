@@ -1,8 +1,6 @@
 package catalog
 
 import (
-	"encoding/json"
-	"errors"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -27,10 +25,15 @@ type list interface {
 	limits(c *quota.Catalogue, i int) []quota.Limit
 	decode(*decoder, *yaml.Node, *quota.Catalogue)
 	add(to, more *quota.Catalogue) // appends more's entries
-	clone(to, from *quota.Catalogue)
-	step(w *writer, before, after *quota.Catalogue) error
-	view(m *merged, at int, v *View)
-	restore(c *quota.Catalogue, content []byte) error
+	content(c *quota.Catalogue, i int) ([]byte, error)
+
+	begin(e *Edit, files, own *View)
+	apply(e *Edit, name string, content []byte) error
+	finish(e *Edit, at int, d *delta)
+
+	sorted(s *fileSet, at int)                 // makes the list's part of s.view
+	merge(files, own, v *View)                 // makes the list's part of v
+	flatten(c *quota.Catalogue, entries *View) // appends entries
 }
 
 const listCount = 5
@@ -40,7 +43,8 @@ var lists = [listCount]list{
 	&listOf[quota.Plan]{
 		as: "plans", one: "plan",
 		in:      func(c *quota.Catalogue) *[]quota.Plan { return &c.Plans },
-		out:     func(v *View) *[]Entry[quota.Plan] { return &v.Plans },
+		out:     func(v *View) *[]*Entry[quota.Plan] { return &v.Plans },
+		edit:    func(e *Edit) *Entries[quota.Plan] { return &e.Plans },
 		key:     func(p *quota.Plan) string { return p.Name },
 		hold:    func(p *quota.Plan) []quota.Limit { return p.Limits },
 		read:    (*decoder).plan,
@@ -49,7 +53,8 @@ var lists = [listCount]list{
 	&listOf[quota.Tenant]{
 		as: "tenants", one: "tenant",
 		in:   func(c *quota.Catalogue) *[]quota.Tenant { return &c.Tenants },
-		out:  func(v *View) *[]Entry[quota.Tenant] { return &v.Tenants },
+		out:  func(v *View) *[]*Entry[quota.Tenant] { return &v.Tenants },
+		edit: func(e *Edit) *Entries[quota.Tenant] { return &e.Tenants },
 		key:  func(t *quota.Tenant) string { return string(t.ID) },
 		hold: func(t *quota.Tenant) []quota.Limit { return t.Limits },
 		read: (*decoder).tenant,
@@ -60,16 +65,21 @@ var lists = [listCount]list{
 	},
 	&listOf[quota.APIKey]{
 		as: "api_keys", one: "API key",
-		in:      func(c *quota.Catalogue) *[]quota.APIKey { return &c.APIKeys },
-		out:     func(v *View) *[]Entry[quota.APIKey] { return &v.APIKeys },
-		key:     func(k *quota.APIKey) string { return k.ID },
-		read:    (*decoder).key,
-		isolate: func(k *quota.APIKey) { cloneAll(&k.Scopes) },
+		in:   func(c *quota.Catalogue) *[]quota.APIKey { return &c.APIKeys },
+		out:  func(v *View) *[]*Entry[quota.APIKey] { return &v.APIKeys },
+		edit: func(e *Edit) *Entries[quota.APIKey] { return &e.APIKeys },
+		key:  func(k *quota.APIKey) string { return k.ID },
+		read: (*decoder).key,
+		isolate: func(k *quota.APIKey) {
+			k.Expires = k.Expires.Round(0).UTC() // equal times have equal etags, wherever they come from
+			cloneAll(&k.Scopes)
+		},
 	},
 	&listOf[authz.Rule]{
 		as: "rules", one: "rule",
 		in:   func(c *quota.Catalogue) *[]authz.Rule { return &c.Rules },
-		out:  func(v *View) *[]Entry[authz.Rule] { return &v.Rules },
+		out:  func(v *View) *[]*Entry[authz.Rule] { return &v.Rules },
+		edit: func(e *Edit) *Entries[authz.Rule] { return &e.Rules },
 		key:  func(r *authz.Rule) string { return r.Name },
 		read: (*decoder).rule,
 		isolate: func(r *authz.Rule) {
@@ -80,7 +90,8 @@ var lists = [listCount]list{
 	&listOf[trust.Issuer]{
 		as: "issuers", one: "issuer",
 		in:      func(c *quota.Catalogue) *[]trust.Issuer { return &c.Issuers },
-		out:     func(v *View) *[]Entry[trust.Issuer] { return &v.Issuers },
+		out:     func(v *View) *[]*Entry[trust.Issuer] { return &v.Issuers },
+		edit:    func(e *Edit) *Entries[trust.Issuer] { return &e.Issuers },
 		key:     func(i *trust.Issuer) string { return i.Name },
 		read:    (*decoder).issuer,
 		isolate: func(i *trust.Issuer) { cloneAll(&i.Audiences, &i.Algorithms, &i.Types) },
@@ -105,11 +116,12 @@ func listAt(name string) int {
 type listOf[T Listed] struct {
 	as, one string
 	in      func(*quota.Catalogue) *[]T
-	out     func(*View) *[]Entry[T]
+	out     func(*View) *[]*Entry[T]
+	edit    func(*Edit) *Entries[T]
 	key     func(*T) string
 	hold    func(*T) []quota.Limit // nil: entries have no limits
 	read    func(*decoder, *yaml.Node, quota.Place) T
-	isolate func(*T) // makes a shallow copy share nothing that can be changed
+	isolate func(*T) // makes a shallow copy of an entry share nothing that can be changed
 }
 
 func (l *listOf[T]) name() string                        { return l.as }
@@ -132,35 +144,6 @@ func (l *listOf[T]) add(to, more *quota.Catalogue) {
 	*l.in(to) = append(*l.in(to), *l.in(more)...)
 }
 
-func (l *listOf[T]) clone(to, from *quota.Catalogue) {
-	all := slices.Clone(*l.in(from))
-	for i := range all {
-		l.isolate(&all[i])
-	}
-	*l.in(to) = all
-}
-
-func (l *listOf[T]) step(w *writer, before, after *quota.Catalogue) error {
-	return step(w, []byte(l.as), *l.in(before), *l.in(after), l.key)
-}
-
-func (l *listOf[T]) restore(c *quota.Catalogue, content []byte) error {
-	var entry T
-	if err := json.Unmarshal(content, &entry); err != nil {
-		return err
-	}
-	*l.in(c) = append(*l.in(c), entry)
-	return nil
-}
-
-// clone shares nothing with c that can be changed.
-func clone(c quota.Catalogue) (copied quota.Catalogue) {
-	for _, l := range lists {
-		l.clone(&copied, &c)
-	}
-	return copied
-}
-
 func cloneLimits(limits []quota.Limit) []quota.Limit {
 	limits = slices.Clone(limits)
 	for i, l := range limits {
@@ -176,13 +159,4 @@ func cloneAll(lists ...*[]string) {
 	for _, l := range lists {
 		*l = slices.Clone(*l)
 	}
-}
-
-// stepAll writes what differs between two catalogues.
-func (w *writer) stepAll(before, after *quota.Catalogue) error {
-	var problems []error
-	for _, l := range lists {
-		problems = append(problems, l.step(w, before, after))
-	}
-	return errors.Join(problems...)
 }

@@ -11,17 +11,15 @@ import (
 
 // merged is the files' entries, in the order of the files, and then the API's.
 type merged struct {
-	revision uint64
-	files    *fileSet
-	own      quota.Catalogue
-	all      quota.Catalogue
+	files *fileSet
+	all   quota.Catalogue
 }
 
-func merge(files *fileSet, own quota.Catalogue) *merged {
-	m := &merged{files: files, own: own}
+func merge(files *fileSet, own *View) *merged {
+	m := &merged{files: files}
 	for _, l := range lists {
 		l.add(&m.all, &files.all)
-		l.add(&m.all, &own)
+		l.flatten(&m.all, own)
 	}
 	return m
 }
@@ -38,8 +36,8 @@ func (m *merged) name(p quota.Place) string {
 		p.Index = local
 		return f.at(f.line(p)) + ": " + p.String()
 	}
+	entry, limits := l.id(&m.all, p.Index), l.limits(&m.all, p.Index)
 	p.Index -= l.count(&m.files.all)
-	entry, limits := l.id(&m.own, p.Index), l.limits(&m.own, p.Index)
 	if _, err := tenant.ParseID(entry); err != nil {
 		entry = strconv.Itoa(p.Index)
 	}
@@ -71,11 +69,11 @@ func (s *fileSet) owner(list, i int) (*file, int) {
 	return s.files[n], i - s.files[n].first[list]
 }
 
-// ownsNone is an error if a file owns an entry that own has too.
-func (s *fileSet) ownsNone(own *quota.Catalogue) error {
+// ownsNone is an error if a file owns an entry that the API would put.
+func (s *fileSet) ownsNone(put *quota.Catalogue) error {
 	for at, l := range lists {
-		for i := range l.count(own) {
-			name := l.id(own, i)
+		for i := range l.count(put) {
+			name := l.id(put, i)
 			j, ok := s.at[at][name]
 			if !ok {
 				continue

@@ -3,17 +3,13 @@ package catalog
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"reflect"
 	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"github.com/voicecore-ai/sluice/quota"
 )
 
 // The file has a bucket for each list of the catalogue, name → JSON, and one
@@ -43,10 +39,17 @@ const (
 
 // kept is what a file holds.
 type kept struct {
-	catalogue  quota.Catalogue
+	own        *View
 	revision   uint64
 	answers    int
 	count, sum uint64 // of entries
+}
+
+// step is what one transaction keeps.
+type step struct {
+	revision uint64 // of the catalogue after it
+	changes  []change
+	answer   *remembered // nil if there is none
 }
 
 // remembered is an operation with its answer.
@@ -102,22 +105,24 @@ func (s *store) write(fn func(*writer) error) error {
 	})
 }
 
-func (s *store) putRevision(revision uint64) error {
-	return s.write(func(w *writer) error { return w.revision(revision) })
-}
-
-// save makes the step from one catalogue to the next durable, with its revision
-// and, if there is one, the operation that made it.
-func (s *store) save(revision uint64, before, after quota.Catalogue, r *remembered) error {
-	if r != nil && len(r.response) > maxAnswer {
-		return fmt.Errorf("the answer to the operation has %d bytes, more than %d", len(r.response), maxAnswer)
+// save makes a step durable.
+func (s *store) save(p step) error {
+	if p.answer != nil && len(p.answer.response) > maxAnswer {
+		return fmt.Errorf("the answer to the operation has %d bytes, more than %d", len(p.answer.response), maxAnswer)
 	}
 	return s.write(func(w *writer) error {
-		err := errors.Join(w.revision(revision), w.stepAll(&before, &after))
-		if err != nil || r == nil {
+		if err := w.revision(p.revision); err != nil {
 			return err
 		}
-		return w.remember(r, s.maxAnswers)
+		for _, c := range p.changes {
+			if err := w.change(w.tx.Bucket([]byte(c.list.name())), []byte(c.name), c.content); err != nil {
+				return err
+			}
+		}
+		if p.answer == nil {
+			return nil
+		}
+		return w.remember(p.answer, s.maxAnswers)
 	})
 }
 
@@ -155,39 +160,12 @@ func (w *writer) revision(revision uint64) error {
 	return w.tx.Bucket(bucketHead).Put(headRevision, seal(headRevision, binary.BigEndian.AppendUint64(nil, revision)))
 }
 
-// step writes what differs between two lists.
-func step[T any](w *writer, bucket []byte, before, after []T, name func(*T) string) error {
-	old := make(map[string]int, len(before))
-	for i := range before {
-		old[name(&before[i])] = i
-	}
-	b := w.tx.Bucket(bucket)
-	for i := range after {
-		n := name(&after[i])
-		j, existed := old[n]
-		delete(old, n)
-		if existed && reflect.DeepEqual(before[j], after[i]) {
-			continue
-		}
-		content, err := json.Marshal(after[i])
-		if err != nil {
-			return err
-		}
-		if err := w.put(b, []byte(n), content); err != nil {
-			return err
-		}
-	}
-	for n := range old {
-		w.forget(b, []byte(n))
-		if err := b.Delete([]byte(n)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *writer) put(b *bbolt.Bucket, k, content []byte) error {
+// change writes an entry, or removes it if its content is nil.
+func (w *writer) change(b *bbolt.Bucket, k, content []byte) error {
 	w.forget(b, k)
+	if content == nil {
+		return b.Delete(k)
+	}
 	v := seal(k, content)
 	w.count++
 	w.sum += uint64(checksum(v))

@@ -76,6 +76,7 @@ func load(h *os.File, size int64) (k kept, err error) {
 	var written uint64 // the file's format
 	var digest []byte
 	buckets, order := 0, 0
+	entries := newEdit(&View{}, &View{})
 	err = boltfile.Verify(h, size, func(bucket, key, value []byte) error {
 		if key == nil {
 			if !slices.ContainsFunc(allBuckets(), func(b []byte) bool { return bytes.Equal(b, bucket) }) {
@@ -112,7 +113,7 @@ func load(h *os.File, size int64) (k kept, err error) {
 		}
 		k.count++
 		k.sum += uint64(checksum(value))
-		return k.entry(bucket, key, body)
+		return restore(entries, bucket, key, body)
 	})
 	switch {
 	case err != nil:
@@ -122,15 +123,17 @@ func load(h *os.File, size int64) (k kept, err error) {
 	case binary.BigEndian.Uint64(digest) != k.count || binary.BigEndian.Uint64(digest[8:]) != k.sum:
 		return k, fmt.Errorf("entries are missing or from another time: %d there, %d expected", k.count, binary.BigEndian.Uint64(digest))
 	}
+	d := entries.delta()
+	k.own = &d.own
 	return k, nil
 }
 
-func (k *kept) entry(bucket, key, body []byte) error {
+func restore(e *Edit, bucket, key, body []byte) error {
 	at := listAt(string(bucket))
 	if at < 0 {
 		return fmt.Errorf("there is an unknown part %q", bucket)
 	}
-	if err := lists[at].restore(&k.catalogue, body); err != nil {
+	if err := lists[at].apply(e, string(key), body); err != nil {
 		return fmt.Errorf("the entry %q of %s: %w", key, bucket, err)
 	}
 	return nil

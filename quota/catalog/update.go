@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/voicecore-ai/sluice/quota"
 )
 
 // Operation makes a change that is asked for twice happen once.
@@ -17,16 +15,15 @@ type Operation struct {
 
 var errClosed = errors.New("the catalogue is closed")
 
-// Update changes the entries that the API owns. fn gets a copy of them to
-// change; whatever error it returns is returned as it is, and nothing changes.
-// Otherwise the copy is merged with the files, compiled, made durable and
-// swapped in: it holds for the next request. Updates run one at a time.
+// Update changes the entries that the API owns. fn says how; whatever error it
+// returns is returned as it is, and nothing changes. Otherwise the change is
+// compiled, made durable and swapped in: it holds for the next request. Updates run one at a time.
 //
 // The error is quota.Problems for an invalid catalogue, and wraps ErrReadOnly
 // if a file owns what fn added. After an error of the disk the change does not
 // hold, but may after a restart: nobody knows what the disk kept. With validateOnly everything is checked and
 // nothing changes.
-func (c *Catalog) Update(fn func(own *quota.Catalogue) error, validateOnly bool) error {
+func (c *Catalog) Update(fn func(*Edit) error, validateOnly bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.update(fn, validateOnly, nil)
@@ -36,7 +33,7 @@ func (c *Catalog) Update(fn func(own *quota.Catalogue) error, validateOnly bool)
 // for a day in the same transaction: a second call with the same operation
 // changes nothing and returns it, with replayed true. It must not hold a secret.
 // ErrReused means that the key came with another body before. What fails is not kept.
-func (c *Catalog) Once(op Operation, fn func(own *quota.Catalogue) (response []byte, err error)) (response []byte, replayed bool, err error) {
+func (c *Catalog) Once(op Operation, fn func(*Edit) (response []byte, err error)) (response []byte, replayed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.db != nil {
@@ -51,8 +48,8 @@ func (c *Catalog) Once(op Operation, fn func(own *quota.Catalogue) (response []b
 		}
 	}
 	record := &remembered{Operation: op}
-	err = c.update(func(own *quota.Catalogue) (err error) {
-		record.response, err = fn(own)
+	err = c.update(func(e *Edit) (err error) {
+		record.response, err = fn(e)
 		return err
 	}, false, record)
 	if err != nil {
@@ -76,7 +73,7 @@ func (c *Catalog) Recall(key [32]byte, now time.Time) (bodyHash [32]byte, respon
 	return bodyHash, response, ok
 }
 
-func (c *Catalog) update(fn func(own *quota.Catalogue) error, validateOnly bool, record *remembered) error {
+func (c *Catalog) update(fn func(*Edit) error, validateOnly bool, record *remembered) error {
 	switch {
 	case c.closed:
 		return errClosed
@@ -84,21 +81,24 @@ func (c *Catalog) update(fn func(own *quota.Catalogue) error, validateOnly bool,
 		return fmt.Errorf("%w: there is no data file to keep entries in; declare them in the catalog folder", ErrReadOnly)
 	}
 	now := c.state.Load()
-	own := clone(now.own)
-	if err := fn(&own); err != nil {
+	e := newEdit(&now.files.view, now.own)
+	e.Revision = c.revision + 1
+	if err := fn(e); err != nil {
 		return err
 	}
-	for i, k := range own.APIKeys { // equal times have equal etags, wherever they come from
-		own.APIKeys[i].Expires = k.Expires.Round(0).UTC()
-	}
-	if err := now.files.ownsNone(&own); err != nil {
+	d := e.delta()
+	if err := now.files.ownsNone(&d.put); err != nil {
 		return err
 	}
-	next, err := c.build(now.files, own)
+	next, err := c.after(now, &d)
 	if err != nil || validateOnly {
 		return err
 	}
-	if err := c.db.save(next.snapshot.Revision, now.own, own, record); err != nil {
+	changes, err := d.changes()
+	if err != nil {
+		return err
+	}
+	if err := c.db.save(step{e.Revision, changes, record}); err != nil {
 		return err
 	}
 	c.publish(next)

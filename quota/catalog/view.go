@@ -21,11 +21,10 @@ const (
 	FromAPI  Origin = "api"
 )
 
-// Source is where an entry comes from, and a fingerprint of what it says.
+// Source is where an entry comes from.
 type Source struct {
 	Origin Origin
 	Path   string // of the file, relative to the folder; "" for the API
-	ETag   string // hex digest of the content: equal entries have equal ones
 }
 
 // Entry is an entry and its source.
@@ -34,18 +33,18 @@ type Entry[T Listed] struct {
 	Source
 }
 
-// View is the merged catalogue, each list sorted by name or id. It is shared
+// View is the entries of a catalogue, each list sorted by name or id. It is shared
 // and must not be changed.
 type View struct {
 	Revision uint64
-	Plans    []Entry[quota.Plan]
-	Tenants  []Entry[quota.Tenant]
-	APIKeys  []Entry[quota.APIKey]
-	Rules    []Entry[authz.Rule]
-	Issuers  []Entry[trust.Issuer]
+	Plans    []*Entry[quota.Plan]
+	Tenants  []*Entry[quota.Tenant]
+	APIKeys  []*Entry[quota.APIKey]
+	Rules    []*Entry[authz.Rule]
+	Issuers  []*Entry[trust.Issuer]
 }
 
-// ETag is the digest of an entry that View gives.
+// ETag is a hex digest of what an entry says: equal entries have equal ones.
 func ETag[T Listed](entry T) string {
 	content, err := json.Marshal(entry)
 	if err != nil {
@@ -55,24 +54,44 @@ func ETag[T Listed](entry T) string {
 	return hex.EncodeToString(sum[:12])
 }
 
-func (m *merged) view() View {
-	v := View{Revision: m.revision}
-	for at, l := range lists {
-		l.view(m, at, &v)
+// merge is the entries of files and the API together.
+func (s *fileSet) merge(revision uint64, own *View) View {
+	v := View{Revision: revision}
+	for _, l := range lists {
+		l.merge(&s.view, own, &v)
 	}
 	return v
 }
 
-// view makes the list's part of a view; at is the list's place in the table.
-func (l *listOf[T]) view(m *merged, at int, v *View) {
-	all := *l.in(&m.all)
-	out := make([]Entry[T], len(all))
-	for i, e := range all {
-		out[i] = Entry[T]{e, Source{Origin: FromAPI, ETag: ETag(e)}}
-		if f, _ := m.files.owner(at, i); f != nil {
-			out[i].Origin, out[i].Path = FromFile, f.path
-		}
+func (l *listOf[T]) sorted(s *fileSet, at int) {
+	all := *l.in(&s.all)
+	out := make([]*Entry[T], len(all))
+	for i := range all {
+		f, _ := s.owner(at, i)
+		out[i] = &Entry[T]{all[i], Source{Origin: FromFile, Path: f.path}}
 	}
-	slices.SortFunc(out, func(a, b Entry[T]) int { return cmp.Compare(l.key(&a.Value), l.key(&b.Value)) })
-	*l.out(v) = out
+	slices.SortFunc(out, func(a, b *Entry[T]) int { return cmp.Compare(l.key(&a.Value), l.key(&b.Value)) })
+	*l.out(&s.view) = out
+}
+
+func (l *listOf[T]) merge(files, own, v *View) {
+	a, b := *l.out(files), *l.out(own)
+	if len(a) == 0 {
+		*l.out(v) = b
+		return
+	}
+	out := make([]*Entry[T], 0, len(a)+len(b))
+	for _, e := range a {
+		i, _ := l.where(b, l.key(&e.Value))
+		out, b = append(append(out, b[:i]...), e), b[i:]
+	}
+	*l.out(v) = append(out, b...)
+}
+
+func (l *listOf[T]) flatten(c *quota.Catalogue, entries *View) {
+	to := l.in(c)
+	*to = slices.Grow(*to, len(*l.out(entries)))
+	for _, e := range *l.out(entries) {
+		*to = append(*to, e.Value)
+	}
 }

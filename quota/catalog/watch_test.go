@@ -301,8 +301,8 @@ func TestRequestsUpdatesAndReloadsRunAtOnce(t *testing.T) {
 	for n := range 4 {
 		writers.Go(func() {
 			for i := range 5 {
-				err := w.Update(func(own *quota.Catalogue) error {
-					own.Plans = append(own.Plans, quota.Plan{Name: fmt.Sprintf("p%d-%d", n, i)})
+				err := w.Update(func(e *Edit) error {
+					e.Plans.Put(quota.Plan{Name: fmt.Sprintf("p%d-%d", n, i)})
 					return nil
 				}, false)
 				if err != nil {
@@ -330,11 +330,11 @@ func TestStatusWaitsForNoChange(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	before, _, _ := c.Status()
-	err = c.Update(func(own *quota.Catalogue) error { // a change that takes long, as one that waits for a disk does
+	err = c.Update(func(e *Edit) error { // a change that takes long, as one that waits for a disk does
 		if revision, loaded, err := c.Status(); revision != before || loaded.IsZero() || err != nil {
 			t.Errorf("revision %d, loaded at %v, %v", revision, loaded, err)
 		}
-		own.Plans = append(own.Plans, quota.Plan{Name: "gold"})
+		e.Plans.Put(quota.Plan{Name: "gold"})
 		return nil
 	}, false)
 	if after, _, _ := c.Status(); err != nil || after != before+1 {

@@ -303,7 +303,7 @@ type Addon struct {
 
 // Images redirects every image of the mesh to another registry.
 type images struct {
-	// Hub is Istio's, such as registry.istio.io/release.
+	// Hub is Istio's, such as docker.io/istio.
 	Hub string `json:"hub"`
 	// Registry, if set, replaces the registry of all other images.
 	Registry string `json:"registry,omitempty"`

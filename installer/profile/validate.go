@@ -371,7 +371,7 @@ func (p *validator) image(path, image string) {
 }
 
 func (p *validator) images(i *images) {
-	const want = "a registry and a path without scheme, tag or final slash, such as registry.istio.io/release"
+	const want = "a registry and a path without scheme, tag or final slash, such as docker.io/istio"
 	p.unless(hub.MatchString(i.Hub), "images.hub", quoted(i.Hub)+" is no place of images", want)
 	p.unless(i.Registry == "" || hub.MatchString(i.Registry), "images.registry", quoted(i.Registry)+" is no place of images", want)
 	if i.PullSecret != "" {

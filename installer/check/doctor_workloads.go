@@ -67,10 +67,23 @@ func autoscalers(ctx context.Context, m *Mesh) ([]Finding, error) {
 	return out, nil
 }
 
+// Istiods are the versions of the control planes in the mesh's root namespace by their revisions, of which the
+// default one is empty. They are more than one while an upgrade is under way.
+func Istiods(ctx context.Context, m *Mesh) (map[string]string, error) {
+	out := map[string]string{}
+	deployments, err := into[appsv1.Deployment](ctx, m, "apps", "v1", "Deployment")
+	for _, d := range deployments {
+		if d.Labels["app"] == "istiod" && d.Namespace == m.values.Istio.Namespace && len(d.Spec.Template.Spec.Containers) > 0 {
+			out[revision(d.Labels["istio.io/rev"])] = tag(d.Spec.Template.Spec.Containers[0].Image)
+		}
+	}
+	return out, err
+}
+
 // skew compares minor versions: istiod may be one ahead of a proxy, never behind it
 // (https://istio.io/latest/docs/releases/supported-releases/#control-planedata-plane-skew).
 func skew(ctx context.Context, m *Mesh) ([]Finding, error) {
-	deployments, err := into[appsv1.Deployment](ctx, m, "apps", "v1", "Deployment")
+	istiods, err := Istiods(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -79,12 +92,9 @@ func skew(ctx context.Context, m *Mesh) ([]Finding, error) {
 		return nil, err
 	}
 	controls := map[string]semver{} // by revision
-	for _, d := range deployments {
-		if d.Labels["app"] != "istiod" || d.Namespace != m.values.Istio.Namespace || len(d.Spec.Template.Spec.Containers) == 0 {
-			continue
-		}
-		if v, ok := parseVersion(tag(d.Spec.Template.Spec.Containers[0].Image)); ok {
-			controls[revision(d.Labels["istio.io/rev"])] = v
+	for r, version := range istiods {
+		if v, ok := parseVersion(version); ok {
+			controls[r] = v
 		}
 	}
 	var out []Finding

@@ -64,7 +64,7 @@ var rules = []rule{
 	{
 		says:  "only what keeps something in Redis, and what connects to it, import its client",
 		why:   "who talks to Redis must be countable: each has a bound on its time and keys, and a line in the ACL",
-		check: imports(code, not(in("ratelimit/redisstore", "quota/catalog", "redisconn", "redistest", "app")), external(redis)),
+		check: imports(code, not(in("ratelimit/redisstore", "quota/catalog", "redisconn", "replicas", "redistest", "app")), external(redis)),
 	},
 	{
 		says:  "only tests import redistest",

@@ -1,5 +1,7 @@
 package ratelimit
 
+import "math"
+
 // GCRA, as a continuous leaky bucket: Level is the hits in the bucket in units
 // of 1e-6, the rate drains it and Burst is its size. That is the generic cell
 // rate algorithm (ITU-T I.371) turned round: the state is hits and not a
@@ -30,9 +32,14 @@ func gcraLevel(s *State, l *Limit, now int64) (level, at int64) {
 	return max(s.Level-drained, 0), now
 }
 
-// gcraExpires is when a bucket with this level at that time is empty.
+// gcraExpires is when a bucket with this level at that time is empty. What lies
+// beyond the year 2112 is never: stores may count in doubles.
 func gcraExpires(at, level int64, l *Limit) int64 {
-	return satAdd(at, mulDivUp(level, window(l), gcraRate(l)))
+	const latest = int64(1) << 52
+	if t := satAdd(at, mulDivUp(level, window(l), gcraRate(l))); t < latest {
+		return t
+	}
+	return math.MaxInt64
 }
 
 func gcraEvaluate(s *State, l *Limit, hits, now int64) Outcome {

@@ -1,0 +1,46 @@
+package redisstore
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/storetest"
+	"github.com/voicecore-ai/sluice/redistest"
+)
+
+// patient is longer than any test's machine stalls.
+const patient = 10 * time.Second
+
+func connect(t testing.TB, addrs ...string) redis.UniversalClient {
+	c := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs, MaxRetries: -1, ContextTimeoutEnabled: true, Protocol: 2})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// openTest opens a store on servers, migrated.
+func openTest(t testing.TB, o Options) *Store {
+	t.Helper()
+	if o.Timeout == 0 {
+		o.Timeout = patient
+	}
+	if err := Migrate(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("one server", func(t *testing.T) {
+		client := connect(t, redistest.Start(t).Addr)
+		storetest.Run(t, func(t *testing.T) ratelimit.Store { return openTest(t, Options{Client: client, CallerTime: true}) })
+	})
+}

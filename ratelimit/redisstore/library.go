@@ -1,0 +1,71 @@
+package redisstore
+
+import (
+	"context"
+	_ "embed" // the parts of the library
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Version is that of the functions and of what cells look like. It is part of
+// the names, so that two versions of sluiced can run side by side.
+const Version = 1
+
+var (
+	//go:embed lua/arithmetic.lua
+	arithmeticLua string
+	//go:embed lua/gcra.lua
+	gcraLua string
+	//go:embed lua/fixed.lua
+	fixedLua string
+	//go:embed lua/hard.lua
+	hardLua string
+	//go:embed lua/frame.lua
+	frameLua string
+
+	functionName = fmt.Sprintf("sluice_%d", Version)
+	helloName    = functionName + "_hello"
+	library      = strings.Join([]string{
+		"#!lua name=" + functionName, arithmeticLua, gcraLua, fixedLua, hardLua, frameLua,
+		fmt.Sprintf("redis.register_function('%s', charge)", functionName),
+		fmt.Sprintf("redis.register_function{function_name='%s', flags={'no-writes'}, callback=function() return %d end}", helloName, Version),
+	}, "\n")
+)
+
+// each calls f for every server that keeps cells.
+func each(ctx context.Context, client redis.UniversalClient, f func(ctx context.Context, c *redis.Client) error) error {
+	switch c := client.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, f)
+	case *redis.Client:
+		return f(ctx, c)
+	}
+	return fmt.Errorf("redisstore: a %T is neither a client of one server nor of a cluster", client)
+}
+
+func load(ctx context.Context, client redis.UniversalClient) error {
+	return each(ctx, client, func(ctx context.Context, c *redis.Client) error {
+		return c.FunctionLoadReplace(ctx, library).Err()
+	})
+}
+
+// reload loads functions that vanished under way (FUNCTION FLUSH, a new primary),
+// if the user may. It reports whether they can be called again.
+func (s *Store) reload() bool {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	if time.Since(s.unloaded) < time.Second {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+	defer cancel()
+	if err := load(ctx, s.o.Client); err != nil {
+		s.unloaded = time.Now()
+		return false
+	}
+	s.stats.reloads.Add(1)
+	return true
+}

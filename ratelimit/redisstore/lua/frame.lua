@@ -1,0 +1,162 @@
+-- One call charges one request: all charges or none.
+--
+-- KEYS: the operation's, unless the call only looks; then each cell's, once.
+-- ARGV[1]: mode (1 byte), now (7; 0: this server's clock), then for each charge:
+-- algorithm (1), flags (1), index of its cell (1), hits (5) and three numbers that
+-- its algorithm knows (7, 6, 5); with SUMMED, what to ask for instead of hits (6).
+-- ARGV[2]: with FORCE when it was (7 bytes), with hits given back the channel.
+--
+-- The answer: what came of it (1 byte), now (7), then each cell as it was found: its
+-- length (2), and it. What each limit says follows from that, and is for the caller to say.
+
+local GCRA, HARD, FIXED = 1, 2, 3
+local CAREFUL, LOOK, FORCE = 1, 2, 3 -- modes; 0: an id that nobody else has asked with
+local ADMITTED, DENIED, REPEATED = 65, 68, 82
+local SHADOW, BACK, SUMMED = 1, 2, 4
+local REMEMBER = '10000' -- ms that an operation is known
+
+-- Of the charges of one call, by index. Kept, since a table costs more than a step.
+local algorithm, cell, charged, first, second, third = {}, {}, {}, {}, {}, {}
+local level, since, ends, same = {}, {}, {}, {}
+
+-- judge reads the cell of charge i and reports whether hits don't fit.
+local function judge(i, v, now, hits)
+  local kind = algorithm[i]
+  if kind == FIXED then
+    local n, at, e, k = fixedLevel(v, now, second[i], third[i])
+    level[i], since[i], ends[i], same[i] = n, at, e, k
+    return hits > 0 and fixedOver(n, hits, first[i])
+  elseif kind == GCRA then
+    local n, at = gcraLevel(v, now, first[i], second[i])
+    level[i], since[i] = n, at
+    return hits > 0 and gcraOver(n, hits, third[i])
+  end
+  return hits > 0 and hits > first[i] - hardLook(v, now, second[i])
+end
+
+-- apply writes the cell of charge i, which was judged as it is now, and returns it.
+local function apply(i, key, v, now, given)
+  local kind, hits = algorithm[i], charged[i]
+  local expires
+  if kind == FIXED then
+    v = fixedApply(level[i], since[i], ends[i], hits, first[i], third[i])
+    if same[i] then
+      call('SET', key, v, 'KEEPTTL')
+      return v
+    end
+    expires = ends[i]
+  elseif kind == GCRA then
+    v, expires = gcraApply(level[i], since[i], hits, first[i], second[i], third[i])
+  else
+    v, expires = hardApply(v, now, hits, first[i], second[i], third[i])
+  end
+  if given or not expires then -- the time is made up, or it never expires
+    call('SET', key, v)
+  else
+    call('SET', key, v, 'PXAT', ceil(expires / 1000))
+  end
+  return v
+end
+
+local function answer(status, now, cells, n)
+  if n == 1 then
+    local v = cells[1] or ''
+    return pack('>BI7I2c0', status, now, #v, v)
+  end
+  local parts = { pack('>BI7', status, now) }
+  for k = 1, n do
+    local v = cells[k] or ''
+    parts[k + 1] = pack('>I2', #v) .. v
+  end
+  return concat(parts)
+end
+
+local function charge(keys, args)
+  if not call then
+    globals()
+  end
+  local request = args[1]
+  local mode, now, pos = sunpack('>BI7', request)
+  local given = now > 0
+  if not given then
+    local t = call('TIME')
+    now = t[1] * 1000000 + t[2]
+  end
+  local base = mode == LOOK and 0 or 1
+  local cells = #keys - base
+  local found
+  if cells == 1 then
+    found = { call('GET', keys[base + 1]) }
+  else
+    found = call('MGET', unpack(keys, base + 1))
+  end
+
+  local at = now
+  if mode == FORCE then
+    at = sunpack('>I7', args[2])
+    if at > now then
+      at = now
+    end
+  end
+  local n, fits, length = 0, true, #request
+  while pos <= length do
+    n = n + 1
+    local kind, flags, k, hits, a, b, c
+    kind, flags, k, hits, a, b, c, pos = sunpack('>BBBI5I7I6I5', request, pos)
+    algorithm[n], cell[n], first[n], second[n], third[n] = kind, k, a, b, c
+    local ask, shadow = hits, false
+    if flags > 0 then
+      shadow = flags % 2 == SHADOW
+      if flags % 4 >= BACK then
+        hits, ask = -hits, 0
+      end
+      if flags >= SUMMED then
+        ask, pos = sunpack('>I6', request, pos)
+      end
+    end
+    charged[n] = hits
+    if judge(n, found[k], at, ask) and not shadow then
+      fits = false
+    end
+  end
+
+  if mode == LOOK then
+    return answer(fits and ADMITTED or DENIED, now, found, cells)
+  end
+  if mode == FORCE then
+    fits = true
+  end
+  if not fits then
+    if mode == CAREFUL and call('EXISTS', keys[1]) == 1 then
+      return answer(REPEATED, now, found, cells)
+    end
+    return answer(DENIED, now, found, cells)
+  end
+  if not call('SET', keys[1], '1', 'NX', 'PX', REMEMBER) then
+    return answer(REPEATED, now, found, cells)
+  end
+
+  local written
+  for i = 1, n do
+    local hits, k = charged[i], cell[i]
+    local key = keys[base + k]
+    local past = mode == FORCE and algorithm[i] == FIXED and at - at % second[i] + second[i] <= now
+    if hits ~= 0 and not past then
+      local v = found[k]
+      if n > 1 then
+        written = written or {}
+        if written[k] then
+          v = written[k]
+          judge(i, v, at, 0)
+        end
+        written[k] = apply(i, key, v, at, given)
+      else
+        apply(i, key, v, at, given)
+      end
+      if hits < 0 then
+        call('PUBLISH', args[2], key)
+      end
+    end
+  end
+  return answer(ADMITTED, now, found, cells)
+end

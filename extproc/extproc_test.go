@@ -26,6 +26,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
 	"github.com/voicecore-ai/sluice/extproc"
 	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
 func known(context.Context) (string, bool) { return answertest.Peer, true }
@@ -480,6 +481,22 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 			defer mu.Unlock()
 			if c.want == "" && len(told) != 0 || c.want != "" && (len(told) != 1 || !strings.HasPrefix(told[0], c.want)) {
 				t.Errorf("told %q, want %q", told, c.want)
+			}
+		})
+	}
+}
+
+func TestADegradedAnswerSaysSo(t *testing.T) {
+	for name, outcomes := range map[string][]ratelimit.Outcome{"when it admits": answertest.Left(), "when it refuses": answertest.Over()} {
+		t.Run(name, func(t *testing.T) {
+			outcomes[0].Degraded = true
+			answers, err := talk(t, door(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes}), requestHeaders("x-api-key", answertest.Key))
+			if err != nil || len(answers) == 0 {
+				t.Fatal(answers, err)
+			}
+			ours := answers[0].GetDynamicMetadata().GetFields()["envoy.filters.http.ext_authz"].GetStructValue().GetFields()
+			if got := ours["sluice_degraded"].GetStringValue(); got != "true" {
+				t.Errorf("the metadata is %q", got)
 			}
 		})
 	}

@@ -178,6 +178,9 @@ func dynamicMetadata(d *gate.Decision) *structpb.Struct {
 	set(tenant.MetadataPlan, d.Plan)
 	set(tenant.MetadataPrincipal, d.Principal.Name)
 	set(tenant.MetadataProof, string(d.AppendProof(nil)))
+	if d.Degraded() {
+		set(tenant.MetadataDegraded, "true")
+	}
 	return &structpb.Struct{Fields: map[string]*structpb.Value{
 		tenant.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: fields}),
 	}}

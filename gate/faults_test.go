@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -384,5 +385,28 @@ func TestX07ATenantInShadowIsLetPassAndRecorded(t *testing.T) {
 	}
 	if len(p.records) != 1 || !p.records[0].Allowed || p.records[0].ShadowRule != "never" {
 		t.Errorf("records %+v", p.records)
+	}
+}
+
+// local is a store that judges without the shared one.
+type local struct{ over bool }
+
+func (l local) Charge(_ ratelimit.Operation, _ []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	outcomes[0] = ratelimit.Outcome{Over: l.over, Degraded: true}
+	return !l.over, nil
+}
+
+func TestARecordSaysThatLimitsWereJudgedWithoutTheSharedStore(t *testing.T) {
+	for name, over := range map[string]bool{"of an admission": false, "of a refusal": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newParts(t, recorded)
+			p.up = true
+			g, d := p.gate(), Decision{}
+			g.o.Store = local{over}
+			g.Admit(t.Context(), 1, ask(), &d)
+			if e := one(t, p); !d.Degraded() || d.Allowed() == over || !strings.Contains(e.Detail, "without the shared store") {
+				t.Errorf("degraded %v, %+v", d.Degraded(), e)
+			}
+		})
 	}
 }

@@ -91,6 +91,16 @@ func (d *Decision) Limits() ([]ratelimit.Charge, []ratelimit.Outcome) {
 	return d.charges[:d.n], d.outcomes[:d.n]
 }
 
+// Degraded reports whether a limit was judged without the store that replicas share, as its on_outage says.
+func (d *Decision) Degraded() bool {
+	for i := range d.outcomes[:d.n] {
+		if d.outcomes[i].Degraded {
+			return true
+		}
+	}
+	return false
+}
+
 // Authenticator turns credentials into the principal and the account that they prove.
 type Authenticator interface {
 	// Identify may wait, but not beyond ctx.

@@ -289,3 +289,23 @@ func TestRequestsBeginAtEdgesAlone(t *testing.T) {
 		}
 	})
 }
+
+// degraded is a store that judges without the shared one.
+type degraded struct{}
+
+func (degraded) Charge(_ ratelimit.Operation, _ []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	outcomes[0].Degraded = true
+	return true, nil
+}
+
+func TestADegradedDecisionIsMarked(t *testing.T) {
+	var d gate.Decision
+	newGate(t, degraded{}).Admit(t.Context(), now, request("", "key-acme"), &d)
+	if !d.Allowed() || !d.Degraded() {
+		t.Errorf("allowed %v, degraded %v", d.Allowed(), d.Degraded())
+	}
+	newGate(t, memstore.New(memstore.Options{})).Admit(t.Context(), now, request("", "key-acme"), &d)
+	if !d.Allowed() || d.Degraded() {
+		t.Errorf("the mark stays: allowed %v, degraded %v", d.Allowed(), d.Degraded())
+	}
+}

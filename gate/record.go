@@ -43,6 +43,14 @@ func (d *Decision) fill(now int64, r *Request) {
 		Allowed: d.allowed, Reason: d.Reason.String(), Detail: d.Detail,
 		Rule: d.Verdict.Rule, Failed: d.Verdict.Failed, Shadow: d.Verdict.Shadow, ShadowRule: d.Verdict.ShadowRule, Revision: d.Revision,
 	}
+	if d.Degraded() {
+		const mark = "judged without the shared store"
+		if d.entry.Detail == "" {
+			d.entry.Detail = mark
+		} else {
+			d.entry.Detail += "; " + mark
+		}
+	}
 	if overlooked, soft := d.Shadowed(); soft {
 		d.entry.Shadow, d.entry.ShadowReason = false, overlooked.String()
 	}

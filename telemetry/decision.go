@@ -33,6 +33,9 @@ func Decision(ctx context.Context, r *gate.Request, d *gate.Decision) {
 	if r, soft := d.Shadowed(); soft {
 		span.SetAttributes(attribute.String("authz.shadow_reason", r.String()))
 	}
+	if d.Degraded() {
+		span.SetAttributes(attribute.Bool("sluice.degraded", true))
+	}
 	if d.Reason == gate.ReasonInternal || d.Reason == gate.ReasonUnavailable {
 		span.SetStatus(codes.Error, d.Reason.String())
 	}

@@ -22,6 +22,10 @@ const (
 	DecisionHeader  = "x-sluice-decision-id"
 )
 
+// DegradedHeader is on the responses to requests whose limits were judged without the store
+// that replicas share, by what each limit's on_outage says.
+const DegradedHeader = "x-sluice-degraded"
+
 // TokenHeader carries the signed tenant token from one hop of a request to the
 // next. It is guarded like Header.
 const TokenHeader = "x-sluice-tenant-token" //nolint:gosec // a name, no secret
@@ -40,7 +44,8 @@ const (
 	MetadataTenant    = "sluice_tenant"
 	MetadataPlan      = "sluice_plan"
 	MetadataPrincipal = "sluice_principal"
-	MetadataProof     = "sluice_proof" // gate.Decision.AppendProof
+	MetadataProof     = "sluice_proof"    // gate.Decision.AppendProof
+	MetadataDegraded  = "sluice_degraded" // as DegradedHeader
 )
 
 // MaxIDLength is the longest tenant id, in bytes.

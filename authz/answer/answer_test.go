@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -336,5 +337,25 @@ func BenchmarkRefused(b *testing.B) {
 				w.Refused(&a, d, grpc)
 			}
 		})
+	}
+}
+
+func TestADegradedAnswerSaysSoAndMakesUpNoNumber(t *testing.T) {
+	outcomes := answertest.Left()
+	outcomes[0].Degraded = true
+	for _, f := range []answer.Format{answer.Draft10, answer.Off} {
+		var a answer.Answer
+		answer.NewWriter(f).Admitted(&a, decide(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes}, key(answertest.Key)))
+		if !slices.ContainsFunc(a.Headers, func(h answer.Header) bool { return h.Name == "x-sluice-degraded" && string(h.Value) == "true" }) {
+			t.Errorf("%v: %v", f, a.Headers)
+		}
+	}
+	for i := range outcomes {
+		outcomes[i] = ratelimit.Outcome{Remaining: -1, Degraded: true}
+	}
+	var a answer.Answer
+	answer.NewWriter(answer.Draft10).Admitted(&a, decide(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes}, key(answertest.Key)))
+	if len(a.Headers) != 1 {
+		t.Errorf("more is told than is known: %v", a.Headers)
 	}
 }

@@ -48,8 +48,11 @@ func ParseFormat(s string) (Format, error) {
 
 // appendFields adds the rate-limit fields: every limit as a policy, and how
 // much is left of the one that will refuse first. Those in shadow never refuse and
-// unlimited ones have no quota, so they are not told.
+// unlimited ones have no quota, so they are not told. A degraded answer says so, whatever the format.
 func (w *Writer) appendFields(a *Answer, d *gate.Decision) {
+	if d.Degraded() {
+		a.add(tenant.DegradedHeader, "true")
+	}
 	charges, outcomes := d.Limits()
 	if w.format == Off || len(charges) == 0 {
 		return
@@ -87,11 +90,11 @@ func (w *Writer) appendFields(a *Answer, d *gate.Decision) {
 }
 
 // tightest is the limit that will refuse first: over before not over, then the
-// fewest hits left, then the longest wait. -1 if none is to be told.
+// fewest hits left, then the longest wait. -1 if none is to be told, or of none is known what is left.
 func tightest(charges []ratelimit.Charge, outcomes []ratelimit.Outcome) int {
 	best := -1
 	for i := range charges {
-		if !told(&charges[i]) {
+		if !told(&charges[i]) || outcomes[i].Remaining < 0 {
 			continue
 		}
 		if best < 0 || tighter(&outcomes[i], &outcomes[best]) {

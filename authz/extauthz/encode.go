@@ -146,6 +146,9 @@ func appendMetadata(b []byte, d *gate.Decision, id []byte) []byte {
 	b = appendField(b, tenant.MetadataPrincipal, d.Principal.Name)
 	var proof [128]byte
 	b = appendField(b, tenant.MetadataProof, d.AppendProof(proof[:0]))
+	if d.Degraded() {
+		b = appendField(b, tenant.MetadataDegraded, "true")
+	}
 	return rawpb.Close(b, metadata)
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
 	"github.com/voicecore-ai/sluice/authz/extauthz"
 	"github.com/voicecore-ai/sluice/gate"
+	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -504,6 +505,25 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 			refused(t, check(t, dial(t, s), request("x-api-key", c.key)), 503, false)
 			if !slices.Equal(r.all, c.want) {
 				t.Errorf("told %q, want %q", r.all, c.want)
+			}
+		})
+	}
+}
+
+func TestADegradedAnswerSaysSo(t *testing.T) {
+	for name, outcomes := range map[string][]ratelimit.Outcome{"when it admits": answertest.Left(), "when it refuses": answertest.Over()} {
+		t.Run(name, func(t *testing.T) {
+			outcomes[0].Degraded = true
+			response := check(t, dial(t, door(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes})), request("x-api-key", answertest.Key))
+			headers := response.GetOkResponse().GetResponseHeadersToAdd()
+			if response.GetOkResponse() == nil {
+				headers = response.GetDeniedResponse().GetHeaders()
+			}
+			if got := set(t, headers)["x-sluice-degraded"]; got != "true" {
+				t.Errorf("the header is %q", got)
+			}
+			if got := metadata(response)["sluice_degraded"]; got != "true" {
+				t.Errorf("the metadata is %q", got)
 			}
 		})
 	}

@@ -384,3 +384,25 @@ api_keys:
 		t.Error("a key of the API for a tenant of a file doesn't work")
 	}
 }
+
+// oracle is a store that knows only what an outage leaves to say.
+type oracle struct{ err error }
+
+func (o oracle) Charge(_ ratelimit.Operation, _ []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	for i := range outcomes {
+		outcomes[i].Degraded = true
+	}
+	return o.err == nil, o.err
+}
+
+func TestUsageIsNotMadeUpDuringAnOutage(t *testing.T) {
+	w := newWorld(t, "")
+	w.gold(t, limit("hourly", 5))
+	for name, store := range map[string]ratelimit.Store{"the store fails": oracle{os.ErrDeadlineExceeded}, "the answer is degraded": oracle{}} {
+		t.Run(name, func(t *testing.T) {
+			w.service.server.store = store
+			_, err := w.GetUsage(signed(t), &quotav1.GetUsageRequest{Name: "tenants/acme/usage"})
+			refused(t, err, codes.Unavailable, "STORE_UNAVAILABLE")
+		})
+	}
+}

@@ -2,10 +2,10 @@ package api
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -36,7 +36,13 @@ func (s *server) getUsage(r *quotav1.GetUsageRequest, _ *Act) (*quotav1.Usage, e
 	}
 	outcomes := make([]ratelimit.Outcome, len(charges))
 	if _, err := s.store.Charge(ratelimit.Operation{Now: now.UnixMicro()}, charges, outcomes); err != nil {
-		return nil, fmt.Errorf("look up usage of %s: %w", of, err)
+		s.log.Warn("quota API: usage can't be read", "tenant", of, "error", err)
+		return nil, unreadable()
+	}
+	for i := range outcomes {
+		if outcomes[i].Degraded { // a replica's share is no answer to what the tenant has used
+			return nil, unreadable()
+		}
 	}
 	answer := &quotav1.Usage{Name: r.GetName(), Plan: planNames.name(account.Plan), ReadTime: timestamppb.New(now)}
 	for i := range charges {
@@ -46,6 +52,10 @@ func (s *server) getUsage(r *quotav1.GetUsageRequest, _ *Act) (*quotav1.Usage, e
 		return cmp.Or(cmp.Compare(b.GetRatio(), a.GetRatio()), cmp.Compare(a.GetLimitName(), b.GetLimitName()))
 	})
 	return answer, nil
+}
+
+func unreadable() error {
+	return fail(codes.Unavailable, "STORE_UNAVAILABLE", "usage can't be read right now; try again", retryInfo(time.Second))
 }
 
 func limitUsage(l *ratelimit.Limit, o ratelimit.Outcome, now time.Time) *quotav1.LimitUsage {

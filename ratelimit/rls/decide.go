@@ -227,7 +227,7 @@ func (d *Door) look(c *call, now int64) (over bool, err error) {
 		if m.charge < 0 || c.charges[m.charge].Hits != 0 || c.req.descriptors[i].negative {
 			continue
 		}
-		if m.rule.limit.Hits != ratelimit.Unlimited && c.outcomes[m.charge].Remaining <= 0 {
+		if m.rule.limit.Hits != ratelimit.Unlimited && c.outcomes[m.charge].Remaining == 0 {
 			m.over = true
 			over = over || !c.charges[m.charge].Shadowed()
 		}
@@ -285,6 +285,7 @@ func (c *call) encode(over, headers bool, now int64) {
 	c.out = appendOverall(c.out, over)
 	var least status
 	var perUnit uint32
+	degraded := false
 	for i := range c.met {
 		m := &c.met[i]
 		var s status
@@ -300,7 +301,8 @@ func (c *call) encode(over, headers bool, now int64) {
 				remaining: clampRemaining(o.Remaining),
 				reset:     resetSeconds(m.rule.limit, o, now),
 			}
-			if least.limit == nil || s.remaining < least.remaining {
+			degraded = degraded || o.Degraded
+			if o.Remaining >= 0 && (least.limit == nil || s.remaining < least.remaining) {
 				least, perUnit = s, m.rule.perUnit
 			}
 		}
@@ -308,6 +310,9 @@ func (c *call) encode(over, headers bool, now int64) {
 	}
 	if headers && least.limit != nil {
 		c.out = appendHeaders(c.out, &least, perUnit)
+	}
+	if degraded {
+		c.out = appendDegraded(c.out)
 	}
 }
 

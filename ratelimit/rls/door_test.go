@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -548,6 +549,42 @@ func BenchmarkDoorCharge(b *testing.B) {
 			for b.Loop() {
 				f.answer(context.Background(), c)
 			}
+		})
+	}
+}
+
+// degradedStore knows only that the shared one does not answer.
+type degradedStore struct{ remaining int64 }
+
+func (d degradedStore) Charge(_ ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	for i := range charges {
+		outcomes[i] = ratelimit.Outcome{Remaining: d.remaining, Degraded: true}
+	}
+	return true, nil
+}
+
+func TestADegradedAnswerSaysSo(t *testing.T) {
+	for name, test := range map[string]struct {
+		remaining int64
+		headers   []string
+	}{
+		"where a share is counted": {3, []string{"RateLimit-Limit: 5", "RateLimit-Remaining: 3", "RateLimit-Reset: 1", "x-sluice-degraded: true"}},
+		"where nothing is known":   {-1, []string{"x-sluice-degraded: true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := open(t, func(o *Options) { o.Gate, o.Headers = degradedStore{test.remaining}, true })
+			r := f.ask(ask("messaging", []string{"kind", "x"}))
+			var headers []string
+			for _, h := range r.ResponseHeadersToAdd {
+				headers = append(headers, h.Key+": "+h.Value)
+			}
+			if !slices.Equal(headers, test.headers) {
+				t.Errorf("headers %q", headers)
+			}
+			if got := r.DynamicMetadata.GetFields()["sluice_degraded"].GetStringValue(); got != "true" {
+				t.Errorf("metadata %v", r.DynamicMetadata)
+			}
+			f.want("ok ok:"+strconv.FormatInt(max(test.remaining, 0), 10), hits(ask("messaging", []string{"kind", "x"}), 0)) // a look
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
 // Codes of RateLimitResponse.
@@ -20,6 +21,7 @@ const (
 	tagOverallCode = 1<<3 | byte(protowire.VarintType)
 	tagStatus      = 2<<3 | byte(protowire.BytesType)
 	tagHeader      = 3<<3 | byte(protowire.BytesType)
+	tagMetadata    = 6<<3 | byte(protowire.BytesType)
 
 	tagCode      = 1<<3 | byte(protowire.VarintType)
 	tagRemaining = 3<<3 | byte(protowire.VarintType)
@@ -28,6 +30,12 @@ const (
 	tagSeconds     = 1<<3 | byte(protowire.VarintType)
 	tagHeaderKey   = 1<<3 | byte(protowire.BytesType)
 	tagHeaderValue = 2<<3 | byte(protowire.BytesType)
+
+	// Of google.protobuf.Struct.
+	tagFields      = 1<<3 | byte(protowire.BytesType)
+	tagEntryKey    = 1<<3 | byte(protowire.BytesType)
+	tagEntryValue  = 2<<3 | byte(protowire.BytesType)
+	tagValueString = 3<<3 | byte(protowire.BytesType)
 )
 
 // status is the answer to one descriptor.
@@ -90,6 +98,22 @@ func appendHeaders(b []byte, least *status, perUnit uint32) []byte {
 	b = appendHeader(b, "RateLimit-Limit", int64(perUnit))
 	b = appendHeader(b, "RateLimit-Remaining", int64(least.remaining))
 	return appendHeader(b, "RateLimit-Reset", least.reset)
+}
+
+// degraded is a header, for the caller, and the same as dynamic metadata, for Envoy's access log.
+var degraded = func() []byte {
+	name, meta := tenant.DegradedHeader, tenant.MetadataDegraded
+	header := appendText(appendText(nil, tagHeaderKey, name), tagHeaderValue, "true")
+	entry := appendText(appendText(nil, tagEntryKey, meta), tagEntryValue, string(appendText(nil, tagValueString, "true")))
+	fields := appendText(nil, tagFields, string(entry))
+	return appendText(appendText(nil, tagHeader, string(header)), tagMetadata, string(fields))
+}()
+
+// appendDegraded marks an answer that the shared store has no part in.
+func appendDegraded(b []byte) []byte { return append(b, degraded...) }
+
+func appendText(b []byte, tag byte, text string) []byte {
+	return append(protowire.AppendVarint(append(b, tag), uint64(len(text))), text...)
 }
 
 func clampRemaining(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }

@@ -130,7 +130,7 @@ func meshErrors(run func(*cobra.Command, []string) error) func(*cobra.Command, [
 type meshFlags struct {
 	kubeconfig, context, namespace string
 	profile                        profile.Options
-	charts                         string
+	charts, bundle                 string
 	output                         string
 	timeout                        time.Duration
 	take                           []string
@@ -141,6 +141,10 @@ type meshFlags struct {
 func (f *meshFlags) cluster(c *cobra.Command) {
 	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "`path` of the kubeconfig; as kubectl finds it unless told")
 	c.Flags().StringVar(&f.context, "context", "", "`name` of the kubeconfig's context; the current one unless told")
+	// It fails only for a flag that does not exist.
+	_ = c.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return cluster.Target{Kubeconfig: f.kubeconfig}.Contexts(), cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 // values adds the flags that say which mesh.
@@ -198,6 +202,9 @@ func (f *meshFlags) connect(ctx context.Context) (*cluster.Cluster, error) {
 // mesh loads the values and renders them.
 func (f *meshFlags) mesh() (*cluster.Mesh, error) {
 	o := f.profile
+	if f.bundle != "" {
+		return f.bundled()
+	}
 	if f.charts != "" {
 		// A comma, a brace or a backslash in a path is none of an assignment's.
 		o.Sets = append(o.Sets, "istio.charts="+strings.NewReplacer(`\`, `\\`, ",", `\,`, "{", `\{`).Replace(f.charts))

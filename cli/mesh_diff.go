@@ -50,6 +50,7 @@ The exit status is 0 if nothing differs, 2 if something does.`,
 	f.outputs(c, "diff", "table", "json", "yaml")
 	f.cluster(c)
 	f.values(c)
+	f.fromBundle(c)
 	f.taking(c)
 	return c
 }

@@ -32,7 +32,8 @@ Ctrl-C stops between two objects. 'sluice mesh status' then says at which compon
 		Example: `  sluice mesh install --profile voicecore
   sluice mesh install --profile voicecore -f my-values.yaml --set mesh.stage=soft --yes
   sluice mesh install --profile voicecore --dry-run -o json
-  sluice mesh install --profile voicecore --take-ownership kubectl-edit`,
+  sluice mesh install --profile voicecore --take-ownership kubectl-edit
+  sluice mesh install --bundle mesh.tgz@sha256:4be1f0…   # see 'sluice mesh bundle'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			m, err := f.mesh()
@@ -65,6 +66,7 @@ Ctrl-C stops between two objects. 'sluice mesh status' then says at which compon
 	f.outputs(c, "table", "json", "yaml")
 	f.cluster(c)
 	f.values(c)
+	f.fromBundle(c)
 	f.changing(c)
 	f.taking(c)
 	return c

@@ -42,6 +42,7 @@ docs/reference/checks.md explains each code. The exit status is 3 if a check fai
 	f.outputs(c, "table", checkFormats...)
 	f.cluster(c)
 	f.values(c)
+	f.fromBundle(c)
 	f.taking(c)
 	return c
 }

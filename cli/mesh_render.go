@@ -40,6 +40,7 @@ kubectl needs one call for those and one for everything.`,
 		},
 	}
 	f.values(c)
+	f.fromBundle(c)
 	c.Flags().StringArrayVar(&only, "component", nil, "only this `component`; repeatable")
 	return c
 }

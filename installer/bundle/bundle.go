@@ -1,6 +1,6 @@
 // Package bundle carries a mesh to where there is no network: one file with the charts,
 // the values, what is rendered from them and the list of images, each with its digest.
-// Call Create, carry the file over, then Verify.
+// Call Create, carry the file over, then Open, and Mesh for what is in it.
 //
 // The images themselves are not in it: tools for that exist, and take the list. The digests show
 // damage, not forgery: whoever could change a file could change its digest. To know that it is the one that was made,
@@ -169,17 +169,35 @@ func pack(w io.Writer, files map[string][]byte) error {
 
 // Images are all that a mesh runs: those of its objects, and the proxy that is injected.
 func Images(m *cluster.Mesh) []string {
-	found := map[string]bool{m.Values.Images.Hub + "/proxyv2:" + m.Values.Istio.Version: true}
-	for _, r := range m.Components {
-		for _, u := range r.Objects {
-			imagesOf(u.Object, found)
+	found := inOrder(m)
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// Pairs are the images of a mesh beside those of the same mesh from other registries, each pair once.
+func Pairs(from, to *cluster.Mesh) (pairs [][2]string) {
+	sources := inOrder(from)
+	for i, image := range inOrder(to) {
+		if pair := [2]string{sources[i], image}; !slices.Contains(pairs, pair) {
+			pairs = append(pairs, pair)
 		}
 	}
-	return slices.Sorted(maps.Keys(found))
+	return pairs
+}
+
+// inOrder are the images in the order of the objects.
+func inOrder(m *cluster.Mesh) []string {
+	found := []string{m.Values.Images.Hub + "/proxyv2:" + m.Values.Istio.Version}
+	for _, r := range m.Components {
+		for _, u := range r.Objects {
+			imagesOf(u.Object, &found)
+		}
+	}
+	return found
 }
 
 // imagesOf looks in every list of containers. "auto" is the injector's to fill in.
-func imagesOf(v any, found map[string]bool) {
+func imagesOf(v any, found *[]string) {
 	switch v := v.(type) {
 	case map[string]any:
 		for _, list := range []string{"containers", "initContainers"} {
@@ -187,13 +205,13 @@ func imagesOf(v any, found map[string]bool) {
 			for _, c := range containers {
 				if c, ok := c.(map[string]any); ok {
 					if image, _ := c["image"].(string); image != "" && image != "auto" {
-						found[image] = true
+						*found = append(*found, image)
 					}
 				}
 			}
 		}
-		for _, inner := range v {
-			imagesOf(inner, found)
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			imagesOf(v[key], found)
 		}
 	case []any:
 		for _, inner := range v {

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,9 +54,12 @@ func TestABundle(t *testing.T) {
 		}
 	})
 	t.Run("it verifies, with the digest that was told when it was made", func(t *testing.T) {
-		read, got, err := Verify(bytes.NewReader(text))
-		if err != nil || got != sum || len(read.Files) != len(manifest.Files) || read.Sluice != "v-test" {
-			t.Errorf("%v, digest %s, want %s; %d files, want %d", err, got, sum, len(read.Files), len(manifest.Files))
+		read, err := Open(bytes.NewReader(text), sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read.Sum != sum || len(read.Files) != len(manifest.Files) || read.Sluice != "v-test" {
+			t.Errorf("digest %s, want %s; %d files, want %d", read.Sum, sum, len(read.Files), len(manifest.Files))
 		}
 	})
 	t.Run("it lists every image, from the registry of the values", func(t *testing.T) {
@@ -77,6 +81,49 @@ func TestABundle(t *testing.T) {
 					t.Errorf("%s is in the mesh, and not on the list", image)
 				}
 			}
+		}
+	})
+	t.Run("each image is told with the place that it is copied from", func(t *testing.T) {
+		pairs := Pairs(mesh(t, profile.Options{Profile: "voicecore"}), m)
+		if len(pairs) != len(manifest.Images) {
+			t.Errorf("%d pairs, want %d", len(pairs), len(manifest.Images))
+		}
+		for _, p := range pairs {
+			if path.Base(p[0]) != path.Base(p[1]) || !strings.HasPrefix(p[1], "registry.internal:5000/") || strings.HasPrefix(p[0], "registry.internal") {
+				t.Errorf("%q", p)
+			}
+		}
+	})
+	t.Run("it is laid down as it is, by the program that made it", func(t *testing.T) {
+		b, err := Open(bytes.NewReader(text), sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there, err := b.Mesh(profile.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := render.YAML(there.Components)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, unpacked(t, text)[meshFile]) || there.Values.Profile != "voicecore" || there.Values.Istio.Charts != "" {
+			t.Errorf("another mesh: profile %q, charts %q", there.Values.Profile, there.Values.Istio.Charts)
+		}
+		soft, err := b.Mesh(profile.Options{Sets: []string{"mesh.stage=soft"}})
+		if err != nil || soft.Values.Mesh.Stage != profile.Soft {
+			t.Errorf("values over those of the bundle: %v", err)
+		}
+		if _, err := b.Mesh(profile.Options{Sets: []string{"mesh.stage=hard"}}); err == nil {
+			t.Error("a value that can't be is taken")
+		}
+	})
+	t.Run("another program that would lay something else down refuses it", func(t *testing.T) {
+		files := unpacked(t, text)
+		files[meshFile] = bytes.Replace(files[meshFile], []byte("minReplicas: 2"), []byte("minReplicas: 3"), 1)
+		b := &Bundle{Manifest: *manifest, files: files}
+		if _, err := b.Mesh(profile.Options{}); !errors.Is(err, cluster.ErrRefused) || !strings.Contains(err.Error(), "use the sluice that made it, v-test") {
+			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("what is in it gives the same mesh, on a machine that has only it", func(t *testing.T) {
@@ -146,7 +193,7 @@ func TestADamagedBundle(t *testing.T) {
 		{"no manifest", func(f map[string][]byte) { delete(f, manifestFile) }, []string{"it is no bundle"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, _, err := Verify(bytes.NewReader(repack(t, c.change)))
+			_, err := Open(bytes.NewReader(repack(t, c.change)), "")
 			if err == nil {
 				t.Fatal("it verifies")
 			}
@@ -158,7 +205,7 @@ func TestADamagedBundle(t *testing.T) {
 		})
 	}
 	t.Run("each byte counts", func(t *testing.T) {
-		_, good, err := Verify(bytes.NewReader(text))
+		good, err := Open(bytes.NewReader(text), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,14 +213,16 @@ func TestADamagedBundle(t *testing.T) {
 		for at := 0; at < len(text); at += max(1, len(text)/30) {
 			damaged := bytes.Clone(text)
 			damaged[at] ^= 0x10
-			_, sum, err := Verify(bytes.NewReader(damaged))
-			if err == nil && sum == good {
+			if b, err := Open(bytes.NewReader(damaged), ""); err == nil && b.Sum == good.Sum {
 				t.Errorf("a change of byte %d of %d is not found, and the digest is the same", at, len(text))
+			}
+			if _, err := Open(bytes.NewReader(damaged), good.Sum); err == nil || !strings.Contains(err.Error(), "it is another file") {
+				t.Errorf("a change of byte %d of %d: %v", at, len(text), err)
 			}
 		}
 	})
 	t.Run("half of one", func(t *testing.T) {
-		if _, _, err := Verify(bytes.NewReader(text[:len(text)/2])); err == nil || !strings.Contains(err.Error(), "damaged") {
+		if _, err := Open(bytes.NewReader(text[:len(text)/2]), ""); err == nil || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("got %v, want that it is damaged", err)
 		}
 	})
@@ -199,7 +248,7 @@ func TestAHostileBundle(t *testing.T) {
 				t.Fatal(err)
 			}
 			var p Problems
-			if _, _, err := Verify(&b); err == nil || errors.As(err, &p) || !strings.HasPrefix(err.Error(), "it is no bundle") {
+			if _, err := Open(&b, ""); err == nil || errors.As(err, &p) || !strings.HasPrefix(err.Error(), "it is no bundle") {
 				t.Errorf("got %v, want that it is no bundle", err)
 			}
 		})

@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,31 +22,40 @@ func (p Problems) Error() string {
 	return fmt.Sprintf("the bundle is not whole:\n  %s\nmake it again, or carry it over again", strings.Join(p, "\n  "))
 }
 
-// Verify reads a bundle and returns what it says, and the digest of the whole. What is
-// wrong with its files is Problems, all of them at once.
-func Verify(r io.Reader) (*Manifest, string, error) {
+// Bundle is one that is whole.
+type Bundle struct {
+	Manifest
+	Sum string // SHA-256 of the whole file, in hex
+
+	files map[string][]byte
+}
+
+// Open reads a bundle and compares it with what it says of itself. What is wrong with its files is Problems, all
+// of them at once. If sum is not empty, the whole file must have it, which is asked before anything in it is believed.
+func Open(r io.Reader, sum string) (*Bundle, error) {
 	whole := sha256.New()
-	read := io.TeeReader(r, whole)
+	read := io.TeeReader(io.LimitReader(r, bound), whole)
 	files, err := unpack(read)
+	if _, rest := io.Copy(io.Discard, read); rest != nil { // what comes after the archive counts, too
+		return nil, rest
+	}
+	b := &Bundle{Sum: hex.EncodeToString(whole.Sum(nil)), files: files}
+	if sum != "" && !strings.EqualFold(sum, b.Sum) {
+		return nil, fmt.Errorf("it is another file: its SHA-256 is %s, not %s", b.Sum, sum)
+	}
 	if err != nil {
-		return nil, "", fmt.Errorf("it is no bundle, or damaged: %w", err)
+		return nil, fmt.Errorf("it is no bundle, or damaged: %w", err)
 	}
-	if _, err := io.Copy(io.Discard, read); err != nil { // what comes after the archive counts, too
-		return nil, "", err
+	if err := json.Unmarshal(files[manifestFile], &b.Manifest); err != nil {
+		return nil, fmt.Errorf("it is no bundle: its %s: %w", manifestFile, err)
 	}
-	sum := hex.EncodeToString(whole.Sum(nil))
-	m := &Manifest{}
-	d := json.NewDecoder(bytes.NewReader(files[manifestFile]))
-	if err := d.Decode(m); err != nil {
-		return nil, sum, fmt.Errorf("it is no bundle: its %s: %w", manifestFile, err)
+	if b.Format != format {
+		return nil, fmt.Errorf("it has format %d, and this sluice knows format %d; use the sluice that made it (%s)", b.Format, format, b.Sluice)
 	}
-	if m.Format != format {
-		return nil, sum, fmt.Errorf("it has format %d, and this sluice knows format %d; use the sluice that made it (%s)", m.Format, format, m.Sluice)
+	if p := b.problems(files); len(p) > 0 {
+		return nil, p
 	}
-	if p := m.problems(files); len(p) > 0 {
-		return m, sum, p
-	}
-	return m, sum, nil
+	return b, nil
 }
 
 func (m *Manifest) problems(files map[string][]byte) (p Problems) {
@@ -105,6 +113,8 @@ func unpack(r io.Reader) (map[string][]byte, error) {
 		size += h.Size
 		_, twice := files[h.Name]
 		switch {
+		case h.Typeflag == tar.TypeDir: // of one that somebody packed again; folders are made by what is in them
+			continue
 		case h.Typeflag != tar.TypeReg:
 			return nil, fmt.Errorf("%q is no plain file", h.Name)
 		case !fs.ValidPath(h.Name) || strings.Contains(h.Name, `\`):

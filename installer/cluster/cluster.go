@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -122,6 +123,17 @@ func serverVersion(ctx context.Context, config *rest.Config) (*version.Info, err
 	return parseVersion(raw)
 }
 
+// Contexts are the names of the kubeconfig's contexts, in order; none if it can't be read.
+func (t Target) Contexts() []string {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = t.Kubeconfig
+	raw, err := rules.Load()
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(raw.Contexts))
+}
+
 func restConfig(t Target) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = t.Kubeconfig
@@ -131,12 +143,7 @@ func restConfig(t Target) (*rest.Config, error) {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
 	if _, ok := raw.Contexts[t.Context]; t.Context != "" && !ok {
-		names := make([]string, 0, len(raw.Contexts))
-		for name := range raw.Contexts {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		return nil, fmt.Errorf("the kubeconfig has no context %q; it has: %s", t.Context, strings.Join(names, ", "))
+		return nil, fmt.Errorf("the kubeconfig has no context %q; it has: %s", t.Context, strings.Join(slices.Sorted(maps.Keys(raw.Contexts)), ", "))
 	}
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {

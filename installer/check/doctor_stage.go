@@ -30,7 +30,7 @@ func stage(ctx context.Context, m *Mesh) ([]Finding, error) {
 		return nil, nil
 	}
 	return []Finding{{
-		Object: "the mesh", Says: "it was left in the soft stage: it takes callers without a certificate and evaluates its policies without acting on them",
+		Object: "the mesh", Says: "it was left in the soft stage: proxies take callers without a certificate, policies are a dry run, and Sluice refuses nobody for who they are, for rules or for limits: nothing is protected",
 		Evidence: "the inventory: stage " + s.Stage, Fix: enforce,
 	}}, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
 var apiChecks = []Check{
@@ -28,11 +30,18 @@ func serverSideApply(ctx context.Context, m *Mesh) ([]Finding, error) {
 		for _, c := range changes[i].Conflicts {
 			out = append(out, Finding{
 				Object: changes[i].Object, Says: "somebody else owns it: " + c.String(), Evidence: "server-side dry run",
-				Fix: "leave that field to its owner, or --take-ownership=" + c.Manager,
+				Fix: fixOf(c),
 			})
 		}
 	}
 	return out, nil
+}
+
+func fixOf(c cluster.Conflict) string {
+	if c.Field == "" {
+		return fmt.Sprintf("delete the object, or take it over with --take-ownership %q; uninstall then removes it", c.Manager)
+	}
+	return fmt.Sprintf("leave that field to its owner, or --take-ownership %q", c.Manager)
 }
 
 const gatewayGroup = "gateway.networking.k8s.io"

@@ -1,0 +1,164 @@
+package outage
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+)
+
+// chunk is how many operations are forgotten together.
+const chunk = 256
+
+// journal keeps admissions, oldest first: at most so many, and those older than a horizon only as long as they
+// share a chunk with younger ones.
+type journal struct {
+	most int
+	lost atomic.Uint64 // operations that there was no room for
+
+	mu     sync.Mutex
+	chunks []*page
+	spare  *page
+	held   int
+}
+
+// page is up to a chunk of operations.
+type page struct {
+	records []record
+	charges []ratelimit.Charge // of all records, one after the other
+}
+
+type record struct {
+	op   ratelimit.Operation
+	from int       // in charges
+	at   time.Time // when it was admitted
+	sent time.Time // when the shared store may first have seen it; zero: never
+}
+
+// add keeps an admission, and forgets what was admitted before horizon. What is full forgets its oldest.
+func (j *journal) add(op ratelimit.Operation, charges []ratelimit.Charge, now time.Time, sent bool, horizon time.Time) {
+	r := record{op: op, at: now}
+	if sent {
+		r.sent = now
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	last := len(j.chunks) - 1
+	if last < 0 || len(j.chunks[last].records) == chunk {
+		j.forget(horizon)
+		j.chunks = append(j.chunks, j.blank())
+		last = len(j.chunks) - 1
+	}
+	p := j.chunks[last]
+	r.from = len(p.charges)
+	for i := range charges {
+		if charges[i].Hits != 0 {
+			p.charges = append(p.charges, charges[i])
+		}
+	}
+	p.records = append(p.records, r)
+	j.held++
+}
+
+// forget drops the pages that are older than horizon, and those for which there is no room.
+func (j *journal) forget(horizon time.Time) {
+	n := 0
+	for ; n < len(j.chunks); n++ {
+		p := j.chunks[n]
+		full := j.held+chunk > j.most
+		if !full && !p.records[len(p.records)-1].at.Before(horizon) {
+			break
+		}
+		j.lost.Add(uint64(len(p.records)))
+		j.held -= len(p.records)
+		j.spare = p
+	}
+	j.chunks = append(j.chunks[:0], j.chunks[n:]...)
+}
+
+func (j *journal) blank() *page {
+	p := j.spare
+	if j.spare = nil; p == nil {
+		return &page{records: make([]record, 0, chunk)}
+	}
+	clear(p.charges) // the limits of a catalogue that is gone
+	p.records, p.charges = p.records[:0], p.charges[:0]
+	return p
+}
+
+// take empties j.
+func (j *journal) take() []*page {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	taken := j.chunks
+	j.chunks, j.held = nil, 0
+	return taken
+}
+
+func (j *journal) len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.held
+}
+
+// keepFrom forgets what is older than horizon.
+func (p *page) keepFrom(horizon time.Time) {
+	i := 0
+	for i < len(p.records) && p.records[i].at.Before(horizon) {
+		i++
+	}
+	p.records = p.records[i:]
+}
+
+// of is the charges of record i.
+func (p *page) of(i int) []ratelimit.Charge {
+	to := len(p.charges)
+	if i+1 < len(p.records) {
+		to = p.records[i+1].from
+	}
+	return p.charges[p.records[i].from:to]
+}
+
+// trouble is a time in which the shared store gave cause to doubt what it holds.
+type trouble struct {
+	on    atomic.Bool
+	mu    sync.Mutex
+	since time.Time
+	lossy bool // it may have lost what it acknowledged
+}
+
+func (t *trouble) begun() bool { return t.on.Load() }
+
+func (t *trouble) begin(now time.Time, lossy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.since.IsZero() {
+		t.since = now
+		t.on.Store(true)
+	}
+	t.lossy = t.lossy || lossy
+}
+
+// end is when it began, and whether it was lossy.
+func (t *trouble) end() (since time.Time, lossy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	since, lossy = t.since, t.lossy
+	t.since, t.lossy = time.Time{}, false
+	t.on.Store(false)
+	return since, lossy
+}
+
+// horizon is age before now, or before the trouble began.
+func (t *trouble) horizon(age time.Duration) time.Time {
+	if !t.on.Load() {
+		return time.Now().Add(-age)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.since.IsZero() {
+		return time.Now().Add(-age)
+	}
+	return t.since.Add(-age)
+}

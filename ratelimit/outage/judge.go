@@ -1,0 +1,47 @@
+package outage
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+// cause is what an error of the shared store says about it.
+type cause uint8
+
+const (
+	silence  cause = iota // no answer: the breaker counts it
+	disorder              // it answered, at once, that it can't count for anybody now
+	theirs                // it can't do what this request asks
+)
+
+// states are the answers by which Redis says that it can't serve now, whatever is asked.
+var states = []string{
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED",
+	"NOAUTH", "WRONGPASS", "NOPERM", "MOVED", "ASK", "ERR Function not found", "ERR max number of clients",
+}
+
+// judge tells causes apart. A disorder is answered in no time, so the breaker has nothing to save there: calls go on, and are counted
+// again from the first one that can be. What is neither is the request's: it opens nothing and
+// gets nothing, so that nobody can choose by what he sends that limits do not hold.
+func judge(err error) cause {
+	switch {
+	case errors.Is(err, errTimeout), errors.Is(err, redisstore.ErrNoAnswer):
+		return silence
+	case !errors.Is(err, redisstore.ErrRefused):
+		return theirs
+	}
+	var refusal interface { // what the client calls redis.Error
+		error
+		RedisError()
+	}
+	if errors.As(err, &refusal) {
+		for _, s := range states {
+			if strings.HasPrefix(refusal.Error(), s) {
+				return disorder
+			}
+		}
+	}
+	return theirs
+}

@@ -1,0 +1,255 @@
+// Package outage is the ratelimit.Store of a replica whose shared store may fail: slow,
+// gone, frozen, or back without what it had acknowledged. It asks the shared store within a
+// budget, stops asking one that does not answer, says meanwhile what each limit's
+// OnOutage says, and afterwards counts there what was admitted without it.
+//
+// It is not for a store of one process, and it makes no shared store exact across a
+// failover: what it puts back is what this replica admitted in the last seconds, and no more
+// operations than it has room for. The rest is counted as dropped.
+//
+// The bound of a local limit during an outage is limit/N for each replica and window, N being the
+// replicas last seen; a share that was spent stays spent until its window ends, however often the shared
+// store comes and goes. Beside what was charged there before, a window in which an outage begins holds
+// up to the limit once more.
+//
+// A call of a healthy store costs about two microseconds more, for it runs on a goroutine that can
+// be left behind. While the breaker is open a call costs a microsecond and no call of the shared store.
+package outage
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/memstore"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+// Shared is the store that replicas share, a [redisstore.Store].
+type Shared interface {
+	ratelimit.Store
+	// Reapply counts operations that were admitted as of when they were, up to the brim of each limit, and
+	// none twice that it did within the last ten seconds.
+	Reapply(ctx context.Context, ops []redisstore.Applied) error
+}
+
+// ErrUnavailable is the error of Charge where the shared store does not answer and a limit says deny.
+var ErrUnavailable = errors.New("outage: the shared store does not answer, and a limit is not to be admitted without it")
+
+var errShort = errors.New("outage: fewer outcomes than charges")
+
+// Options are what a Store is made of. Shared is required; zero elsewhere means the default.
+type Options struct {
+	Shared Shared
+	// Replicas is how many replicas there are now, this one included, as last seen; below 1 counts as 1. Nil: 1.
+	Replicas func() int
+	// Budget is the longest that a call takes; default 100 ms. What is slower than that counts as no answer.
+	Budget time.Duration
+	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged in the
+	// last 5 s, and of those that it has not seen; default 65536 of each, about 200 bytes an operation.
+	Operations int
+	MaxCells   int // of the local shares; default that of memstore
+	InFlight   int // calls of Shared at once; default 1024. More wait for their turn, within the budget
+	Log        *slog.Logger
+}
+
+const (
+	defaultBudget     = 100 * time.Millisecond
+	defaultOperations = 1 << 16
+	defaultInFlight   = 1024
+	ackedAge          = 5 * time.Second // of acknowledged admissions that a failover may have lost
+	// What the shared store has seen and may hold is not sent again after so long: it knows an id for ten
+	// seconds, of which a call and a batch may take some.
+	remembered = 8 * time.Second
+	owedAge    = 10 * time.Minute // of those that were never there
+)
+
+// Store is a ratelimit.Store around a shared one. It is safe for concurrent use.
+type Store struct {
+	o        Options
+	calls    *calls
+	local    *memstore.Store
+	breaker  breaker
+	acked    journal // admitted by the shared store
+	owed     journal // admitted without it
+	trouble  trouble
+	settling atomic.Bool
+
+	prefix  uint64 // of the ids made here
+	minted  atomic.Uint64
+	scratch sync.Pool // *shares
+
+	degraded  [3]atomic.Uint64 // answers, by ratelimit.Outage
+	silences  atomic.Uint64
+	disorders atomic.Uint64
+	crowded   atomic.Uint64
+	reapplied atomic.Uint64
+	dropped   atomic.Uint64
+
+	quit    chan struct{}
+	mu      sync.Mutex // over closed and the start of goroutines
+	closed  bool
+	running sync.WaitGroup
+}
+
+// New returns a store. Close ends what it runs.
+func New(o Options) *Store {
+	if o.Replicas == nil {
+		o.Replicas = func() int { return 1 }
+	}
+	if o.Budget <= 0 {
+		o.Budget = defaultBudget
+	}
+	if o.Operations <= 0 {
+		o.Operations = defaultOperations
+	}
+	if o.InFlight <= 0 {
+		o.InFlight = defaultInFlight
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{
+		o: o, local: memstore.New(memstore.Options{MaxCells: o.MaxCells}), quit: make(chan struct{}),
+		acked: journal{most: o.Operations}, owed: journal{most: o.Operations},
+	}
+	s.calls = newCalls(o.Shared, int64(o.InFlight), s.quit)
+	s.scratch.New = func() any { return new(shares) }
+	var seed [8]byte
+	_, _ = rand.Read(seed[:]) // never fails
+	s.prefix = binary.BigEndian.Uint64(seed[:])
+	return s
+}
+
+// Close ends the goroutines of s, and waits for those that do not hang in the shared store. A call that is
+// under way is answered; there is none after it. What was owed to the shared store and is not there yet is lost.
+func (s *Store) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.quit)
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// start runs f on a goroutine that Close waits for, unless s is closed.
+func (s *Store) start(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.running.Go(f)
+	return true
+}
+
+// Charge implements ratelimit.Store. It answers within the budget, whatever the shared store does: as
+// that says, or, where it says nothing, as each limit's OnOutage does, and then every outcome is Degraded.
+//
+// An error is ErrUnavailable; one of the shared store that is the request's fault; or one of the local store, which is
+// full. Nothing was admitted. A call that was given up may have been charged all the same, once: what that takes from a caller is
+// at most what was in flight.
+func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	if len(outcomes) < len(charges) {
+		return false, errShort
+	}
+	if len(charges) == 0 {
+		return true, nil
+	}
+	changes := changesAny(charges)
+	if changes && op.ID == ([16]byte{}) {
+		op.ID = s.mint()
+	}
+	term, closed := s.breaker.closedTerm()
+	if !closed {
+		return s.without(op, charges, outcomes, false)
+	}
+	admitted, err := s.calls.charge(op, charges, outcomes, s.o.Budget)
+	switch {
+	case err == nil:
+		s.breaker.succeeded()
+		if admitted && changes {
+			s.acked.add(op, charges, time.Now(), true, s.trouble.horizon(ackedAge))
+		}
+		if s.trouble.begun() {
+			s.settleSoon()
+		}
+		return admitted, nil
+	case errors.Is(err, errCrowded): // nothing was sent, and nothing is known of the store
+		s.crowded.Add(1)
+		return s.without(op, charges, outcomes, false)
+	}
+	switch judge(err) {
+	case theirs:
+		return false, err
+	case disorder:
+		s.disorders.Add(1)
+		s.trouble.begin(time.Now(), true)
+		return s.without(op, charges, outcomes, false)
+	default:
+		s.silences.Add(1)
+		s.silent(term, err, charges[0].Cell.Shard)
+		return s.without(op, charges, outcomes, true)
+	}
+}
+
+// silent takes note of a call that was not answered.
+func (s *Store) silent(term uint64, err error, shard uint64) {
+	opened := s.breaker.failed(term, time.Now())
+	s.trouble.begin(time.Now(), opened) // a slow answer alone loses nothing
+	if opened {
+		s.o.Log.Warn("the shared store does not answer; limits mean what their on_outage says until it does", "error", err)
+		s.start(func() { s.probe(shard) })
+	}
+}
+
+// mint makes an id that no other operation has, of this replica or another.
+func (s *Store) mint() (id [16]byte) {
+	binary.BigEndian.PutUint64(id[:], s.prefix)
+	binary.BigEndian.PutUint64(id[8:], s.minted.Add(1))
+	return id
+}
+
+// changesAny is false for a look.
+func changesAny(charges []ratelimit.Charge) bool {
+	for i := range charges {
+		if charges[i].Hits != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats are what a store counted since New.
+type Stats struct {
+	Open   bool   // the breaker is open: the shared store is not asked
+	Opened uint64 // how often that began
+	// Calls of the shared store that came to nothing: it did not answer, it could count for nobody, or as many as may be were under way.
+	Silences, Disorders, Crowded uint64
+	// Degraded are the answers without it, by what a limit said: at ratelimit.OutageDeny errors, else those in which a
+	// limit was local, else those in which all were allow.
+	Degraded  [3]uint64
+	Owed      int    // operations that are still to be counted there
+	Reapplied uint64 // operations that were
+	Dropped   uint64 // operations that will not be: too many, or too old
+}
+
+// Stats reads the counters.
+func (s *Store) Stats() Stats {
+	out := Stats{
+		Open: s.breaker.isOpen(), Opened: s.breaker.opened.Load(),
+		Silences: s.silences.Load(), Disorders: s.disorders.Load(), Crowded: s.crowded.Load(),
+		Owed: s.owed.len(), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(),
+	}
+	for i := range out.Degraded {
+		out.Degraded[i] = s.degraded[i].Load()
+	}
+	return out
+}

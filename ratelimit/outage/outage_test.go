@@ -1,0 +1,685 @@
+package outage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/memstore"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+// fake is a shared store that can be told how to fail. It remembers ids, as Redis does, and counts in memory.
+type fake struct {
+	mu       sync.Mutex
+	mem      *memstore.Store
+	err      error
+	hang     chan struct{} // calls wait until it is closed; nil: they don't
+	delay    time.Duration
+	lose     bool // the answer is lost, not the charge
+	known    map[[16]byte]int
+	calls    int
+	together int // now
+	most     int // together
+	reapply  error
+}
+
+func newFake() *fake {
+	return &fake{mem: memstore.New(memstore.Options{}), known: map[[16]byte]int{}}
+}
+
+func (f *fake) begin() (hang chan struct{}, delay time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	f.together++
+	f.most = max(f.most, f.together)
+	return f.hang, f.delay
+}
+
+func (f *fake) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	hang, delay := f.begin()
+	if hang != nil {
+		<-hang
+	}
+	if delay > 0 {
+		<-time.After(delay)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.together--
+	if f.err != nil && !f.lose {
+		return false, f.err
+	}
+	if f.known[op.ID] > 0 {
+		return true, f.err
+	}
+	ok, err := f.mem.Charge(op, charges, outcomes)
+	if ok && op.ID != ([16]byte{}) {
+		f.known[op.ID]++
+	}
+	return ok, errors.Join(err, f.err)
+}
+
+func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
+	hang, _ := f.begin()
+	if hang != nil {
+		<-hang
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.together--
+	if err := errors.Join(f.err, f.reapply); err != nil {
+		return err
+	}
+	for _, a := range ops {
+		if f.known[a.Operation.ID] > 0 {
+			continue
+		}
+		f.known[a.Operation.ID]++
+		charges := slices.Clone(a.Charges)
+		for i := range charges {
+			charges[i].Shadow = true
+		}
+		if _, err := f.mem.Charge(a.Operation, charges, make([]ratelimit.Outcome, len(charges))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fake) set(change func(*fake)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func (f *fake) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls
+}
+
+// forget is a primary that comes back empty.
+func (f *fake) forget() {
+	f.set(func(f *fake) { f.mem, f.known = memstore.New(memstore.Options{}), map[[16]byte]int{} })
+}
+
+var errSilent = fmt.Errorf("%w: refused", redisstore.ErrNoAnswer)
+
+func limitOf(on ratelimit.Outage, hits int64) *ratelimit.Limit {
+	return &ratelimit.Limit{Name: on.String(), Algorithm: ratelimit.Fixed, Hits: hits, Window: time.Hour, OnOutage: on}
+}
+
+func charge(l *ratelimit.Limit, cell byte) ratelimit.Charge {
+	return ratelimit.Charge{Limit: l, Hits: 1, Cell: ratelimit.Cell{Key: [16]byte{cell}, Shard: 7}}
+}
+
+// pass lets the bubble's time pass.
+func pass(d time.Duration) { <-time.After(d) }
+
+// world is a store in a bubble.
+type world struct {
+	*Store
+	t    *testing.T
+	fake *fake
+}
+
+func bubble(t *testing.T, o Options, story func(*world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		o.Shared = f
+		w := &world{New(o), t, f}
+		defer w.Close()
+		story(w)
+	})
+}
+
+// ask charges once now, and checks that it takes no longer than the budget.
+func (w *world) ask(charges ...ratelimit.Charge) (bool, []ratelimit.Outcome, error) {
+	w.t.Helper()
+	outcomes := make([]ratelimit.Outcome, len(charges))
+	start := time.Now()
+	ok, err := w.Charge(ratelimit.Operation{Now: start.UnixMicro()}, charges, outcomes)
+	if took := time.Since(start); took > w.o.Budget {
+		w.t.Errorf("an answer took %v", took)
+	}
+	return ok, outcomes, err
+}
+
+// used is how much of a limit of hits the shared store has counted.
+func (w *world) used(c ratelimit.Charge) int64 {
+	w.t.Helper()
+	c.Hits = 0
+	var o [1]ratelimit.Outcome
+	w.fake.mu.Lock()
+	defer w.fake.mu.Unlock()
+	if _, err := w.fake.mem.Charge(ratelimit.Operation{Now: time.Now().UnixMicro()}, []ratelimit.Charge{c}, o[:]); err != nil {
+		w.t.Fatal(err)
+	}
+	return c.Limit.Hits - o[0].Remaining
+}
+
+// open makes the breaker open.
+func (w *world) open(err error) {
+	w.t.Helper()
+	w.fake.set(func(f *fake) { f.err = err })
+	for range failuresInARow {
+		_, _, _ = w.ask(charge(limitOf(ratelimit.OutageDeny, 1), 99))
+	}
+	synctest.Wait()
+	if !w.Stats().Open {
+		w.t.Fatal("the breaker is closed")
+	}
+}
+
+func (w *world) recover() {
+	w.t.Helper()
+	w.fake.set(func(f *fake) { f.err = nil })
+	pass(time.Second)
+	synctest.Wait()
+	if w.Stats().Open {
+		w.t.Fatal("the breaker is open a second after the store answers")
+	}
+}
+
+func TestEachLimitSaysWhatAnOutageMeans(t *testing.T) {
+	deny, allow, local := limitOf(ratelimit.OutageDeny, 6), limitOf(ratelimit.OutageAllow, 6), limitOf(ratelimit.OutageLocal, 6)
+	banned, shadow := limitOf(ratelimit.OutageAllow, 0), limitOf(ratelimit.OutageDeny, 6)
+	shadow.Shadow = true
+	for _, c := range []struct {
+		name    string
+		limits  []*ratelimit.Limit
+		admits  int // of 9
+		err     error
+		left    []int64 // after the first
+		counted ratelimit.Outage
+	}{
+		{"deny refuses with an error", []*ratelimit.Limit{deny}, 0, ErrUnavailable, nil, ratelimit.OutageDeny},
+		{"deny refuses whatever the others say", []*ratelimit.Limit{local, allow, deny}, 0, ErrUnavailable, nil, ratelimit.OutageDeny},
+		{"allow admits all, and knows of no number", []*ratelimit.Limit{allow}, 9, nil, []int64{-1}, ratelimit.OutageAllow},
+		{"local admits a replica's share", []*ratelimit.Limit{local}, 2, nil, []int64{1}, ratelimit.OutageLocal},
+		{"local bounds allow", []*ratelimit.Limit{allow, local}, 2, nil, []int64{-1, 1}, ratelimit.OutageLocal},
+		{"a limit of 0 needs no store to refuse", []*ratelimit.Limit{banned}, 0, nil, []int64{0}, ratelimit.OutageLocal},
+		{"a shadow refuses nothing", []*ratelimit.Limit{shadow}, 9, nil, []int64{-1}, ratelimit.OutageAllow},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, Options{Replicas: func() int { return 3 }}, func(w *world) {
+				w.open(errSilent)
+				before := w.Stats()
+				var charges []ratelimit.Charge
+				for i, l := range c.limits {
+					charges = append(charges, charge(l, byte(i)))
+				}
+				admitted := 0
+				for i := range 9 {
+					ok, outcomes, err := w.ask(charges...)
+					if !errors.Is(err, c.err) {
+						t.Fatalf("error %v", err)
+					}
+					if ok {
+						admitted++
+					}
+					for j := range c.left {
+						if !outcomes[j].Degraded {
+							t.Errorf("no mark on %+v", outcomes[j])
+						}
+						if i == 0 && outcomes[j].Remaining != c.left[j] {
+							t.Errorf("limit %d has %d left, want %d", j, outcomes[j].Remaining, c.left[j])
+						}
+					}
+				}
+				if admitted != c.admits {
+					t.Errorf("%d admitted, want %d", admitted, c.admits)
+				}
+				if got := w.Stats().Degraded[c.counted] - before.Degraded[c.counted]; got != 9 {
+					t.Errorf("%d answers counted as %v", got, c.counted)
+				}
+			})
+		})
+	}
+}
+
+func TestAShareIsRoundedDownAndNeverNothing(t *testing.T) {
+	for _, c := range []struct{ hits, replicas, want int64 }{
+		{10, 3, 3}, {10, 1, 10}, {2, 3, 1}, {0, 3, 0}, {ratelimit.Unlimited, 3, ratelimit.Unlimited}, {1 << 32, 7, 613566756},
+	} {
+		if got := divide(c.hits, c.replicas); got != c.want {
+			t.Errorf("%d for %d replicas is %d", c.hits, c.replicas, got)
+		}
+	}
+}
+
+// A refusal of one local limit costs the others nothing, and what denies charges nothing at all.
+func TestDuringAnOutageAllLimitsAreChargedOrNone(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		wide, narrow := charge(limitOf(ratelimit.OutageLocal, 9), 1), charge(limitOf(ratelimit.OutageLocal, 2), 2)
+		for range 5 {
+			_, _, _ = w.ask(wide, narrow)
+			_, _, _ = w.ask(wide, charge(limitOf(ratelimit.OutageDeny, 9), 3))
+		}
+		if _, o, _ := w.ask(wide); o[0].Remaining != 6 {
+			t.Errorf("%d are left of 9 after 2 and 1", o[0].Remaining)
+		}
+	})
+}
+
+func TestAFlappingStoreGivesNoFreshShare(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 5), 1)
+		admitted := 0
+		for range 6 {
+			w.open(errSilent)
+			for range 3 {
+				if ok, _, _ := w.ask(c); ok {
+					admitted++
+				}
+			}
+			w.recover()
+		}
+		if admitted != 5 {
+			t.Errorf("%d were admitted in six outages of one window, want 5", admitted)
+		}
+	})
+}
+
+func TestAHangingStoreIsLeftWithinTheBudget(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		_, _, _ = w.ask(c)
+		before := runtime.NumGoroutine()
+		hang := make(chan struct{})
+		w.fake.set(func(f *fake) { f.hang = hang })
+		start := time.Now()
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				if ok, o, err := w.ask(c); !ok || !o[0].Degraded || err != nil {
+					t.Errorf("%v %+v %v", ok, o, err)
+				}
+			})
+		}
+		all.Wait()
+		if !w.Stats().Open || time.Since(start) > time.Second {
+			t.Errorf("open %v after %v", w.Stats().Open, time.Since(start))
+		}
+		asked := w.fake.count()
+		for range 100 {
+			_, _, _ = w.ask(c)
+		}
+		if got := w.fake.count() - asked; got > 1 { // a probe
+			t.Errorf("%d calls of a store that hangs", got)
+		}
+		pass(6 * time.Second)
+		w.fake.set(func(f *fake) { f.hang = nil })
+		close(hang)
+		w.recover()
+		if ok, o, err := w.ask(c); !ok || o[0].Degraded || err != nil {
+			t.Errorf("after it all: %v %+v %v", ok, o, err)
+		}
+		pass(2 * idleFor)
+		synctest.Wait()
+		if now := runtime.NumGoroutine(); now > before {
+			t.Errorf("%d goroutines, %d before", now, before)
+		}
+	})
+}
+
+// A store that never comes back to a call is bounded all the same.
+func TestNoMoreCallsHangThanMayBeUnderWay(t *testing.T) {
+	bubble(t, Options{InFlight: 8}, func(w *world) {
+		hang := make(chan struct{})
+		defer close(hang)
+		w.fake.set(func(f *fake) { f.hang = hang })
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() { _, _, _ = w.ask(charge(limitOf(ratelimit.OutageAllow, 1), 1)) })
+		}
+		all.Wait()
+		w.fake.mu.Lock()
+		most := w.fake.most
+		w.fake.mu.Unlock()
+		if most > 8+1 {
+			t.Errorf("%d calls at once", most)
+		}
+		if s := w.Stats(); s.Crowded != 92 || s.Silences != 8 || s.Degraded[ratelimit.OutageAllow] != 100 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestProbesComeOneAtATimeAndEndTheOutageWithinASecond(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		asked := w.fake.count()
+		w.fake.set(func(f *fake) { f.most = 0 })
+		pass(10 * time.Second)
+		got := w.fake.count() - asked
+		if got < 50 || got > 110 {
+			t.Errorf("%d probes in 10 s", got)
+		}
+		w.fake.mu.Lock()
+		if w.fake.most > 1 {
+			t.Errorf("%d probes at once", w.fake.most)
+		}
+		w.fake.mu.Unlock()
+		w.recover()
+		if s := w.Stats(); s.Opened != 1 {
+			t.Errorf("opened %d times", s.Opened)
+		}
+	})
+}
+
+func TestASlowStoreIsNoStore(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.fake.set(func(f *fake) { f.delay = 200 * time.Millisecond })
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		start := time.Now()
+		for !w.Stats().Open {
+			if _, o, _ := w.ask(c); !o[0].Degraded {
+				t.Error("an answer without a mark")
+			}
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v to open", took)
+		}
+		pass(5 * time.Second)
+		if !w.Stats().Open {
+			t.Error("a probe that is too slow has closed it")
+		}
+		w.fake.set(func(f *fake) { f.delay = 0 })
+		w.recover()
+	})
+}
+
+func TestFewCallsOpenItTooAndFewFailuresDoNot(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1<<20), 1)
+		for range 200 { // one in three fails
+			w.fake.set(func(f *fake) { f.err = errSilent })
+			_, _, _ = w.ask(c)
+			w.fake.set(func(f *fake) { f.err = nil })
+			_, _, _ = w.ask(c)
+			_, _, _ = w.ask(c)
+			pass(10 * time.Millisecond)
+		}
+		if w.Stats().Open {
+			t.Error("open, though two thirds are answered")
+		}
+		w.fake.set(func(f *fake) { f.err = errSilent })
+		for range 2 {
+			_, _, _ = w.ask(c)
+			pass(600 * time.Millisecond)
+		}
+		if s := w.Stats(); s.Opened != 1 {
+			t.Errorf("two calls failed and none was answered: %+v", s)
+		}
+	})
+}
+
+// What a request can bring about must not make limits mean less, for itself or for others.
+func TestNoRequestCanChooseTheOutage(t *testing.T) {
+	for name, err := range map[string]error{
+		"limits on several shards":      redisstore.ErrShards,
+		"an error of a kind unknown":    errors.New("more than 64 charges"),
+		"a script that fails on it":     fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("ERR user_script:7: attempt to compare nil")),
+		"a cell of another program":     fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("WRONGTYPE Operation against a key")),
+		"a store that is being stopped": redisstore.ErrClosed,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{}, func(w *world) {
+				w.fake.set(func(f *fake) { f.err = err })
+				for range 100 {
+					ok, _, got := w.ask(charge(limitOf(ratelimit.OutageAllow, 1), 1))
+					if ok || !errors.Is(got, err) {
+						t.Fatalf("%v %v", ok, got)
+					}
+				}
+				if s := w.Stats(); s.Open || s.Opened != 0 || s.Degraded != [3]uint64{} {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+func TestAStoreThatSaysItCantServeIsAskedAgainAtOnce(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		for _, says := range []string{"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.", "OOM command not allowed"} {
+			w.fake.set(func(f *fake) { f.err = fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal(says)) })
+			for range 50 {
+				if ok, o, err := w.ask(c); !ok || !o[0].Degraded || err != nil {
+					t.Fatalf("%s: %v %+v %v", says, ok, o, err)
+				}
+			}
+		}
+		w.fake.set(func(f *fake) { f.err = nil })
+		if _, o, _ := w.ask(c); o[0].Degraded {
+			t.Error("the first call that can be counted was not")
+		}
+		if s := w.Stats(); s.Opened != 0 || s.Disorders != 150 {
+			t.Errorf("%+v", s)
+		}
+		pass(time.Second)
+		synctest.Wait()
+		if got := w.used(c); got != 151 {
+			t.Errorf("%d counted, 151 were admitted", got)
+		}
+	})
+}
+
+func TestAdmissionsWithoutTheStoreAreCountedAfterwardsOnce(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c, free := charge(limitOf(ratelimit.OutageLocal, 1000), 1), charge(limitOf(ratelimit.OutageAllow, 1000), 2)
+		for range 10 {
+			_, _, _ = w.ask(c, free)
+		}
+		w.open(errSilent)
+		for range 20 {
+			_, _, _ = w.ask(c, free)
+		}
+		back := free
+		back.Hits = -1
+		if ok, o, err := w.ask(back); !ok || err != nil || !o[0].Degraded { // a give-back asks for nothing
+			t.Errorf("%v %+v %v", ok, o, err)
+		}
+		w.fake.set(func(f *fake) { f.reapply = errSilent })
+		w.recover()
+		w.fake.set(func(f *fake) { f.reapply = nil })
+		pass(3 * time.Second)
+		synctest.Wait()
+		if a, b := w.used(c), w.used(free); a != 30 || b != 29 {
+			t.Errorf("%d and %d are counted, want 30 and 29", a, b)
+		}
+		if s := w.Stats(); s.Owed != 0 || s.Dropped != 0 || s.Reapplied != 31 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestAFailoverThatLostAcknowledgedHitsGetsThemBack(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		for range 10 { // too old by the time of the failover
+			_, _, _ = w.ask(c)
+		}
+		pass(7 * time.Second)
+		for range 40 {
+			_, _, _ = w.ask(c)
+		}
+		w.fake.forget()
+		w.open(errSilent)
+		for range 20 {
+			_, _, _ = w.ask(c)
+		}
+		w.recover()
+		if got := w.used(c); got != 60 {
+			t.Errorf("%d are counted, want 40 of before and 20 of the outage", got)
+		}
+		if s := w.Stats(); s.Dropped != 0 || s.Reapplied != 60 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// An answer that is lost is no charge that is lost: what was admitted in its place is the same operation.
+func TestALostAnswerIsCountedOnce(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		for i := range 100 {
+			w.fake.set(func(f *fake) {
+				if f.err, f.lose = nil, false; i%10 == 0 {
+					f.err, f.lose = errSilent, true
+				}
+			})
+			if ok, _, err := w.ask(c); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		pass(3 * time.Second)
+		synctest.Wait()
+		if got := w.used(c); got != 100 {
+			t.Errorf("%d are counted, want 100", got)
+		}
+		for id, n := range w.fake.known {
+			if n != 1 {
+				t.Errorf("%x counted %d times", id, n)
+			}
+		}
+	})
+}
+
+func TestTheJournalIsBoundedAndWhatItLosesIsCounted(t *testing.T) {
+	bubble(t, Options{Operations: 1024}, func(w *world) {
+		w.open(errSilent)
+		c := charge(limitOf(ratelimit.OutageAllow, 1<<30), 1)
+		for range 5000 {
+			_, _, _ = w.ask(c)
+		}
+		s := w.Stats()
+		if s.Owed > 1024 || s.Owed < 512 || s.Owed+int(s.Dropped) != 5000 {
+			t.Errorf("%+v", s)
+		}
+		w.recover()
+		if got := w.used(c); got != int64(s.Owed) {
+			t.Errorf("%d are counted of %d", got, s.Owed)
+		}
+	})
+}
+
+func TestAnOperationThatTheStoreCantTakeDoesNotKeepTheOthers(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		for range 3 {
+			_, _, _ = w.ask(charge(limitOf(ratelimit.OutageAllow, 10), 1))
+		}
+		w.fake.set(func(f *fake) { f.reapply = redisstore.ErrShards })
+		w.recover()
+		if s := w.Stats(); s.Owed != 0 || s.Dropped != 3 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestOperationsWithoutAnIDGetOneEach(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		for range 1000 {
+			_, _, _ = w.ask(charge(limitOf(ratelimit.OutageAllow, 1<<20), 1))
+		}
+		look := charge(limitOf(ratelimit.OutageAllow, 1<<20), 1)
+		look.Hits = 0
+		_, _, _ = w.ask(look)
+		if len(w.fake.known) != 1000 || slices.Max(slices.Collect(maps.Values(w.fake.known))) != 1 {
+			t.Errorf("%d ids", len(w.fake.known))
+		}
+	})
+}
+
+func TestAPanicInTheSharedStoreIsTheRequestsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Shared: bomb{}})
+		defer s.Close()
+		for range 20 {
+			var o [1]ratelimit.Outcome
+			if ok, err := s.Charge(ratelimit.Operation{}, []ratelimit.Charge{charge(limitOf(ratelimit.OutageAllow, 1), 1)}, o[:]); ok || err == nil {
+				t.Fatal("it was admitted")
+			}
+		}
+		if s.Stats().Open {
+			t.Error("the breaker is open")
+		}
+	})
+}
+
+type bomb struct{}
+
+func (bomb) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+	panic("bomb")
+}
+func (bomb) Reapply(context.Context, []redisstore.Applied) error { panic("bomb") }
+
+func TestAClosedStoreAnswersAndRunsNothing(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		w.Close()
+		w.Close()
+		if ok, _, err := w.ask(charge(limitOf(ratelimit.OutageLocal, 5), 1)); !ok || err != nil {
+			t.Errorf("%v %v", ok, err)
+		}
+		asked := w.fake.count()
+		pass(time.Minute)
+		if w.fake.count() != asked {
+			t.Error("it still asks")
+		}
+	})
+}
+
+// BenchmarkCharge is what a call costs beside the shared store's own work, which is next to none here.
+func BenchmarkCharge(b *testing.B) {
+	f := newFake()
+	charges := []ratelimit.Charge{charge(limitOf(ratelimit.OutageLocal, 1<<32), 1), charge(limitOf(ratelimit.OutageLocal, 1<<32), 2), charge(limitOf(ratelimit.OutageAllow, 1<<32), 3)}
+	var o [3]ratelimit.Outcome
+	b.Run("closed", func(b *testing.B) {
+		s := New(Options{Shared: instant{}})
+		defer s.Close()
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = s.Charge(ratelimit.Operation{Now: 1}, charges, o[:])
+		}
+	})
+	b.Run("open", func(b *testing.B) {
+		f.err = errSilent
+		s := New(Options{Shared: f})
+		defer s.Close()
+		for range failuresInARow {
+			_, _ = s.Charge(ratelimit.Operation{Now: 1}, charges, o[:])
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = s.Charge(ratelimit.Operation{Now: 1}, charges, o[:])
+		}
+	})
+}
+
+type instant struct{}
+
+func (instant) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
+	return true, nil
+}
+func (instant) Reapply(context.Context, []redisstore.Applied) error { return nil }

@@ -1,0 +1,177 @@
+package outage
+
+import (
+	"context"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+// How the journal is counted again.
+const (
+	settleBudget = time.Second // for a batch; nobody's request waits for it
+	settleFirst  = 100 * time.Millisecond
+	settleMost   = 2 * time.Second // between two attempts
+)
+
+// settleSoon counts again what is owed, on a goroutine that ends when nothing is.
+func (s *Store) settleSoon() {
+	if !s.settling.CompareAndSwap(false, true) {
+		return
+	}
+	if !s.start(s.settle) {
+		s.settling.Store(false)
+	}
+}
+
+// settle hands the shared store what it may not have: all that was admitted without it, and, where it may have lost what it had
+// acknowledged, what it acknowledged last. It leaves what is left when the breaker opens to the next one.
+func (s *Store) settle() {
+	defer s.settling.Store(false)
+	var left []*page
+	for wait := settleFirst; ; wait = min(2*wait, settleMost) {
+		if since, lossy := s.trouble.end(); lossy {
+			for _, p := range s.acked.take() {
+				p.keepFrom(since.Add(-ackedAge))
+				left = append(left, p)
+			}
+		}
+		left = append(left, s.owed.take()...)
+		if len(left) == 0 {
+			return
+		}
+		left = s.settleAll(left)
+		switch {
+		case len(left) == 0:
+			continue // there may be more by now
+		case s.breaker.isOpen():
+			s.owed.giveBack(left)
+			s.trouble.begin(time.Now(), false)
+			return
+		case !s.pause(wait):
+			return
+		}
+	}
+}
+
+// settleAll is the pages of which something is left.
+func (s *Store) settleAll(pages []*page) (left []*page) {
+	for i, p := range pages {
+		if s.breaker.isOpen() {
+			return append(left, pages[i:]...)
+		}
+		if rest := s.settlePage(p); rest != nil {
+			left = append(left, rest)
+		}
+	}
+	return left
+}
+
+// settlePage is what is left of p; nil for nothing.
+func (s *Store) settlePage(p *page) *page {
+	now := time.Now()
+	due := &page{}
+	for i := range p.records {
+		r, charges := p.records[i], p.of(i)
+		if !r.sent.IsZero() && now.Sub(r.sent) > remembered || now.Sub(r.at) > owedAge {
+			s.dropped.Add(1)
+			continue
+		}
+		r.from = len(due.charges)
+		for j := range charges {
+			if !over(&charges[j], r.op.Now, r.op.Now+now.Sub(r.at).Microseconds()) {
+				due.charges = append(due.charges, charges[j])
+			}
+		}
+		if len(due.charges) > r.from {
+			due.records = append(due.records, r)
+		}
+	}
+	if len(due.records) == 0 {
+		return nil
+	}
+	err := s.reapply(due)
+	switch {
+	case err == nil:
+		s.reapplied.Add(uint64(len(due.records)))
+		return nil
+	case judge(err) == theirs && len(due.records) == 1:
+		s.dropped.Add(1)
+		s.o.Log.Error("what was admitted can't be counted in the shared store", "error", err)
+		return nil
+	case judge(err) == theirs:
+		return s.settleSingly(due)
+	}
+	for i := range due.records {
+		if r := &due.records[i]; r.sent.IsZero() {
+			r.sent = now
+		}
+	}
+	return due
+}
+
+// settleSingly finds the operations of p that the shared store can't take, so that they don't keep the others.
+func (s *Store) settleSingly(p *page) *page {
+	rest := &page{}
+	for i := range p.records {
+		one := &page{records: []record{p.records[i]}, charges: p.of(i)}
+		one.records[0].from = 0
+		if one = s.settlePage(one); one != nil {
+			one.records[0].from = len(rest.charges)
+			rest.records = append(rest.records, one.records[0])
+			rest.charges = append(rest.charges, one.charges...)
+		}
+	}
+	if len(rest.records) == 0 {
+		return nil
+	}
+	return rest
+}
+
+// over reports whether a charge of then means nothing any more now. Of GCRA that can't be told from one charge.
+func over(c *ratelimit.Charge, then, now int64) bool {
+	w := max(c.Limit.Window.Microseconds(), 1)
+	switch c.Limit.Algorithm {
+	case ratelimit.Fixed:
+		return then >= 0 && then/w != now/w
+	case ratelimit.Hard:
+		return now-then > 2*w
+	}
+	return false
+}
+
+// reapply hands p to the shared store, and does not wait for it for ever.
+func (s *Store) reapply(p *page) error {
+	ops := make([]redisstore.Applied, len(p.records))
+	for i := range p.records {
+		ops[i] = redisstore.Applied{Operation: p.records[i].op, Charges: p.of(i)}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleBudget)
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() {
+		defer func() {
+			if recover() != nil {
+				answer <- errPanicked
+			}
+		}()
+		answer <- s.o.Shared.Reapply(ctx, ops)
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return errTimeout
+	}
+}
+
+// giveBack puts pages before what came since.
+func (j *journal) giveBack(pages []*page) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.chunks = append(pages, j.chunks...)
+	for _, p := range pages {
+		j.held += len(p.records)
+	}
+}

@@ -130,8 +130,8 @@ func TestTheDocumentedMetricsAreThoseOfARunningServer(t *testing.T) {
 	})
 }
 
-// detail are words that begin like a metric and are response_code_details of Envoy's.
-var detail = map[string]bool{"sluice_suspended": true, "sluice_unauthenticated": true}
+// detail are words that begin like a metric and are response_code_details of Envoy's, or keys of its metadata.
+var detail = map[string]bool{"sluice_suspended": true, "sluice_unauthenticated": true, "sluice_degraded": true}
 
 // value is what a series shows; "" if there is none.
 func value(page, series string) string {

@@ -56,6 +56,11 @@ func local(listener map[string]any) {
 // listener that istiod itself made, with the EnvoyFilters that select the proxy.
 func wired(t *testing.T, p istiodtest.Proxy) string {
 	t.Helper()
+	return wiredAs(t, p, meshed(t))
+}
+
+func wiredAs(t *testing.T, p istiodtest.Proxy, v *profile.Values) string {
+	t.Helper()
 	name := "service"
 	if p.Gateway {
 		name = "gateway"
@@ -73,7 +78,7 @@ func wired(t *testing.T, p istiodtest.Proxy) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := asks.Objects(meshed(t))
+	objects, err := asks.Objects(v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +183,47 @@ func TestTheInstallersWiringAtTheGateway(t *testing.T) {
 		}
 		if got := get("/healthz", "")(); got.status != http.StatusOK {
 			t.Errorf("an excluded path: %d", got.status)
+		}
+	})
+}
+
+// TestBehindATrustedProxy: what the balancer writes is believed, one address of it, and what a client adds is not.
+func TestBehindATrustedProxy(t *testing.T) {
+	v := meshed(t)
+	v.Istio.Ingress.TrustedProxies = 1
+	s := stage(t, wiredAs(t, atGateway, v), stack.Options{Catalog: catalogue(t, classes)})
+	sees := func(t *testing.T, headers string) map[string]string {
+		t.Helper()
+		e := s.observe(t, func() reply {
+			return s.raw(t, "GET /may/x HTTP/1.1\r\nhost: api.example.com\r\nconnection: close\r\nx-api-key: "+s.key(t, "acme")+"\r\n"+headers+"\r\n")
+		})
+		if e.status != http.StatusOK {
+			t.Fatalf("status %d", e.status)
+		}
+		out := map[string]string{}
+		for _, h := range e.seen.headers {
+			out[strings.ToLower(h.name)] += h.value
+		}
+		return out
+	}
+	t.Run("the address that it saw is the client's, and its protocol is the request's", func(t *testing.T) {
+		got := sees(t, "x-forwarded-for: 198.51.100.7\r\nx-forwarded-proto: https\r\n")
+		if got["x-envoy-external-address"] != "198.51.100.7" || !strings.HasPrefix(got["x-forwarded-for"], "198.51.100.7,") || got["x-forwarded-proto"] != "https" {
+			t.Errorf("got %v", got)
+		}
+	})
+	t.Run("an address that the client wrote before it is not", func(t *testing.T) {
+		if got := sees(t, "x-forwarded-for: 6.6.6.6, 198.51.100.7\r\n"); got["x-envoy-external-address"] != "198.51.100.7" {
+			t.Errorf("got %v", got)
+		}
+	})
+	t.Run("the rest of what says where a request came from is nobody's to write", func(t *testing.T) {
+		got := sees(t, "x-forwarded-for: 198.51.100.7\r\nx-forwarded-host: evil\r\nx-forwarded-port: evil\r\nx-forwarded-prefix: evil\r\nx-forwarded-fo: evil\r\n"+
+			"x-forwarded-forx: evil\r\nx-forwarded-protocol: evil\r\nx-forwarded-client-cert: evil\r\nforwarded: for=evil\r\nx-real-ip: evil\r\nx-original-url: /evil\r\n")
+		for name, value := range got {
+			if strings.Contains(value, "evil") {
+				t.Errorf("the service saw %s: %s", name, value)
+			}
 		}
 	})
 }

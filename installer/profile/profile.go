@@ -65,6 +65,9 @@ type Gateway struct {
 	Hosts []string `json:"hosts,omitempty"`
 	// TLSSecret names a kubernetes.io/tls Secret beside the gateway. Empty serves plain HTTP on port 80 only.
 	TLSSecret string `json:"tlsSecret,omitempty"`
+	// TrustedProxies is how many proxies of yours stand before the gateway, each of which adds the address of its caller to
+	// x-forwarded-for; ingress only. 0 believes nobody.
+	TrustedProxies uint32 `json:"trustedProxies,omitempty"`
 }
 
 // Resource is what a container asks for and may use.

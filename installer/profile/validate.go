@@ -32,6 +32,8 @@ func (v *Values) Validate() Problems {
 	p.istio(&v.Istio)
 	p.mesh(&v.Mesh)
 	p.unless(v.Mesh.Namespace != v.Istio.Namespace, "mesh.namespace", "is istio.namespace", "one of its own: policy there holds for the whole mesh")
+	p.unless(v.Istio.Ingress.TrustedProxies == 0 || v.Sluice.Doors.ExtAuthz.Enabled, "istio.ingress.trustedProxies", "is in force where the gateway asks Sluice, and sluice.doors.extAuthz is off",
+		"0, or turn that door on")
 	p.unless(len(v.Mesh.External) == 0 || v.Istio.Egress.Enabled, "mesh.external", "lists hosts, and there is no egress gateway to reach them through",
 		"istio.egress.enabled, or an empty list")
 	p.sluice(v)
@@ -71,7 +73,10 @@ func (p *validator) istio(i *istio) {
 	p.scaled("istio.pilot", i.Pilot)
 	p.gateway("istio.ingress", i.Ingress)
 	p.gateway("istio.egress", i.Egress)
-	p.unless(len(i.Egress.Hosts) == 0 && i.Egress.TLSSecret == "", "istio.egress", "has hosts or a tlsSecret of its own", "none: what leaves the mesh is listed in mesh.external")
+	p.unless(len(i.Egress.Hosts) == 0 && i.Egress.TLSSecret == "" && i.Egress.TrustedProxies == 0, "istio.egress", "has hosts, a tlsSecret or trustedProxies of its own",
+		"none: what leaves the mesh is listed in mesh.external")
+	p.unless(i.Ingress.TrustedProxies <= mostProxies, "istio.ingress.trustedProxies", fmt.Sprintf("%d is more than anybody has", i.Ingress.TrustedProxies),
+		fmt.Sprintf("the number of proxies of yours before the gateway, %d at most", mostProxies))
 	p.resource("istio.sidecar", i.Sidecar)
 	for _, name := range sortedKeys(i.PilotEnv) {
 		path := "istio.pilotEnv." + name
@@ -81,6 +86,9 @@ func (p *validator) istio(i *istio) {
 		}
 	}
 }
+
+// mostProxies bounds a number that is a mistake when it is large: each one more lets clients write one address more.
+const mostProxies = 5
 
 // pilotOwn are the variables of istiod that values have fields for.
 var pilotOwn = map[string]string{

@@ -22,6 +22,10 @@ import (
 const (
 	// What says where a request came from or went to before: Envoy writes its own after this.
 	originHeaders = "forwarded|x-forwarded-.*|x-envoy-.*|x-original-.*|x-rewrite-url|x-real-ip"
+	// The same behind a proxy that is trusted, but for what it writes: x-forwarded-for and x-forwarded-proto. RE2 can't say
+	// "any but these", so each way to differ from them is spelled out; Envoy refuses a larger pattern than these two.
+	originBehindProxy = "forwarded|x-envoy-.*|x-original-.*|x-rewrite-url|x-real-ip"
+	forwardedButProxy = "x-forwarded-(|f|fo|for.+|f[^o].*|fo[^r].*|p|pr|pro|prot|proto.+|p[^r].*|pr[^o].*|pro[^t].*|prot[^o].*|[^fp].*)"
 	// A trace begins at the edge: a client's context would join its trace to ours,
 	// hide the request from it, or have us sample what it wants.
 	traceHeaders = "traceparent|tracestate|baggage|b3|x-b3-.*|grpc-trace-bin|x-cloud-trace-context|x-client-trace-id"
@@ -30,7 +34,7 @@ const (
 // clean makes a request readable in one way only, and takes away what only Sluice may write,
 // before any filter or route sees it: on every route, excluded paths too. The
 // lines are those of deploy/envoy/demo.yaml and mesh.yaml, which say more; a test compares.
-func clean(_ *profile.Values, p place) ([]patch, error) {
+func clean(v *profile.Values, p place) ([]patch, error) {
 	if !p.judges() {
 		return nil, nil
 	}
@@ -53,14 +57,19 @@ func clean(_ *profile.Values, p place) ([]patch, error) {
 		// The tenant token is how the request of a service says whose it is, and Sluice judges it.
 		return removing(fields, tenant.HopPatterns()...)
 	}
-	// Believe no x-forwarded-for and no x-request-id of a client.
+	// Believe no x-forwarded-for and no x-request-id of a client: only the address that the outermost trusted proxy saw.
 	fields.UseRemoteAddress = wrapperspb.Bool(true)
+	fields.XffNumTrustedHops = v.Istio.Ingress.TrustedProxies
+	origin := []string{originHeaders, traceHeaders}
+	if fields.XffNumTrustedHops > 0 {
+		origin = []string{originBehindProxy, forwardedButProxy, traceHeaders}
+	}
 	// What a slow or greedy client may hold.
 	fields.RequestHeadersTimeout = durationpb.New(10 * time.Second)
 	fields.StreamIdleTimeout = durationpb.New(300 * time.Second)
 	fields.CommonHttpProtocolOptions.IdleTimeout = durationpb.New(60 * time.Second)
 	fields.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100)}
-	out, err := removing(fields, append(tenant.ReservedPatterns(), originHeaders, traceHeaders)...)
+	out, err := removing(fields, append(tenant.ReservedPatterns(), origin...)...)
 	return append(out, patch{
 		to: api.EnvoyFilter_LISTENER, operation: api.EnvoyFilter_Patch_MERGE,
 		value: &listenerv3.Listener{PerConnectionBufferLimitBytes: wrapperspb.UInt32(32768)},

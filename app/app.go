@@ -34,6 +34,7 @@ import (
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/api"
 	"github.com/voicecore-ai/sluice/quota/catalog"
+	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/ratelimit/memstore"
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 	"github.com/voicecore-ai/sluice/telemetry"
@@ -48,8 +49,10 @@ type App struct {
 	config Config
 	log    *slog.Logger
 
-	journal     *memstore.Journal
-	store       *memstore.Store
+	store       ratelimit.Store   // of counters: embedded or shared
+	journal     *memstore.Journal // nil: shared
+	embedded    *memstore.Store   // nil: shared
+	shared      *shared           // nil: embedded
 	catalog     *catalog.Catalog
 	audit       *audit.Log           // nil: off
 	auditCopies *telemetry.AuditLogs // nil: none
@@ -117,6 +120,18 @@ func (a *App) build() error {
 }
 
 func (a *App) openStores(keys keys) error {
+	open := a.openEmbedded
+	if a.config.Redis.URL != "" {
+		open = func() error { return a.openShared(keys) }
+	}
+	if err := open(); err != nil {
+		return err
+	}
+	return a.openCatalog(keys)
+}
+
+// openEmbedded opens the counters of a server that shares them with nobody.
+func (a *App) openEmbedded() error {
 	onDamage := memstore.Deny
 	if a.config.JournalOnDamage == "forget" {
 		onDamage = memstore.Forget
@@ -128,8 +143,13 @@ func (a *App) openStores(keys keys) error {
 	if err != nil {
 		return dataProblem(a.config.Data, err)
 	}
-	a.store = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
+	a.embedded = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
+	a.store = a.embedded
 	a.teardown.add(func(context.Context) error { return a.journal.Close() })
+	return nil
+}
+
+func (a *App) openCatalog(keys keys) (err error) {
 	if a.config.Catalog != "" {
 		if _, err := os.ReadDir(a.config.Catalog); err != nil {
 			return fmt.Errorf("catalog: %w; name a folder that this user can read, or leave the setting out", err)
@@ -283,7 +303,12 @@ func (a *App) Start() error {
 		a.part("stage", a.remind)
 	}
 	a.part("access log", a.recorder.Run)
-	a.part("sweep", a.sweep)
+	if a.embedded != nil {
+		a.part("sweep", a.sweep)
+	}
+	if a.shared != nil {
+		a.part("presence", a.shared.presence.Run)
+	}
 	a.part("ext_proc", a.extproc.Run)
 	a.part("issuers' keys", a.keysets.Run)
 	a.teardown.start("last use of API keys", a.failed, a.keepTimes)
@@ -341,7 +366,7 @@ func (a *App) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			a.store.Sweep(now.UnixMicro())
+			a.embedded.Sweep(now.UnixMicro())
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -26,13 +27,15 @@ plans, tenants, API keys and counters behind a quota API (gRPC and REST).`,
 		Example: `  sluiced init --data ./data                       # once: the secret and the admin token
   sluiced serve --data ./data                      # then, until SIGTERM
   sluiced serve --help                             # every setting
+  sluiced migrate --redis-url redis://127.0.0.1:6379   # for replicas that share a Redis
+  sluiced doctor --redis-url redis://127.0.0.1:6379    # what is wrong with it
   source <(sluiced completion bash)                # also zsh, fish, powershell`,
 		Version:       VersionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(flagProblem)
-	root.AddCommand(serveCommand(environ), initCommand(environ), VersionCommand())
+	root.AddCommand(serveCommand(environ), initCommand(environ), migrateCommand(environ), doctorCommand(environ), VersionCommand())
 	return root
 }
 
@@ -104,6 +107,7 @@ all of it at once.`,
 				return err
 			}
 			log := newLog(config)
+			redis.SetLogger(quietRedis{log})
 			for _, problem := range misspelt(c.Flags(), environ) {
 				log.Warn(problem)
 			}

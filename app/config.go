@@ -58,6 +58,7 @@ type Config struct {
 	OTLPEndpoint       string        `koanf:"otlp-endpoint"`
 	LogLevel           string        `koanf:"log-level"`
 	LogFormat          string        `koanf:"log-format"`
+	Redis              RedisConfig   `koanf:",squash"`
 }
 
 // choices are the settings that take one of a few words.
@@ -109,6 +110,7 @@ func Flags(f *pflag.FlagSet) {
 	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
 	f.String("ratelimit-format", "draft-10", "`word` for the RateLimit headers on answers: off, legacy, draft-06, draft-10")
 	f.Int("max-cells", 2_000_000, "most counters kept in memory, as a `number`; beyond it, requests that need a new one are refused")
+	redisFlags(f)
 	f.Duration("drain-delay", 0, "after SIGTERM, `time` to keep serving while readiness already says no; set it to what endpoints take to propagate")
 	f.Duration("drain-timeout", 20*time.Second, "after --drain-delay, `time` for calls in flight before they are cut")
 	f.String("otlp-endpoint", "", "`host:port` of an OpenTelemetry collector (gRPC, plain text) for spans; \"\" for none")
@@ -268,6 +270,7 @@ func (c Config) check() (problems []error) {
 		wrong("grpc-listen, uds: both empty, so no door could be reached; set one")
 	}
 	c.checkAddresses(wrong)
+	c.Redis.check(wrong)
 	if c.TLSCert != "" {
 		if c.TLSKey == "" || c.TLSClientCA == "" {
 			wrong("tls-cert: needs tls-key and tls-client-ca beside it")

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,20 @@ func TestAValueOfTheWrongKindIsNamedWithItsSource(t *testing.T) {
 	}
 }
 
+// fields are those of t, and of structs in it.
+func fields(t reflect.Type, index []int) (all []reflect.StructField) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		f.Index = append(slices.Clone(index), i)
+		if f.Type.Kind() == reflect.Struct {
+			all = append(all, fields(f.Type, f.Index)...)
+			continue
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
 // TestEverySettingHasAFlagAVariableAndAKey walks Config and the flags, so that
 // none of the three is forgotten when a setting is added.
 func TestEverySettingHasAFlagAVariableAndAKey(t *testing.T) {
@@ -103,8 +118,7 @@ func TestEverySettingHasAFlagAVariableAndAKey(t *testing.T) {
 	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	Flags(f)
 	settings := map[string]bool{"config": true}
-	for i := range reflect.TypeFor[Config]().NumField() {
-		field := reflect.TypeFor[Config]().Field(i)
+	for _, field := range fields(reflect.TypeFor[Config](), nil) {
 		name := field.Tag.Get("koanf")
 		settings[name] = true
 		if f.Lookup(name) == nil {
@@ -124,7 +138,7 @@ func TestEverySettingHasAFlagAVariableAndAKey(t *testing.T) {
 			"the variable": only(t, []string{"SLUICE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "=" + v.text}, nil),
 			"the file":     only(t, nil, []string{"--config", path}),
 		} {
-			if got := reflect.ValueOf(c).Field(i).Interface(); !reflect.DeepEqual(got, v.want) {
+			if got := reflect.ValueOf(c).FieldByIndex(field.Index).Interface(); !reflect.DeepEqual(got, v.want) {
 				t.Errorf("%s %s gave %v, want %v", name, source, got, v.want)
 			}
 		}

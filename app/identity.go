@@ -36,7 +36,7 @@ func (a *App) buildIdentity(keys keys) error {
 		return err
 	}
 	a.gate = gate.New(gate.Options{
-		Snapshot: a.catalog.Snapshot, Authenticator: a.authn, Store: a.store, IDKey: keys.decision,
+		Snapshot: a.catalog.Snapshot, Authenticator: a.authn, Store: a.store, Shared: a.shared != nil, IDKey: keys.decision,
 		Tokens: token.New(token.Options{Secret: keys.token}), Audit: a.auditor(), Log: a.log,
 		Edges: a.config.EdgePeers, Soft: a.config.Stage == soft,
 	})

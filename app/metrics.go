@@ -20,9 +20,14 @@ func (a *App) metrics() *prometheus.Registry {
 		a.requests,
 		telemetry.Streams(a.extproc),
 		telemetry.RLS(a.rls),
-		telemetry.Store(a.store, a.journal),
 		telemetry.Files(a.catalog, a.refused()),
 	)
+	if a.embedded != nil {
+		registry.MustRegister(telemetry.Store(a.embedded, a.journal))
+	}
+	if a.shared != nil {
+		registry.MustRegister(a.shared.calls, telemetry.SharedStore(a.shared.counters, a.shared.presence.Count), telemetry.Outage(a.shared.outage))
+	}
 	if a.certificates != nil {
 		registry.MustRegister(telemetry.Certificate(a.certificates.expires))
 	}

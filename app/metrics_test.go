@@ -48,11 +48,12 @@ type metric struct {
 }
 
 var (
-	typeLine   = regexp.MustCompile(`(?m)^# TYPE (sluice_\w+) (\w+)$`)
-	seriesLine = regexp.MustCompile(`(?m)^(sluice_\w+)(?:\{(.*)\})? \S+$`)
-	labelPair  = regexp.MustCompile(`(\w+)="[^"]*"`)
-	tableRow   = regexp.MustCompile("(?m)^\\| `(sluice_\\w+)` \\| ((?:`\\w+`(?:, )?)*) ?\\| (\\w+) \\|")
-	mention    = regexp.MustCompile(`\bsluice_\w+(?:\{\w+="[^"{}]*"\})?`)
+	typeLine      = regexp.MustCompile(`(?m)^# TYPE (sluice_\w+) (\w+)$`)
+	seriesLine    = regexp.MustCompile(`(?m)^(sluice_\w+)(?:\{(.*)\})? \S+$`)
+	histogramPart = regexp.MustCompile(`_(bucket|sum|count)$`)
+	labelPair     = regexp.MustCompile(`(\w+)="[^"]*"`)
+	tableRow      = regexp.MustCompile("(?m)^\\| `(sluice_\\w+)` \\| ((?:`\\w+`(?:, )?)*) ?\\| (\\w+) \\|")
+	mention       = regexp.MustCompile(`\bsluice_\w+(?:\{\w+="[^"{}]*"\})?`)
 )
 
 // shownOn reads a page of Prometheus' text format.
@@ -62,12 +63,18 @@ func shownOn(page string) map[string]metric {
 		all[m[1]] = metric{kind: m[2], labels: all[m[1]].labels}
 	}
 	for _, m := range seriesLine.FindAllStringSubmatch(page, -1) {
+		name := m[1]
+		if family := histogramPart.ReplaceAllString(name, ""); all[family].kind == "histogram" {
+			name = family
+		}
 		var labels []string
 		for _, pair := range labelPair.FindAllStringSubmatch(m[2], -1) {
-			labels = append(labels, pair[1])
+			if pair[1] != "le" {
+				labels = append(labels, pair[1])
+			}
 		}
 		slices.Sort(labels)
-		all[m[1]] = metric{kind: all[m[1]].kind, labels: strings.Join(labels, ",")}
+		all[name] = metric{kind: all[name].kind, labels: strings.Join(labels, ",")}
 	}
 	return all
 }
@@ -80,7 +87,7 @@ func everything(t *testing.T) *server {
 }
 
 func TestTheDocumentedMetricsAreThoseOfARunningServer(t *testing.T) {
-	page := everything(t).page(t)
+	page := everything(t).page(t) + onRedis(t, newRedis(t)).page(t)
 	shown := shownOn(page)
 	if len(shown) < 30 {
 		t.Fatalf("only %d metrics of ours on the page", len(shown))

@@ -36,6 +36,8 @@ type keys struct {
 	audit    [32]byte // signs the audit log
 	mask     [32]byte // of digests that stand for credentials in it
 	origin   string   // the audit log's name
+
+	fingerprint [32]byte // tells replicas that share a store whether they share the secret; it may be shown
 }
 
 // Init makes the data folder: a random secret, and an admin token whose
@@ -130,6 +132,7 @@ func loadKeys(dir string) (keys, error) {
 		{"sluice audit signature v1", k.audit[:]},
 		{"sluice audit mask v1", k.mask[:]},
 		{"sluice audit origin v1", origin[:]},
+		{"sluice replicas' fingerprint v1", k.fingerprint[:]},
 	} {
 		derived, err := hkdf.Key(sha256.New, secret, nil, use.info, len(use.into))
 		if err != nil {

@@ -17,6 +17,6 @@ func main() {
 	defer stop()
 	if err := app.Command(os.Environ()).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sluiced:", err)
-		os.Exit(1) //nolint:gocritic // stop only un-registers signals
+		os.Exit(app.ExitCode(err)) //nolint:gocritic // stop only un-registers signals
 	}
 }

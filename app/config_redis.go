@@ -1,0 +1,111 @@
+package app
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/voicecore-ai/sluice/redisconn"
+)
+
+// RedisConfig is what sluiced can be told of the Redis that replicas share. Without a URL there is none.
+type RedisConfig struct {
+	URL                  string        `koanf:"redis-url"`
+	User                 string        `koanf:"redis-user"`
+	PasswordFile         string        `koanf:"redis-password-file"`
+	SentinelUser         string        `koanf:"redis-sentinel-user"`
+	SentinelPasswordFile string        `koanf:"redis-sentinel-password-file"`
+	CA                   string        `koanf:"redis-ca"`
+	Cert                 string        `koanf:"redis-cert"`
+	Key                  string        `koanf:"redis-key"`
+	PlainText            bool          `koanf:"redis-plaintext"`
+	Prefix               string        `koanf:"redis-prefix"`
+	Timeout              time.Duration `koanf:"redis-timeout"`
+	Connections          int           `koanf:"redis-connections"`
+}
+
+// The defaults of what is worth changing.
+const (
+	redisPrefix      = "sluice:"
+	redisTimeout     = 100 * time.Millisecond
+	redisConnections = 16
+)
+
+func redisFlags(f *pflag.FlagSet) {
+	f.String("redis-url", "", "`url` of the Redis on which replicas share counters, such as redis://127.0.0.1:6379, rediss+sentinel://HOST:26379/NAME or rediss+cluster://HOST:6379 (rediss is TLS); \"\" for none, and then one sluiced alone")
+	f.String("redis-user", "", "`name` of Redis' user; \"\" for its default user")
+	f.String("redis-password-file", "", "`file` with the password of --redis-user, read for each new connection; \"\" for none")
+	f.String("redis-sentinel-user", "", "`name` of the Sentinels' user; \"\" for their default user")
+	f.String("redis-sentinel-password-file", "", "`file` with the Sentinels' password; \"\" for none")
+	f.String("redis-ca", "", "PEM `file` with the certificates that Redis' must chain to; \"\" for the system's")
+	f.String("redis-cert", "", "PEM `file` with the certificate that Redis asks for; \"\" for none")
+	f.String("redis-key", "", "PEM `file` with the private key for --redis-cert")
+	f.Bool("redis-plaintext", false, "let plain text go to a Redis on another machine, where something else encrypts the way; who can write to it decides who is admitted")
+	f.String("redis-prefix", redisPrefix, "`text` with which names in Redis begin; sluiceds with the same one share everything")
+	f.Duration("redis-timeout", redisTimeout, "`time` within which Redis has to answer before a limit means what its on_outage says; keep it below Envoy's timeout for the call")
+	f.Int("redis-connections", redisConnections, "most connections to each node of Redis, as a `number`")
+}
+
+// longestRedisTimeout is more than any Envoy waits.
+const longestRedisTimeout = 10 * time.Second
+
+// check reads the files as well, but dials nobody.
+func (c RedisConfig) check(wrong func(string, ...any)) {
+	if c.URL == "" {
+		if set := c.beside(); len(set) > 0 {
+			wrong("redis-url: empty, so %s would do nothing; set it, or leave them out", strings.Join(set, ", "))
+		}
+		return
+	}
+	if c.Timeout < time.Millisecond || c.Timeout > longestRedisTimeout {
+		wrong("redis-timeout %v: from 1ms to %v", c.Timeout, longestRedisTimeout)
+	}
+	if c.Connections < 1 {
+		wrong("redis-connections %d: at least 1", c.Connections)
+	}
+	if c.Prefix == "" || strings.ContainsAny(c.Prefix, "{} \t\r\n*?[]\\") {
+		wrong("redis-prefix %q: one word without braces, blanks and signs of a pattern, like sluice:", c.Prefix)
+	}
+	o, err := c.options()
+	if err != nil {
+		wrong("%w", err)
+		return
+	}
+	client, err := redisconn.New(o)
+	if err != nil {
+		wrong("%w", err)
+		return
+	}
+	_ = client.Close() // it has dialled nobody
+}
+
+// beside are the settings that were given without a URL.
+func (c RedisConfig) beside() (set []string) {
+	for _, s := range []struct {
+		name  string
+		given bool
+	}{
+		{"redis-user", c.User != ""}, {"redis-password-file", c.PasswordFile != ""}, {"redis-sentinel-user", c.SentinelUser != ""},
+		{"redis-sentinel-password-file", c.SentinelPasswordFile != ""}, {"redis-ca", c.CA != ""}, {"redis-cert", c.Cert != ""}, {"redis-key", c.Key != ""},
+		{"redis-plaintext", c.PlainText}, {"redis-prefix", c.Prefix != redisPrefix}, {"redis-timeout", c.Timeout != redisTimeout},
+		{"redis-connections", c.Connections != redisConnections},
+	} {
+		if s.given {
+			set = append(set, s.name)
+		}
+	}
+	return set
+}
+
+func (c RedisConfig) options() (redisconn.Options, error) {
+	target, err := redisconn.Parse(c.URL)
+	return redisconn.Options{
+		Target: target, User: c.User, PasswordFile: c.PasswordFile, SentinelUser: c.SentinelUser, SentinelPasswordFile: c.SentinelPasswordFile,
+		CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, PlainText: c.PlainText, Connections: c.Connections,
+	}, err
+}
+
+// errNoRedis is that of a command that is about Redis alone.
+var errNoRedis = errors.New("redis-url: empty; name the Redis that the replicas share, like redis://127.0.0.1:6379")

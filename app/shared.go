@@ -1,0 +1,80 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/ratelimit/outage"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+	"github.com/voicecore-ai/sluice/redisconn"
+	"github.com/voicecore-ai/sluice/replicas"
+	"github.com/voicecore-ai/sluice/telemetry"
+)
+
+// shared is what a server has that shares a Redis with others.
+type shared struct {
+	client   redis.UniversalClient
+	counters *redisstore.Store
+	outage   *outage.Store
+	presence *replicas.Presence
+	calls    *telemetry.StoreCalls
+}
+
+// secretFix is what to do about replicas.ErrSecret.
+const secretFix = "give every replica the same folder to --secrets, or this one a --redis-prefix of its own; if the secret was changed on purpose, stop all replicas and delete the key 'secret' behind the prefix"
+
+// openShared connects to Redis, or says why this server can't share it. It leaves nothing half open.
+func (a *App) openShared(keys keys) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patienceWithRedis)
+	defer cancel()
+	config := a.config.Redis
+	o, err := config.options()
+	if err != nil {
+		return err
+	}
+	problems := redisconn.Check(ctx, o)
+	if err := redisconn.Refusal(problems); err != nil {
+		return err
+	}
+	for _, p := range problems {
+		a.log.Warn("a part of Redis is not as it should be", "problem", p.Error())
+	}
+	s := &shared{calls: telemetry.NewStoreCalls()}
+	if s.client, err = redisconn.New(o); err != nil {
+		return err
+	}
+	a.teardown.add(func(context.Context) error { return s.client.Close() })
+	s.counters, err = redisstore.Open(ctx, redisstore.Options{Client: s.client, Prefix: config.Prefix, Timeout: config.Timeout, Observe: s.calls.Observe})
+	if err != nil {
+		return err
+	}
+	a.teardown.add(func(context.Context) error { return s.counters.Close() })
+	if err := replicas.Agree(ctx, s.client, config.Prefix, keys.fingerprint); errors.Is(err, replicas.ErrSecret) {
+		return fmt.Errorf("secrets: %w; %s", err, secretFix)
+	} else if err != nil {
+		return err
+	}
+	if s.presence, err = replicas.Join(ctx, s.client, config.Prefix, a.log); err != nil {
+		return err
+	}
+	s.outage = outage.New(outage.Options{
+		Shared: s.counters, Replicas: s.presence.Count, Budget: config.Timeout, MaxCells: a.config.MaxCells, Log: a.log,
+	})
+	a.teardown.add(func(context.Context) error { s.outage.Close(); return nil })
+	a.shared, a.store = s, s.outage
+	a.log.Info("counters are shared", "redis", o.Target.String(), "replicas", s.presence.Count())
+	return nil
+}
+
+// quietRedis keeps go-redis from writing to standard error by itself: what it says of connections that
+// fail comes once for each try, and the log has it in words of its own.
+type quietRedis struct{ log *slog.Logger }
+
+// Printf implements the logger of go-redis.
+func (q quietRedis) Printf(_ context.Context, format string, v ...any) {
+	q.log.Debug("go-redis", "says", fmt.Sprintf(format, v...))
+}

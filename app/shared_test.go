@@ -1,0 +1,131 @@
+package app
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/voicecore-ai/sluice/redistest"
+	"github.com/voicecore-ai/sluice/replicas"
+)
+
+// newRedis is a Redis with the functions, as 'sluiced migrate' leaves it.
+func newRedis(t *testing.T) *redistest.Server {
+	t.Helper()
+	s := redistest.Start(t)
+	command(t, 0, "migrate", "--redis-url", "redis://"+s.Addr)
+	return s
+}
+
+// command runs sluiced and wants this exit status.
+func command(t *testing.T, status int, args ...string) (out string) {
+	t.Helper()
+	var b strings.Builder
+	c := Command(nil)
+	c.SetArgs(args)
+	c.SetOut(&b)
+	err := c.ExecuteContext(t.Context())
+	if ExitCode(err) != status {
+		t.Fatalf("%q: exit status %d, want %d: %v\n%s", args, ExitCode(err), status, err, &b)
+	}
+	if err != nil {
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+// onRedis is a replica with a data folder of its own, and so with a secret of its own unless args say otherwise.
+func onRedis(t *testing.T, r *redistest.Server, args ...string) *server {
+	t.Helper()
+	return run(t, append([]string{"--redis-url", "redis://" + r.Addr, "--status-listen", "127.0.0.1:0"}, args...)...)
+}
+
+func secretsFolder(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "secrets")
+	if _, err := Init(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestReplicasShareARedis(t *testing.T) {
+	r, secrets := newRedis(t), secretsFolder(t)
+	first := onRedis(t, r, "--secrets", secrets)
+	second := onRedis(t, r, "--secrets", secrets)
+	eventually(t, "each sees the other", func() bool {
+		return value(first.page(t), "sluice_replicas") == "2" && value(second.page(t), "sluice_replicas") == "2"
+	})
+	t.Run("no journal is kept beside it", func(t *testing.T) {
+		if _, err := os.Stat(filepath.Join(first.config.Data, journalFile)); err == nil {
+			t.Error("there is one")
+		}
+	})
+	t.Run("one that stops is gone at once", func(t *testing.T) {
+		second.stop(t)
+		if names, err := replicas.Names(t.Context(), first.shared.client, first.config.Redis.Prefix); err != nil || len(names) != 1 {
+			t.Errorf("%q, %v", names, err)
+		}
+	})
+	t.Run("one with another secret does not start", func(t *testing.T) {
+		err := refused(t, "--redis-url", "redis://"+r.Addr)
+		for _, want := range []string{"this replica's secret is not the one that others serve with", "give every replica the same folder to --secrets", "--redis-prefix"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("no word of %q in: %v", want, err)
+			}
+		}
+	})
+	t.Run("and starts under a prefix of its own", func(t *testing.T) { onRedis(t, r, "--redis-prefix", "other:") })
+}
+
+// refused is why a server does not start. It leaves nothing running.
+func refused(t *testing.T, args ...string) error {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	if _, err := Init(data); err != nil {
+		t.Fatal(err)
+	}
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	Flags(f)
+	if err := f.Parse(append([]string{"--data", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	config, err := LoadConfig(f, nil)
+	if err != nil {
+		return err
+	}
+	before := len(running())
+	a, err := New(config, slog.New(slog.DiscardHandler))
+	if err == nil {
+		_ = a.Stop(t.Context())
+		t.Fatalf("%q: it starts", args)
+	}
+	eventually(t, "nothing of it runs", func() bool { return len(running()) <= before })
+	return err
+}
+
+func TestAServerNeverStartsHalfWorkingOnRedis(t *testing.T) {
+	gone, cluster := redistest.Start(t), redistest.Cluster(t)
+	gone.Kill()
+	locked := redistest.Start(t, "--requirepass", "hunter2")
+	wrong := filepath.Join(folder(t, "password", "hunter3\n"), "password")
+	for what, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"an address where nobody listens":          {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
+		"a wrong password":                         {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
+		"a cluster given as one that stands alone": {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
+		"plain text to another machine":            {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if err := refused(t, c.args...); !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want a word of %q", err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,83 @@
+package telemetry
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+// StoreCalls measures round trips to the shared store. It is safe for concurrent use.
+type StoreCalls struct {
+	seconds *prometheus.HistogramVec
+	calls   prometheus.Counter
+}
+
+// NewStoreCalls returns a measure with every label at zero.
+func NewStoreCalls() *StoreCalls {
+	c := &StoreCalls{
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sluice_store_round_trip_seconds", Help: "Round trips to Redis that charged, by how they ended.",
+			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1},
+		}, []string{"result"}),
+		calls: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_commands_total", Help: "Calls of a function in Redis; those of several requests share a round trip."}),
+	}
+	for _, result := range []string{"ok", "error", "timeout"} {
+		c.seconds.WithLabelValues(result)
+	}
+	return c
+}
+
+// Observe takes note of one round trip.
+func (c *StoreCalls) Observe(calls int, took time.Duration, err error) {
+	result := "ok"
+	var timeout interface{ Timeout() bool }
+	switch {
+	case err == nil:
+	case errors.As(err, &timeout) && timeout.Timeout():
+		result = "timeout"
+	default:
+		result = "error"
+	}
+	c.calls.Add(float64(calls))
+	c.seconds.WithLabelValues(result).Observe(took.Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (c *StoreCalls) Describe(d chan<- *prometheus.Desc) { c.seconds.Describe(d); c.calls.Describe(d) }
+
+// Collect implements prometheus.Collector.
+func (c *StoreCalls) Collect(m chan<- prometheus.Metric) { c.seconds.Collect(m); c.calls.Collect(m) }
+
+// SharedStore says what the shared store was asked, beside the round trips, and how many replicas there are.
+func SharedStore(counters *redisstore.Store, replicas func() int) prometheus.Collector {
+	return sharedStore{counters, replicas}
+}
+
+var (
+	deniedHitsDesc = prometheus.NewDesc("sluice_store_denied_hits_total", "Requests that were refused without a command, for nothing but time could admit them.", nil, nil)
+	resentDesc     = prometheus.NewDesc("sluice_store_resent_total", "Calls that were sent again under their operation id, for their answer was lost.", nil, nil)
+	replicasDesc   = prometheus.NewDesc("sluice_replicas", "Replicas that share the store, this one included, as last seen.", nil, nil)
+)
+
+type sharedStore struct {
+	counters *redisstore.Store
+	replicas func() int
+}
+
+// Describe implements prometheus.Collector.
+func (s sharedStore) Describe(c chan<- *prometheus.Desc) {
+	c <- deniedHitsDesc
+	c <- resentDesc
+	c <- replicasDesc
+}
+
+// Collect implements prometheus.Collector.
+func (s sharedStore) Collect(c chan<- prometheus.Metric) {
+	stats := s.counters.Stats()
+	c <- prometheus.MustNewConstMetric(deniedHitsDesc, prometheus.CounterValue, float64(stats.DeniedHits))
+	c <- prometheus.MustNewConstMetric(resentDesc, prometheus.CounterValue, float64(stats.Resends))
+	c <- prometheus.MustNewConstMetric(replicasDesc, prometheus.GaugeValue, float64(s.replicas()))
+}

@@ -43,4 +43,32 @@ func TestConformance(t *testing.T) {
 		client := connect(t, redistest.Start(t).Addr)
 		storetest.Run(t, func(t *testing.T) ratelimit.Store { return openTest(t, Options{Client: client, CallerTime: true}) })
 	})
+	t.Run("a cluster of three", func(t *testing.T) {
+		client := connectCluster(t)
+		storetest.Run(t, func(t *testing.T) ratelimit.Store {
+			return oneShard{openTest(t, Options{Client: client, CallerTime: true})}
+		})
+	})
+}
+
+func connectCluster(t testing.TB) redis.UniversalClient {
+	t.Helper()
+	var addrs []string
+	for _, s := range redistest.Cluster(t) {
+		addrs = append(addrs, s.Addr)
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// oneShard puts all cells onto one shard, as a cluster wants it of one request.
+type oneShard struct{ *Store }
+
+func (o oneShard) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	mine := append([]ratelimit.Charge{}, charges...)
+	for i := range mine {
+		mine[i].Cell.Shard = 1
+	}
+	return o.Store.Charge(op, mine, outcomes)
 }

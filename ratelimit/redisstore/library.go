@@ -4,7 +4,9 @@ import (
 	"context"
 	_ "embed" // the parts of the library
 	"fmt"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -39,7 +41,16 @@ var (
 func each(ctx context.Context, client redis.UniversalClient, f func(ctx context.Context, c *redis.Client) error) error {
 	switch c := client.(type) {
 	case *redis.ClusterClient:
-		return c.ForEachMaster(ctx, f)
+		var asked atomic.Bool
+		err := c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			asked.Store(true)
+			return f(ctx, c)
+		})
+		if err != nil && !asked.Load() { // the map of the cluster can't be had
+			addrs := strings.Join(c.Options().Addrs, ", ")
+			return reason(addrs, err)
+		}
+		return err
 	case *redis.Client:
 		return f(ctx, c)
 	}
@@ -67,5 +78,6 @@ func (s *Store) reload() bool {
 		return false
 	}
 	s.stats.reloads.Add(1)
+	_ = s.o.Client.SetNX(ctx, s.o.marker(), markerWord+strconv.Itoa(Version), 0).Err() // a Redis that came back empty
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -221,4 +222,9 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd) {
 // isMissing reports whether a server lacks the function.
 func isMissing(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "Function not found")
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }

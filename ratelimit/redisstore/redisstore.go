@@ -95,7 +95,7 @@ func (s *Store) Stats() Stats {
 	c := &s.stats
 	return Stats{
 		Commands: c.commands.Load(), Pipelines: c.pipelines.Load(), Resends: c.resends.Load(), Timeouts: c.timeouts.Load(),
-		Errors: c.errors.Load(), Reloads: c.reloads.Load(), DeniedHits: c.deniedHits.Load(), Listening: s.denied.listening(),
+		Errors: c.errors.Load(), Reloads: c.reloads.Load(), DeniedHits: c.deniedHits.Load(), Listening: s.denied.open.Load(),
 	}
 }
 
@@ -153,11 +153,6 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	case len(charges) > MaxCharges:
 		return false, errMany
 	}
-	sent := time.Now()
-	if s.denied.answer(charges, outcomes, sent) {
-		s.stats.deniedHits.Add(1)
-		return false, nil
-	}
 	var r request
 	r.collect(charges)
 	if s.cluster && r.shards > 1 {
@@ -166,7 +161,10 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if len(r.cells) == 0 {
 		return r.judge(charges, outcomes, reply{now: op.Now, status: admitted}), nil
 	}
-	seen := s.denied.generation(charges)
+	if s.refused(&r, op, charges, outcomes) {
+		return false, nil
+	}
+	heard, sent := s.denied.heard(&r), time.Now()
 	text, err := s.fly.call(s.encode(&r, op, charges))
 	if err != nil {
 		return false, err
@@ -177,8 +175,15 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		return false, err
 	}
 	ok := r.judge(charges, outcomes, rep)
-	if !ok {
-		s.denied.remember(charges, outcomes, sent, seen)
+	switch {
+	case r.frees:
+		for _, name := range r.cells {
+			s.denied.forget(name)
+		}
+	case rep.status == admitted && !r.idle:
+		s.denied.update(&r, charges, rep.now, sent)
+	case !ok && r.refuses(charges, rep.now):
+		s.denied.remember(&r, rep.now, sent, heard)
 	}
 	return ok, nil
 }

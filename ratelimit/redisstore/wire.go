@@ -70,10 +70,22 @@ type request struct {
 	shards int
 	barred bool // a limit of 0 refuses
 	idle   bool // nothing changes
+	frees  bool // hits are given back
 	forced bool
+	after  bool // states are those after the charge
 
-	states []ratelimit.State
+	states []ratelimit.State // of cells
 	few    [4]cellName
+	fewS   [4]ratelimit.State
+}
+
+// room makes room for the states of the cells.
+func (r *request) room() {
+	r.states = r.fewS[:0]
+	if len(r.cells) > len(r.fewS) {
+		r.states = make([]ratelimit.State, 0, len(r.cells))
+	}
+	r.states = r.states[:len(r.cells)]
 }
 
 // collect finds the cells that charges need.
@@ -105,6 +117,7 @@ func (r *request) collect(charges []ratelimit.Charge) {
 		}
 		r.where[i], r.asks[i] = uint8(k), true
 		r.idle = r.idle && hitsOf(c) == 0
+		r.frees = r.frees || hitsOf(c) < 0
 	}
 	r.idle = r.idle || r.barred
 }
@@ -149,11 +162,9 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 		now = op.Now
 	}
 	text = appendUint(append(text, mode), now, 7)
-	freed := false
 	for i := range charges {
 		if r.asks[i] {
 			text = r.appendCharge(text, charges, i)
-			freed = freed || hitsOf(&charges[i]) < 0
 		}
 	}
 	ends = append(ends, len(text))
@@ -161,7 +172,7 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 	case mode == force:
 		text = appendUint(text, min(max(op.Now, 0), maxTime), 7)
 		ends = append(ends, len(text))
-	case freed:
+	case r.frees:
 		text = append(text, s.channel()...)
 		ends = append(ends, len(text))
 	}
@@ -272,8 +283,9 @@ func (r *request) decode(text string) (reply, error) {
 	}
 	rep := reply{status: text[0], now: readUint(text[1:8])}
 	text = text[8:]
-	r.states = make([]ratelimit.State, len(r.cells))
+	r.room()
 	for k := range r.states {
+		r.states[k] = ratelimit.State{}
 		if len(text) < 2 {
 			return rep, errReply
 		}
@@ -361,14 +373,26 @@ func (r *request) judge(charges []ratelimit.Charge, outcomes []ratelimit.Outcome
 		}
 		outcomes[i] = o
 	}
-	if refill {
-		r.refill(charges, outcomes, rep.now)
+	if !refill {
+		return ok
+	}
+	r.apply(charges, rep.now)
+	for i := range charges {
+		if r.asks[i] && outcomes[i].Over {
+			retry := outcomes[i].RetryAfter
+			outcomes[i] = ratelimit.Evaluate(&r.states[r.where[i]], charges[i].Limit, 0, rep.now)
+			outcomes[i].Over, outcomes[i].RetryAfter = true, retry
+		}
 	}
 	return ok
 }
 
-// refill corrects outcomes that are Over and were charged.
-func (r *request) refill(charges []ratelimit.Charge, outcomes []ratelimit.Outcome, now int64) {
+// apply does to the states what the function did to the cells.
+func (r *request) apply(charges []ratelimit.Charge, now int64) {
+	if r.after {
+		return
+	}
+	r.after = true
 	for i := range charges {
 		if r.asks[i] {
 			s := &r.states[r.where[i]]
@@ -376,13 +400,6 @@ func (r *request) refill(charges []ratelimit.Charge, outcomes []ratelimit.Outcom
 				s.Ring = new(ratelimit.Ring)
 			}
 			ratelimit.Apply(s, charges[i].Limit, hitsOf(&charges[i]), now)
-		}
-	}
-	for i := range charges {
-		if r.asks[i] && outcomes[i].Over {
-			retry := outcomes[i].RetryAfter
-			outcomes[i] = ratelimit.Evaluate(&r.states[r.where[i]], charges[i].Limit, 0, now)
-			outcomes[i].Over, outcomes[i].RetryAfter = true, retry
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 const (
 	maxLanes = 4   // pipelines in flight
 	maxBatch = 256 // calls in one
+	maxTries = 4   // of one call: one answer in a hundred lost is one call in a hundred million
 	// Of its time a call gives so much to the first try: a lost answer shows as a
 	// broken connection at once, or not at all.
 	firstTry = 3.0 / 5
@@ -196,7 +197,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd) {
 			c.reply, c.err = reply, nil
 		case isMissing(err):
 			c.err = fmt.Errorf("%w: %w; run 'sluiced migrate'", ErrRefused, err)
-			if reloaded && c.tries <= 3 && !c.left && now.Before(c.deadline) {
+			if reloaded && c.tries < maxTries && !c.left && now.Before(c.deadline) {
 				again = append(again, c)
 				continue
 			}
@@ -204,7 +205,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd) {
 			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
 		default:
 			c.err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
-			if c.tries == 1 && !c.left && now.Before(c.deadline) {
+			if c.tries < maxTries && !c.left && now.Before(c.deadline) {
 				c.again()
 				p.s.stats.resends.Add(1)
 				again = append(again, c)

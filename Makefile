@@ -47,9 +47,11 @@ test-unit: need-go need-cc gotestsum redis-server ## Unit, architecture and conf
 	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
 
 .PHONY: test-faults
-test-faults: need-go gotestsum redis-server ## The fault tests at full volume: kills, lost writes, damage, linearizability (test-unit runs fewer)
+test-faults: need-go gotestsum redis-server ## The fault tests, with figures: kills, lost writes, damage, linearizability, and Redis in trouble (of the first test-unit runs fewer)
 	@echo "==> fault tests, without the race detector"
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 15m -run '^Test(F[0-9]+|Restart)' ./ratelimit/memstore
+	@echo "==> Redis in trouble"
+	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 5m ./e2e/redis
 
 # What a stranger's bytes reach first; 'make test' runs the corpora of all targets.
 FUZZ_TARGETS := ./authz:FuzzCanonicalPath ./authz:FuzzCondition ./authz/authn:FuzzParseXFCC ./authz/authn:FuzzToken ./authz/extauthz:FuzzCheck
@@ -65,7 +67,7 @@ fuzz: need-go ## Fuzz what reads hostile bytes first, FUZZ_TIME (30s) each: path
 .PHONY: test-e2e
 test-e2e: need-go gotestsum envoy redis-server ## The built server behind a real Envoy
 	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"
-	@packages=$$(go list ./e2e/...); packages=$$(grep -v '/e2e/mesh' <<<"$$packages"); \
+	@packages=$$(go list ./e2e/...); packages=$$(grep -Ev '/e2e/(mesh|redis)' <<<"$$packages"); \
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
 
 .PHONY: test-mesh

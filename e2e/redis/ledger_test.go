@@ -1,0 +1,293 @@
+// Package redis_test breaks a real Redis under three replicas' ledgers, composed as sluiced composes them, and
+// counts: what was admitted, what Redis has counted of it, which answers bear the mark, and how long each took.
+// The tests' names are those of the faults; each prints its figures.
+package redis_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/outage"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+	"github.com/voicecore-ai/sluice/redisconn"
+	"github.com/voicecore-ai/sluice/redistest"
+)
+
+const (
+	replicas = 3
+	// budget is sluiced's default. Where a test is about numbers alone, patient lets no slow machine degrade an answer.
+	budget  = 100 * time.Millisecond
+	patient = 5 * time.Second
+	// window is the longest, so that no test meets its edge.
+	window = ratelimit.MaxWindow
+	// soon is for what must come true, and how fast is not the point.
+	soon = 30 * time.Second
+)
+
+// replica is the ledger of one sluiced.
+type replica struct {
+	*outage.Store
+	shared *redisstore.Store
+}
+
+// open opens replicas on a Redis; dial changes how they reach it.
+func open(t *testing.T, url string, within time.Duration, dial func(dialer) dialer) []*replica {
+	t.Helper()
+	if err := redisstore.Migrate(t.Context(), redisstore.Options{Client: connect(t, url, nil)}); err != nil {
+		t.Fatal(err)
+	}
+	all := make([]*replica, replicas)
+	for i := range all {
+		shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: connect(t, url, dial), Timeout: within})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = shared.Close() })
+		all[i] = &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within}), shared}
+		t.Cleanup(all[i].Close)
+	}
+	return all
+}
+
+type dialer = func(ctx context.Context, network, address string) (conn, error)
+
+// connect makes a client with sluiced's settings.
+func connect(t *testing.T, url string, dial func(dialer) dialer) redis.UniversalClient {
+	t.Helper()
+	target, err := redisconn.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := redisconn.New(redisconn.Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dial != nil { // only a Cluster needs it: it says itself where its servers are
+		o := *client.(*redis.ClusterClient).Options()
+		_ = client.Close()
+		o.MaxRetries, o.Dialer = -1, dial(o.Dialer)
+		client = redis.NewClusterClient(&o)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// alone connects to one server.
+func alone(t *testing.T, s *redistest.Server) *redis.Client {
+	t.Helper()
+	return connect(t, "redis://"+s.Addr, nil).(*redis.Client)
+}
+
+// tenant is what one tenant's requests are charged.
+type tenant []ratelimit.Charge
+
+// newTenant has a limit of each number of hits, all local in an outage.
+func newTenant(t *testing.T, n int, hits ...int64) tenant {
+	var charges tenant
+	for i, h := range hits {
+		sum := sha256.Sum256(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte(t.Name()), uint64(n)), uint64(i)))
+		owner := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(t.Name()), uint64(n)))
+		charges = append(charges, ratelimit.Charge{
+			Limit: &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: h, Window: window, OnOutage: ratelimit.OutageLocal},
+			Cell:  ratelimit.Cell{Key: [16]byte(sum[:16]), Shard: binary.BigEndian.Uint64(owner[:])},
+			Hits:  1,
+		})
+	}
+	return charges
+}
+
+func newTenants(t *testing.T, n int, hits ...int64) []tenant {
+	all := make([]tenant, n)
+	for i := range all {
+		all[i] = newTenant(t, i, hits...)
+	}
+	return all
+}
+
+// plenty is a limit that nobody reaches here.
+const plenty = int64(1) << 30
+
+// counted is what Redis has counted of each limit of c, also of one that was lowered since.
+func counted(t *testing.T, s ratelimit.Store, c tenant) []int64 {
+	t.Helper()
+	look := slices.Clone(c)
+	for i := range look {
+		l := *look[i].Limit
+		l.Hits = plenty
+		look[i].Limit, look[i].Hits = &l, 0
+	}
+	outcomes := make([]ratelimit.Outcome, len(c))
+	until(t, "Redis says what it has counted", soon, func() bool {
+		_, err := s.Charge(ratelimit.Operation{Now: time.Now().UnixMicro()}, look, outcomes)
+		return err == nil
+	})
+	used := make([]int64, len(c))
+	for i, o := range outcomes {
+		if used[i] = plenty - o.Remaining; used[i] < 0 {
+			t.Errorf("a counter is negative: %d", used[i])
+		}
+	}
+	return used
+}
+
+// sample is one answer.
+type sample struct {
+	tenant             int
+	at                 time.Time // when it was asked
+	took               time.Duration
+	admitted, degraded bool
+	err                error
+}
+
+// load asks for tenants at random, from some workers of each replica, until the story ends.
+type load struct {
+	replicas []*replica
+	tenants  []tenant
+	workers  int           // of each replica
+	pause    time.Duration // of each worker between two questions
+}
+
+func (l load) run(story func()) answers {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var (
+		all  sync.WaitGroup
+		mu   sync.Mutex
+		have answers
+	)
+	for i := range len(l.replicas) * l.workers {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 1))
+			var mine answers
+			for ctx.Err() == nil {
+				n := rng.IntN(len(l.tenants))
+				mine = append(mine, l.replicas[i%len(l.replicas)].ask(n, l.tenants[n], ratelimit.Operation{}))
+				if l.pause > 0 {
+					wait(ctx, l.pause)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			have = append(have, mine...)
+		})
+	}
+	story()
+	stop()
+	all.Wait()
+	return have
+}
+
+// ask charges c.
+func (r *replica) ask(n int, c tenant, op ratelimit.Operation) sample {
+	outcomes := make([]ratelimit.Outcome, len(c))
+	began := time.Now()
+	if op.Now == 0 {
+		op.Now = began.UnixMicro()
+	}
+	s := sample{tenant: n, at: began}
+	s.admitted, s.err = r.Charge(op, c, outcomes)
+	s.took, s.degraded = time.Since(began), outcomes[0].Degraded
+	return s
+}
+
+type answers []sample
+
+func (a answers) count(is func(*sample) bool) (n int) {
+	for i := range a {
+		if is(&a[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+func (a answers) admitted() int { return a.count(func(s *sample) bool { return s.admitted }) }
+func (a answers) degraded() int { return a.count(func(s *sample) bool { return s.degraded }) }
+func (a answers) failed() int   { return a.count(func(s *sample) bool { return s.err != nil }) }
+
+// of are the admissions of each tenant.
+func (a answers) of(tenants []tenant) []int64 {
+	out := make([]int64, len(tenants))
+	for i := range a {
+		if a[i].admitted {
+			out[a[i].tenant]++
+		}
+	}
+	return out
+}
+
+// slow is how long the slowest answers took, but for a few percent of them.
+func (a answers) slow(percent int) time.Duration {
+	took := make([]time.Duration, len(a))
+	for i := range a {
+		took[i] = a[i].took
+	}
+	slices.Sort(took)
+	if len(took) == 0 {
+		return 0
+	}
+	return took[min(len(took)*percent/100, len(took)-1)]
+}
+
+// clean checks that no answer failed, or came without Redis.
+func (a answers) clean(t *testing.T) {
+	t.Helper()
+	if n, m := a.failed(), a.degraded(); n+m > 0 || len(a) == 0 {
+		t.Errorf("of %d answers %d failed and %d came without Redis", len(a), n, m)
+		for _, s := range a {
+			if s.err != nil {
+				t.Errorf("for example: %v", s.err)
+				return
+			}
+		}
+	}
+}
+
+// exact checks that Redis has counted, of every limit of every tenant, what was admitted.
+func (a answers) exact(t *testing.T, s ratelimit.Store, tenants []tenant) {
+	t.Helper()
+	admitted, wrong := a.of(tenants), 0
+	for i, c := range tenants {
+		for j, used := range counted(t, s, c) {
+			if used != admitted[i] {
+				if wrong++; wrong <= 5 {
+					t.Errorf("limit %d of tenant %d: %d were admitted, %d are counted", j, i, admitted[i], used)
+				}
+			}
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d counters are wrong", wrong, len(tenants)*len(tenants[0]))
+	}
+}
+
+// until waits for what must come true within d, and says when it did.
+func until(t *testing.T, what string, d time.Duration, ok func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > d {
+			t.Fatalf("after %v it is not so: %s", d, what)
+		}
+		wait(t.Context(), 5*time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -248,6 +248,14 @@ func (f *meshFlags) confirm(c *cobra.Command, question string) error {
 	return nil
 }
 
+// show writes v as the format wants it, a table by its own function.
+func show[T any](c *cobra.Command, output string, v T, asTable func(io.Writer, T) error) error {
+	if output == "table" {
+		return asTable(c.OutOrStdout(), v)
+	}
+	return encode(c.OutOrStdout(), v, output)
+}
+
 // encode writes v as JSON or YAML, with the same names of fields.
 func encode(w io.Writer, v any, output string) error {
 	text, err := json.MarshalIndent(v, "", "  ")

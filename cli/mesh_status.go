@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -33,15 +34,10 @@ The exit status is 0 if all is ready, 4 if something is not or was left unfinish
 			if err != nil {
 				return err
 			}
-			if f.output != "table" {
-				err = encode(c.OutOrStdout(), s, f.output)
-			} else {
-				err = printStatus(c.OutOrStdout(), s)
+			if err := show(c, f.output, s, printStatus); err != nil || s.Ready() {
+				return err
 			}
-			if err == nil && !s.Ready() {
-				err = &exitError{exitNotReady, fmt.Errorf("the mesh is not ready")}
-			}
-			return err
+			return &exitError{exitNotReady, errors.New("the mesh is not ready")}
 		},
 	}
 	f.outputs(c, "table", "json", "yaml")

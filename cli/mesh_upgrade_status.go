@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -33,15 +34,10 @@ The exit status is 0 if no upgrade is under way or all proxies have moved, 4 if 
 			if err != nil {
 				return err
 			}
-			if f.output != "table" {
-				err = encode(c.OutOrStdout(), s, f.output)
-			} else {
-				err = printUpgrade(c.OutOrStdout(), s)
+			if err := show(c, f.output, s, printUpgrade); err != nil || s.Done() {
+				return err
 			}
-			if err == nil && !s.Done() {
-				err = &exitError{exitNotReady, fmt.Errorf("the upgrade is not done")}
-			}
-			return err
+			return &exitError{exitNotReady, errors.New("the upgrade is not done")}
 		},
 	}
 	f.outputs(c, "table", "json", "yaml")

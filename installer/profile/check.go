@@ -1,7 +1,6 @@
 package profile
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -12,6 +11,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/voicecore-ai/sluice/nearest"
 )
 
 // Problem is one thing that is wrong with values.
@@ -93,7 +94,7 @@ func (c *checker) value(v any, t reflect.Type, path string) any {
 				elem, known = t.Elem(), true
 			}
 			if !known {
-				c.wrong(join(path, k), "unknown field "+strconv.Quote(k), nearest(k, fields))
+				c.wrong(join(path, k), "unknown field "+strconv.Quote(k), meant(k, fields))
 				continue
 			}
 			m[k] = c.value(m[k], elem, join(path, k))
@@ -211,36 +212,11 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
-// nearest says which field may have been meant.
-func nearest(field string, known map[string]reflect.Type) string {
+// meant says which field may have been meant.
+func meant(field string, known map[string]reflect.Type) string {
 	names := slices.Sorted(maps.Keys(known))
-	best := slices.MinFunc(names, func(a, b string) int {
-		return cmp.Compare(distance(field, a), distance(field, b))
-	})
-	if distance(field, best) <= max(1, len(field)/3) {
-		return "did you mean " + strconv.Quote(best) + "?"
+	if name := nearest.Name(field, names); name != "" {
+		return "did you mean " + strconv.Quote(name) + "?"
 	}
 	return "the fields here are " + strings.Join(names, ", ")
-}
-
-// distance is how many letters must be added, removed or changed to make b of a, in any case of letters.
-func distance(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

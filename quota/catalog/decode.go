@@ -113,7 +113,7 @@ func (d *decoder) mapping(n *yaml.Node, at quota.Place, known []string, set func
 		field := slices.Index(known, key.Value)
 		switch {
 		case key.Kind != yaml.ScalarNode || field < 0:
-			d.wrong(key, at, "unknown field "+clip(key.Value), nearest(key.Value, known))
+			d.wrong(key, at, "unknown field "+clip(key.Value), meant(key.Value, known))
 		case lines[field] != 0:
 			d.wrong(key, at, "field "+clip(key.Value)+" is here twice", "delete this one, or the one of line "+strconv.Itoa(lines[field]))
 		default:

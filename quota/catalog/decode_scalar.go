@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/voicecore-ai/sluice/nearest"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -146,44 +147,13 @@ func clip(s string) string {
 	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
 }
 
-// nearest suggests a field.
-func nearest(s string, known []string) string {
+// meant suggests a field.
+func meant(s string, known []string) string {
 	if s == "<<" {
 		return "write the fields out; aliases work for whole values only"
 	}
-	best, least := "", 3
-	if len(s) <= 2*maxFieldName {
-		for _, k := range known {
-			if n := distance(strings.ToLower(s), k); n < least && n < len(k) {
-				best, least = k, n
-			}
-		}
-	}
-	if best != "" {
-		return "did you mean " + strconv.Quote(best) + "?"
+	if name := nearest.Name(s, known); name != "" {
+		return "did you mean " + strconv.Quote(name) + "?"
 	}
 	return "the fields here are " + strings.Join(known, ", ")
-}
-
-const maxFieldName = 16
-
-// distance is how many letters must be added, removed or changed to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -53,7 +53,7 @@ type Check struct {
 
 // The tables, by command; what Verify asks, Doctor asks as well.
 var (
-	preflightChecks = slices.Concat(versionChecks, roomChecks, rightsChecks, otherChecks, apiChecks)
+	preflightChecks = slices.Concat(versionChecks, roomChecks, rightsChecks, otherChecks, apiChecks, secretChecks)
 	verifyChecks    = slices.Concat(installedChecks, proxyChecks, certificateChecks)
 	probeChecks     = slices.Concat(injectionChecks, requestChecks, consoleChecks)
 	doctorChecks    = slices.Concat(stageChecks, policyChecks, webhookChecks, workloadChecks, driftChecks, lintChecks)

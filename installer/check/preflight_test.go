@@ -18,6 +18,8 @@ func empty(t *testing.T) *fixture {
 	f := healthy(t)
 	f.cluster.objects = nil
 	f.add(t, `{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {allocatable: {cpu: "8", memory: 32Gi}, conditions: [{type: Ready, status: "True"}]}}`)
+	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: sluice, namespace: sluice-system}}`)
+	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: edge, namespace: istio-system}}`)
 	f.changes = []cluster.Change{{Object: "Namespace voicecore-ai", Action: cluster.Create}}
 	return f
 }
@@ -67,6 +69,8 @@ func TestPreflight(t *testing.T) {
 		{"a field that somebody else owns", "SP141", Fail, "helm", func(_ *testing.T, f *fixture) {
 			f.changes = []cluster.Change{{Object: "ConfigMap istio-system/istio", Action: cluster.Update, Conflicts: []cluster.Conflict{{Object: "ConfigMap istio-system/istio", Field: ".data.mesh", Manager: "helm"}}}}
 		}},
+		{"Sluice's own Secret is not there", "SP143", Fail, "StatefulSet sluice-system/sluice can't start without it", func(_ *testing.T, f *fixture) { f.remove(t, "Secret sluice-system/sluice") }},
+		{"the gateway's certificate is not there", "SP143", Warn, "no HTTPS", func(_ *testing.T, f *fixture) { f.remove(t, "Secret istio-system/edge") }},
 		{"an API server that refuses an object", "SP141", Fail, "denied by policy", func(_ *testing.T, f *fixture) { f.failed = errors.New("denied by policy") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

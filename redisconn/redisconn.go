@@ -44,15 +44,19 @@ type Options struct {
 
 	Dial        time.Duration // for a connection, its TLS handshake included; default 1 s
 	Timeout     time.Duration // for one answer, where the caller has no deadline; default 1 s
-	Connections int           // most to each node; default 16
+	Connections int           // most to each node; default 64. A caller beyond that gets an error
 }
 
 // The defaults of Options.
 const (
 	defaultDial        = time.Second
 	defaultTimeout     = time.Second
-	defaultConnections = 16
+	defaultConnections = 64
 )
+
+// refusals is the size of the pool, which holds no connection by it: MaxActiveConns bounds those. After as many refused dials as
+// the pool is large the client dials once a second only, so a small one would make each outage up to a second longer.
+const refusals = 1 << 16
 
 // idle is after how long without use a connection is closed: below what firewalls and proxies forget after.
 const idle = 5 * time.Minute
@@ -131,7 +135,8 @@ func (o *Options) universal() (*redis.UniversalOptions, error) {
 		WriteTimeout:             timeout,
 		PoolTimeout:              timeout,
 		ContextTimeoutEnabled:    true,
-		PoolSize:                 cmp.Or(o.Connections, defaultConnections),
+		PoolSize:                 refusals,
+		MaxActiveConns:           cmp.Or(o.Connections, defaultConnections),
 		ConnMaxIdleTime:          idle,
 		MaxRetries:               -1, // a command whose answer was lost may have been carried out
 		DisableIdentity:          true,

@@ -24,7 +24,7 @@ var (
 	reappliedDesc = prometheus.NewDesc("sluice_store_journal_reapplied_total",
 		"Admissions handed to the shared store afterwards; it counts those that it does not know.", nil, nil)
 	lostDesc = prometheus.NewDesc("sluice_store_journal_dropped_total",
-		"Admissions that it will never count: there were too many, or they are too old.", nil, nil)
+		"Admissions that are not handed to the shared store any more: those it has not counted (owed: too many, or too old), and those that it acknowledged, if it should have lost them (acknowledged: too old).", []string{"kind"}, nil)
 )
 
 type outages struct{ store *outage.Store }
@@ -52,5 +52,6 @@ func (o outages) Collect(c chan<- prometheus.Metric) {
 	}
 	c <- prometheus.MustNewConstMetric(owedDesc, prometheus.GaugeValue, float64(s.Owed))
 	count(reappliedDesc, s.Reapplied)
-	count(lostDesc, s.Dropped)
+	count(lostDesc, s.Dropped, "owed")
+	count(lostDesc, s.Unsure, "acknowledged")
 }

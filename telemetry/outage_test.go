@@ -32,7 +32,7 @@ func TestAnOutageIsShownByWhatItIsAnsweredWith(t *testing.T) {
 		"sluice_store_breaker_open": 1, "sluice_store_breaker_opened_total": 1,
 		"sluice_store_failures_total silent": 5, "sluice_store_failures_total refused": 0, "sluice_store_failures_total crowded": 0,
 		"sluice_store_degraded_total deny": 3, "sluice_store_degraded_total local": 2, "sluice_store_degraded_total allow": 4,
-		"sluice_store_journal_operations": 6, "sluice_store_journal_reapplied_total": 0, "sluice_store_journal_dropped_total": 0,
+		"sluice_store_journal_operations": 6, "sluice_store_journal_reapplied_total": 0, "sluice_store_journal_dropped_total owed": 0, "sluice_store_journal_dropped_total acknowledged": 0,
 	}
 	if got := series(t, Outage(s)); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -21,6 +21,8 @@ const (
 const (
 	probeEvery = 100 * time.Millisecond
 	probeHangs = 500 * time.Millisecond // a probe that is still out after its budget is left alone for so long
+	// No other server has taken over in less, so a shorter silence of unbroken connections has lost nothing.
+	failover = time.Second
 )
 
 // breaker decides whether the shared store is asked. The zero value is closed.
@@ -98,6 +100,7 @@ var probeLimit = ratelimit.Limit{Name: "probe", Algorithm: ratelimit.Fixed, Hits
 // probe asks the shared store, one call at a time, until one is answered within the budget. It asks the shard
 // of the call that failed last.
 func (s *Store) probe(shard uint64) {
+	opened := time.Now()
 	charge := []ratelimit.Charge{{Limit: &probeLimit, Hits: 1, Cell: ratelimit.Cell{Shard: shard, Key: [16]byte{15: 1}}}}
 	for {
 		answer := make(chan error, 1)
@@ -113,6 +116,9 @@ func (s *Store) probe(shard uint64) {
 		}()
 		answered, wait := s.listen(answer)
 		if answered {
+			if time.Since(opened) > failover {
+				s.trouble.begin(opened, true)
+			}
 			s.breaker.close()
 			s.o.Log.Info("the shared store answers again", "owed", s.owed.len())
 			s.settleSoon()

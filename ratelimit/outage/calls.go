@@ -16,7 +16,7 @@ var (
 )
 
 // idleFor is how long a goroutine without a call stays.
-const idleFor = 5 * time.Second
+const idleFor = 2 * time.Second
 
 // calls makes calls that can be given up. Each runs on a goroutine of its own while it
 // lasts; these are kept for the next ones, and end when there is nothing to do. What a call reads and

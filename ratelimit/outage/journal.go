@@ -8,8 +8,8 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
-// chunk is how many operations are forgotten together.
-const chunk = 256
+// chunk is how many operations are forgotten, or counted again, together: few enough that requests do not wait behind them.
+const chunk = 64
 
 // journal keeps admissions, oldest first: at most so many, and those older than a horizon only as long as they
 // share a chunk with younger ones.
@@ -27,25 +27,40 @@ type journal struct {
 type page struct {
 	records []record
 	charges []ratelimit.Charge // of all records, one after the other
+	horizon time.Time          // what is older is not to be counted again, and nobody misses it
 }
 
 type record struct {
 	op   ratelimit.Operation
 	from int       // in charges
 	at   time.Time // when it was admitted
+	seen sight
 	sent time.Time // when the shared store may first have seen it; zero: never
 }
 
+// sight is what the shared store knows of an operation.
+type sight uint8
+
+const (
+	unseen       sight = iota
+	sent               // it may have charged it
+	acknowledged       // it has, and may have lost it since
+)
+
 // add keeps an admission, and forgets what was admitted before horizon. What is full forgets its oldest.
-func (j *journal) add(op ratelimit.Operation, charges []ratelimit.Charge, now time.Time, sent bool, horizon time.Time) {
-	r := record{op: op, at: now}
-	if sent {
-		r.sent = now
+func (j *journal) add(op ratelimit.Operation, charges []ratelimit.Charge, seen sight, horizon time.Time) {
+	r := record{op: op, at: time.Now(), seen: seen}
+	if seen != unseen {
+		r.sent = r.at
 	}
+	j.keep(r, charges, horizon)
+}
+
+func (j *journal) keep(r record, charges []ratelimit.Charge, horizon time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	last := len(j.chunks) - 1
-	if last < 0 || len(j.chunks[last].records) == chunk {
+	if last < 0 || len(j.chunks[last].records) >= chunk {
 		j.forget(horizon)
 		j.chunks = append(j.chunks, j.blank())
 		last = len(j.chunks) - 1
@@ -83,7 +98,7 @@ func (j *journal) blank() *page {
 		return &page{records: make([]record, 0, chunk)}
 	}
 	clear(p.charges) // the limits of a catalogue that is gone
-	p.records, p.charges = p.records[:0], p.charges[:0]
+	p.records, p.charges, p.horizon = p.records[:0], p.charges[:0], time.Time{}
 	return p
 }
 
@@ -100,15 +115,6 @@ func (j *journal) len() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.held
-}
-
-// keepFrom forgets what is older than horizon.
-func (p *page) keepFrom(horizon time.Time) {
-	i := 0
-	for i < len(p.records) && p.records[i].at.Before(horizon) {
-		i++
-	}
-	p.records = p.records[i:]
 }
 
 // of is the charges of record i.

@@ -2,6 +2,8 @@ package outage
 
 import (
 	"errors"
+	"io"
+	"net"
 	"strings"
 
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
@@ -44,4 +46,10 @@ func judge(err error) cause {
 		}
 	}
 	return theirs
+}
+
+// broken reports whether a connection broke, and not only time has passed: then another server may answer next.
+func broken(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &op) && !op.Timeout()
 }

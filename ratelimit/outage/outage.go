@@ -91,6 +91,7 @@ type Store struct {
 	crowded   atomic.Uint64
 	reapplied atomic.Uint64
 	dropped   atomic.Uint64
+	unsure    atomic.Uint64
 
 	quit    chan struct{}
 	mu      sync.Mutex // over closed and the start of goroutines
@@ -169,14 +170,14 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	}
 	term, closed := s.breaker.closedTerm()
 	if !closed {
-		return s.without(op, charges, outcomes, false)
+		return s.without(op, charges, outcomes, unseen)
 	}
 	admitted, err := s.calls.charge(op, charges, outcomes, s.o.Budget)
 	switch {
 	case err == nil:
 		s.breaker.succeeded()
 		if admitted && changes {
-			s.acked.add(op, charges, time.Now(), true, s.trouble.horizon(ackedAge))
+			s.acked.add(op, charges, acknowledged, s.trouble.horizon(ackedAge))
 		}
 		if s.trouble.begun() {
 			s.settleSoon()
@@ -184,7 +185,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		return admitted, nil
 	case errors.Is(err, errCrowded): // nothing was sent, and nothing is known of the store
 		s.crowded.Add(1)
-		return s.without(op, charges, outcomes, false)
+		return s.without(op, charges, outcomes, unseen)
 	}
 	switch judge(err) {
 	case theirs:
@@ -192,18 +193,18 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	case disorder:
 		s.disorders.Add(1)
 		s.trouble.begin(time.Now(), true)
-		return s.without(op, charges, outcomes, false)
+		return s.without(op, charges, outcomes, unseen)
 	default:
 		s.silences.Add(1)
 		s.silent(term, err, charges[0].Cell.Shard)
-		return s.without(op, charges, outcomes, true)
+		return s.without(op, charges, outcomes, sent)
 	}
 }
 
 // silent takes note of a call that was not answered.
 func (s *Store) silent(term uint64, err error, shard uint64) {
 	opened := s.breaker.failed(term, time.Now())
-	s.trouble.begin(time.Now(), opened) // a slow answer alone loses nothing
+	s.trouble.begin(time.Now(), broken(err))
 	if opened {
 		s.o.Log.Warn("the shared store does not answer; limits mean what their on_outage says until it does", "error", err)
 		s.start(func() { s.probe(shard) })
@@ -239,6 +240,7 @@ type Stats struct {
 	Owed      int    // operations that are still to be counted there
 	Reapplied uint64 // operations that were
 	Dropped   uint64 // operations that will not be: too many, or too old
+	Unsure    uint64 // operations that it acknowledged, and that are too old to ask whether it lost them
 }
 
 // Stats reads the counters.
@@ -246,7 +248,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{
 		Open: s.breaker.isOpen(), Opened: s.breaker.opened.Load(),
 		Silences: s.silences.Load(), Disorders: s.disorders.Load(), Crowded: s.crowded.Load(),
-		Owed: s.owed.len(), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(),
+		Owed: s.owed.len(), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load(),
 	}
 	for i := range out.Degraded {
 		out.Degraded[i] = s.degraded[i].Load()

@@ -29,11 +29,14 @@ func (s *Store) settleSoon() {
 // acknowledged, what it acknowledged last. It leaves what is left when the breaker opens to the next one.
 func (s *Store) settle() {
 	defer s.settling.Store(false)
+	if !s.pause(settleFirst) { // a server that has just come back has enough to do
+		return
+	}
 	var left []*page
 	for wait := settleFirst; ; wait = min(2*wait, settleMost) {
 		if since, lossy := s.trouble.end(); lossy {
 			for _, p := range s.acked.take() {
-				p.keepFrom(since.Add(-ackedAge))
+				p.horizon = since.Add(-ackedAge)
 				left = append(left, p)
 			}
 		}
@@ -61,9 +64,11 @@ func (s *Store) settleAll(pages []*page) (left []*page) {
 		if s.breaker.isOpen() {
 			return append(left, pages[i:]...)
 		}
+		start := time.Now()
 		if rest := s.settlePage(p); rest != nil {
 			left = append(left, rest)
 		}
+		s.pause(time.Since(start)) // requests come first: they have at least half of the time to themselves
 	}
 	return left
 }
@@ -74,8 +79,15 @@ func (s *Store) settlePage(p *page) *page {
 	due := &page{}
 	for i := range p.records {
 		r, charges := p.records[i], p.of(i)
+		if r.at.Before(p.horizon) {
+			continue
+		}
 		if !r.sent.IsZero() && now.Sub(r.sent) > remembered || now.Sub(r.at) > owedAge {
-			s.dropped.Add(1)
+			if r.seen == acknowledged {
+				s.unsure.Add(1)
+			} else {
+				s.dropped.Add(1)
+			}
 			continue
 		}
 		r.from = len(due.charges)
@@ -95,6 +107,7 @@ func (s *Store) settlePage(p *page) *page {
 	switch {
 	case err == nil:
 		s.reapplied.Add(uint64(len(due.records)))
+		s.acknowledge(due, now)
 		return nil
 	case judge(err) == theirs && len(due.records) == 1:
 		s.dropped.Add(1)
@@ -109,6 +122,18 @@ func (s *Store) settlePage(p *page) *page {
 		}
 	}
 	return due
+}
+
+// acknowledge keeps what was counted again as what was counted at once: the next trouble may come any moment.
+func (s *Store) acknowledge(p *page, now time.Time) {
+	horizon := s.trouble.horizon(ackedAge)
+	for i, r := range p.records {
+		if r.seen == unseen {
+			r.at, r.sent = now, now
+		}
+		r.seen = acknowledged
+		s.acked.keep(r, p.of(i), horizon)
+	}
 }
 
 // settleSingly finds the operations of p that the shared store can't take, so that they don't keep the others.

@@ -17,11 +17,11 @@ type shares struct {
 // unknown is what can be said of a limit that is not counted now.
 var unknown = ratelimit.Outcome{Remaining: -1, Degraded: true}
 
-// without answers while the shared store does not; sent says that it may have charged op all the same.
+// without answers while the shared store does not; seen says whether it may have charged op all the same.
 //
 // A charge that is Shadowed refuses nothing, and what gives back asks for nothing: of those no OnOutage is asked.
 // A look is answered as its limit would be: not at all for deny.
-func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, sent bool) (bool, error) {
+func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, seen sight) (bool, error) {
 	policy := ratelimit.OutageAllow
 	for i := range charges {
 		c := &charges[i]
@@ -47,7 +47,7 @@ func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outc
 		}
 	}
 	if admitted && changesAny(charges) {
-		s.owed.add(op, charges, time.Now(), sent, time.Now().Add(-owedAge))
+		s.owed.add(op, charges, seen, time.Now().Add(-owedAge))
 		s.trouble.begin(time.Now(), false)
 	}
 	return admitted, nil

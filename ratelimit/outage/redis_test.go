@@ -1,0 +1,322 @@
+package outage
+
+import (
+	"context"
+	"math"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+	"github.com/voicecore-ai/sluice/redisconn"
+	"github.com/voicecore-ai/sluice/redistest"
+)
+
+// rig is a store on a real Redis, under load.
+type rig struct {
+	*Store
+	t      *testing.T
+	shared *redisstore.Store
+	charge ratelimit.Charge
+
+	mu    sync.Mutex
+	calls []sample
+}
+
+type sample struct {
+	at, took time.Duration // at: since the load began
+	admitted bool
+	degraded bool
+	failed   bool
+}
+
+func newRig(t *testing.T, addr string) *rig {
+	t.Helper()
+	target, err := redisconn.Parse("redis://" + addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := redisconn.New(redisconn.Options{Target: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	o := redisstore.Options{Client: client}
+	if err := redisstore.Migrate(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := redisstore.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shared.Close() })
+	s := New(Options{Shared: shared})
+	t.Cleanup(s.Close)
+	limit := &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: 1 << 30, Window: 366 * 24 * time.Hour, OnOutage: ratelimit.OutageLocal}
+	return &rig{Store: s, t: t, shared: shared, charge: ratelimit.Charge{Limit: limit, Hits: 1, Cell: ratelimit.Cell{Key: [16]byte{1}, Shard: 1}}}
+}
+
+// load asks 1000 times a second, whatever the answers, until the story ends.
+func (r *rig) load(story func(since func() time.Duration)) {
+	r.t.Helper()
+	start := time.Now()
+	ctx, stop := context.WithCancel(r.t.Context())
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				r.one(start)
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+			}
+		})
+	}
+	story(func() time.Duration { return time.Since(start) })
+	stop()
+	all.Wait()
+}
+
+func (r *rig) one(start time.Time) {
+	var o [1]ratelimit.Outcome
+	began := time.Now()
+	ok, err := r.Charge(ratelimit.Operation{Now: began.UnixMicro()}, []ratelimit.Charge{r.charge}, o[:])
+	s := sample{began.Sub(start), time.Since(began), ok, o[0].Degraded, err != nil}
+	r.mu.Lock()
+	r.calls = append(r.calls, s)
+	r.mu.Unlock()
+}
+
+// used is what the shared store has counted.
+func (r *rig) used() int64 {
+	r.t.Helper()
+	look := r.charge
+	look.Hits = 0
+	var o [1]ratelimit.Outcome
+	if _, err := r.shared.Charge(ratelimit.Operation{Now: time.Now().UnixMicro()}, []ratelimit.Charge{look}, o[:]); err != nil {
+		r.t.Fatal(err)
+	}
+	return look.Limit.Hits - o[0].Remaining
+}
+
+// until waits for what must come true within d.
+func (r *rig) until(what string, d time.Duration, ok func() bool) (took time.Duration) {
+	r.t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > d {
+			r.t.Fatalf("after %v it is not so: %s", d, what)
+		}
+		pass(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+type figures struct {
+	calls, admitted, degraded, failed, late int
+	p50, p99, most                          time.Duration
+	lastDegraded                            time.Duration
+}
+
+// figures are those of the calls made from one moment to another.
+func (r *rig) figures(from, to time.Duration) (f figures) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var took []time.Duration
+	for _, s := range r.calls {
+		if s.at < from || s.at >= to {
+			continue
+		}
+		f.calls++
+		took = append(took, s.took)
+		if s.took > r.o.Budget+20*time.Millisecond { // the scheduler's
+			f.late++
+		}
+		if s.admitted {
+			f.admitted++
+		}
+		if s.degraded {
+			f.degraded++
+			f.lastDegraded = max(f.lastDegraded, s.at)
+		}
+		if s.failed {
+			f.failed++
+		}
+	}
+	slices.Sort(took)
+	if n := len(took); n > 0 {
+		f.p50, f.p99, f.most = took[n/2], took[n*99/100], took[n-1]
+	}
+	return f
+}
+
+const ever = time.Duration(math.MaxInt64)
+
+// TestRedisIsGoneForSeconds: killed for 5 s and started again empty, and frozen for 6 s, at 1000 calls a second.
+func TestRedisIsGoneForSeconds(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		fail, heal func(*redistest.Server)
+		gone       time.Duration
+		counted    func(admitted, counted, unsure int64) bool
+	}{
+		{
+			"frozen for six seconds, and everything admitted is counted once", (*redistest.Server).Freeze, (*redistest.Server).Thaw, 6 * time.Second,
+			func(admitted, counted, _ int64) bool { return admitted == counted },
+		},
+		{
+			"killed for five seconds, and what it lost of the last seconds is counted again", (*redistest.Server).Kill, (*redistest.Server).Restart, 5 * time.Second,
+			func(admitted, counted, unsure int64) bool { return counted <= admitted && counted >= admitted-unsure },
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := redistest.Start(t)
+			r := newRig(t, server.Addr)
+			goroutines := runtime.NumGoroutine()
+			var failed, healed time.Duration
+			var opened, closed time.Duration
+			r.load(func(since func() time.Duration) {
+				pass(3 * time.Second)
+				c.fail(server)
+				failed = since()
+				opened = r.until("the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				pass(c.gone - opened)
+				c.heal(server)
+				healed = since()
+				closed = r.until("the breaker is closed", time.Second, func() bool { return !r.Stats().Open })
+				pass(2 * time.Second)
+			})
+			settled := r.until("nothing is owed", 10*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
+			idle := r.until("its goroutines have ended", 10*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines })
+
+			during, after, all := r.figures(failed, healed), r.figures(healed, ever), r.figures(0, ever)
+			counted := r.used()
+			t.Logf("opened after %v, closed %v after, last degraded answer %v after; settled %v after the load, %d goroutines again after %v",
+				opened, closed, after.lastDegraded-healed, settled, goroutines, idle)
+			t.Logf("during: %d calls, %d degraded, p50 %v, p99 %v, longest %v; of all %d calls %d took longer than the budget", during.calls, during.degraded, during.p50, during.p99, during.most, all.calls, all.late)
+			t.Logf("admitted %d, counted %d; %+v", all.admitted, counted, r.Stats())
+			if all.failed > 0 || all.admitted != all.calls {
+				t.Errorf("%d of %d calls failed, %d were admitted", all.failed, all.calls, all.admitted)
+			}
+			if during.calls < 1000 || during.late > during.calls/100 { // a machine that stalls makes all late that are under way
+				t.Errorf("%d of %d calls took longer than the budget of %v", during.late, during.calls, r.o.Budget)
+			}
+			if float64(during.degraded) < 0.99*float64(during.calls) {
+				t.Errorf("%d of %d answers have the mark", during.degraded, during.calls)
+			}
+			if after.degraded > 0 && after.lastDegraded > healed+time.Second {
+				t.Errorf("the last degraded answer came %v after Redis", after.lastDegraded-healed)
+			}
+			if !c.counted(int64(all.admitted), counted, int64(r.Stats().Unsure)) {
+				t.Errorf("%d are counted of %d", counted, all.admitted)
+			}
+		})
+	}
+}
+
+// TestF15: 200 ms more to Redis, and then nothing that ever comes back, at 1000 calls a second.
+func TestF15(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		delay time.Duration
+		hole  bool
+	}{
+		{"two hundred milliseconds more", 200 * time.Millisecond, false},
+		{"a black hole", 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newProxy(t, redistest.Start(t).Addr)
+			r := newRig(t, p.addr)
+			var failed, healed, opened, closed time.Duration
+			r.load(func(since func() time.Duration) {
+				pass(time.Second)
+				p.delay.Store(int64(c.delay))
+				p.hole.Store(c.hole)
+				failed = since()
+				opened = r.until("the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				pass(3 * time.Second)
+				p.delay.Store(0)
+				p.hole.Store(false)
+				healed = since()
+				closed = r.until("the breaker is closed", 10*time.Second, func() bool { return !r.Stats().Open })
+				pass(time.Second)
+			})
+			r.until("nothing is owed", 10*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
+			during, after, all := r.figures(failed, healed), r.figures(healed, ever), r.figures(0, ever)
+			t.Logf("opened after %v, closed %v after, last degraded answer %v after", opened, closed, after.lastDegraded-healed)
+			t.Logf("during: %d calls, %d degraded, p50 %v, p99 %v, longest %v", during.calls, during.degraded, during.p50, during.p99, during.most)
+			t.Logf("admitted %d, counted %d; %+v", all.admitted, r.used(), r.Stats())
+			if during.p99 > r.o.Budget || during.calls < 1000 {
+				t.Errorf("%d calls, p99 %v", during.calls, during.p99)
+			}
+			if during.degraded < during.calls-50 { // those that were under way
+				t.Errorf("%d of %d answers have the mark", during.degraded, during.calls)
+			}
+			if got := r.used(); got != int64(all.admitted) || all.failed > 0 {
+				t.Errorf("%d are counted of %d, %d failed", got, all.admitted, all.failed)
+			}
+		})
+	}
+}
+
+// proxy stands between a store and Redis, and is told to be slow or deaf.
+type proxy struct {
+	addr  string
+	delay atomic.Int64 // of each piece
+	hole  atomic.Bool
+}
+
+func newProxy(t *testing.T, to string) *proxy {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	p := &proxy{addr: l.Addr().String()}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go p.copy(server, client)
+			go p.copy(client, server)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) copy(to, from net.Conn) {
+	defer func() { _ = to.Close(); _ = from.Close() }()
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if d := time.Duration(p.delay.Load()); d > 0 {
+			pass(d / 2) // both ways
+		}
+		if p.hole.Load() {
+			continue
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -15,8 +16,18 @@ import (
 // patient is longer than any test's machine stalls.
 const patient = 10 * time.Second
 
+// quiet is for what tests break on purpose.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	os.Exit(m.Run())
+}
+
 func connect(t testing.TB, addrs ...string) redis.UniversalClient {
-	c := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs, MaxRetries: -1, ContextTimeoutEnabled: true, Protocol: 2})
+	c := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: addrs, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

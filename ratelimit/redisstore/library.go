@@ -64,11 +64,14 @@ func load(ctx context.Context, client redis.UniversalClient) error {
 }
 
 // reload loads functions that vanished under way (FUNCTION FLUSH, a new primary),
-// if the user may. It reports whether they can be called again.
-func (s *Store) reload() bool {
+// if the user may. It reports whether they can be called again by who was sent then.
+func (s *Store) reload(sent time.Time) bool {
 	s.loading.Lock()
 	defer s.loading.Unlock()
-	if time.Since(s.unloaded) < time.Second {
+	switch {
+	case s.loaded.After(sent): // by another lane
+		return true
+	case time.Since(s.unloaded) < time.Second:
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
@@ -77,6 +80,7 @@ func (s *Store) reload() bool {
 		s.unloaded = time.Now()
 		return false
 	}
+	s.loaded = time.Now()
 	s.stats.reloads.Add(1)
 	_ = s.o.Client.SetNX(ctx, s.o.marker(), markerWord+strconv.Itoa(Version), 0).Err() // a Redis that came back empty
 	return true

@@ -117,7 +117,8 @@ func (p *pilot) lane() {
 		if batch == nil {
 			return
 		}
-		p.land(batch, p.send(batch))
+		sent := time.Now()
+		p.land(batch, p.send(batch), sent)
 	}
 }
 
@@ -178,11 +179,11 @@ func (p *pilot) send(batch []*call) []*redis.StringCmd {
 }
 
 // land gives each call its answer, or a second try.
-func (p *pilot) land(batch []*call, cmds []*redis.StringCmd) {
+func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
 	reloaded, tried := false, false
 	for _, cmd := range cmds {
 		if isMissing(cmd.Err()) && !tried {
-			reloaded, tried = p.s.reload(), true
+			reloaded, tried = p.s.reload(sent), true
 		}
 	}
 	now := time.Now()

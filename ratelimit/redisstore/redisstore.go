@@ -76,7 +76,8 @@ type Store struct {
 	stats   counters
 
 	loading  sync.Mutex // held while functions that vanished are loaded again
-	unloaded time.Time  // when that last failed
+	loaded   time.Time  // when that was last done
+	unloaded time.Time  // when it last failed
 
 	stop func()
 	gone sync.WaitGroup // the goroutine that listens for what is given back

@@ -1,0 +1,303 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/redistest"
+)
+
+// lossy stands before a server and swallows some of its answers, after the
+// server has done what it was told, and closes the connection.
+type lossy struct {
+	Addr  string
+	every int64 // swallows each so manyth answer; 0: none
+	seen  atomic.Int64
+	lost  atomic.Int64
+}
+
+func newLossy(t *testing.T, server string) *lossy {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &lossy{Addr: l.Addr().String()}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", server)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			go func() {
+				_, _ = io.Copy(far, near)
+				_ = far.Close()
+			}()
+			go p.answers(near, far)
+		}
+	}()
+	return p
+}
+
+func (p *lossy) answers(near, far net.Conn) {
+	defer func() {
+		_ = near.Close()
+		_ = far.Close()
+	}()
+	for buf := make([]byte, 64<<10); ; {
+		n, err := far.Read(buf)
+		if err != nil {
+			return
+		}
+		if every := atomic.LoadInt64(&p.every); every > 0 && p.seen.Add(1)%every == 0 {
+			p.lost.Add(1)
+			return
+		}
+		if _, err := near.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// F11: of a hundredth of the pipelines and more the answer is lost after Redis counted.
+func TestF11LostAnswersCountOnce(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := newLossy(t, server.Addr)
+	s := openTest(t, Options{Client: connect(t, proxy.Addr)})
+	atomic.StoreInt64(&proxy.every, 40)
+	for _, a := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.Hard, ratelimit.Fixed} {
+		tight, wide := limitOf(a, 3000, 366*24*time.Hour), limitOf(ratelimit.Fixed, 1<<30, 24*time.Hour)
+		charges := []ratelimit.Charge{{Limit: tight, Cell: cellOf(uint64(a)), Hits: 1}, {Limit: wide, Cell: cellOf(10 + uint64(a)), Hits: 1}}
+		before, resends := proxy.lost.Load(), s.Stats().Resends
+		var admitted atomic.Int64
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for range 250 {
+					ok, err := s.Charge(ratelimit.Operation{}, charges, make([]ratelimit.Outcome, 2))
+					if err != nil {
+						t.Error(err)
+					}
+					if ok {
+						admitted.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		lost, again := proxy.lost.Load()-before, s.Stats().Resends-resends
+		t.Logf("algorithm %d: %d of 4000 admitted, %d answers lost, %d calls sent again", a, admitted.Load(), lost, again)
+		if again < 40 {
+			t.Errorf("only %d calls were sent again", again)
+		}
+		if admitted.Load() != 3000 {
+			t.Errorf("algorithm %d: %d were admitted, want 3000", a, admitted.Load())
+		}
+		if n := used(t, s, charges[1].Cell, wide); n != admitted.Load() {
+			t.Errorf("algorithm %d: %d are counted, and %d were admitted", a, n, admitted.Load())
+		}
+	}
+}
+
+// F10: functions vanish under load, and nobody is told.
+func TestF10FunctionsFlushed(t *testing.T) {
+	server := redistest.Start(t)
+	client, admin := connect(t, server.Addr), connect(t, server.Addr)
+	s := openTest(t, Options{Client: client})
+	l := limitOf(ratelimit.Fixed, 1<<30, 366*24*time.Hour)
+	var admitted atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 1500 {
+				ok, err := s.Charge(ratelimit.Operation{}, []ratelimit.Charge{{Limit: l, Cell: cellOf(1), Hits: 1}}, make([]ratelimit.Outcome, 1))
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	for range 20 {
+		if err := errors.Join(admin.FunctionFlush(context.Background()).Err(), admin.ScriptFlush(context.Background()).Err()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	wg.Wait()
+	if n := used(t, s, cellOf(1), l); n != admitted.Load() || n != 12000 {
+		t.Errorf("%d were admitted and %d are counted, want 12000", admitted.Load(), n)
+	}
+	if s.Stats().Reloads == 0 {
+		t.Error("the functions were never loaded again")
+	}
+	t.Logf("loaded again %d times", s.Stats().Reloads)
+}
+
+// Redis frozen, or gone: every call ends in time, nothing stays behind, and it goes on afterwards.
+func TestRedisInTrouble(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		harm, mend func(s *redistest.Server)
+	}{
+		{"frozen", (*redistest.Server).Freeze, (*redistest.Server).Thaw},
+		{"killed", (*redistest.Server).Kill, (*redistest.Server).Restart},
+	} {
+		t.Run("Redis is "+c.name, func(t *testing.T) {
+			server := redistest.Start(t)
+			client := connect(t, server.Addr)
+			const timeout = 200 * time.Millisecond
+			s := openTest(t, Options{Client: client, Timeout: timeout})
+			l := limitOf(ratelimit.Fixed, 1<<30, 24*time.Hour)
+			eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+			before := runtime.NumGoroutine()
+			c.harm(server)
+			var wg sync.WaitGroup
+			var slowest atomic.Int64
+			for range 50 {
+				wg.Go(func() {
+					for range 3 {
+						start := time.Now()
+						_, err := chargeOne(s, cellOf(1), l, 1)
+						if !errors.Is(err, ErrNoAnswer) {
+							t.Errorf("it said %v", err)
+						}
+						for d := int64(time.Since(start)); ; {
+							if old := slowest.Load(); d <= old || slowest.CompareAndSwap(old, d) {
+								break
+							}
+						}
+					}
+				})
+			}
+			wg.Wait()
+			t.Logf("the slowest of 150 calls took %v of %v", time.Duration(slowest.Load()), timeout)
+			if d := time.Duration(slowest.Load()); d > 5*timeout { // the machine may be busy; not so busy
+				t.Errorf("a call took %v", d)
+			}
+			eventually(t, "silence is noticed", func() bool { return !s.Stats().Listening })
+			c.mend(server)
+			eventually(t, "it goes on", func() bool {
+				_, err := chargeOne(s, cellOf(2), l, 1)
+				return err == nil
+			})
+			eventually(t, "the channel is heard again", func() bool { return s.Stats().Listening })
+			eventually(t, "no call is parked", func() bool { return runtime.NumGoroutine() <= before+2 })
+		})
+	}
+}
+
+// A refused caller who asks again costs nothing, until something has changed.
+func TestDeniedHotKey(t *testing.T) {
+	server := redistest.Start(t)
+	client := connect(t, server.Addr)
+	here, there := openTest(t, Options{Client: client}), openTest(t, Options{Client: client})
+	heard := func() bool { return here.Stats().Listening && there.Stats().Listening }
+	eventually(t, "the channel is heard", heard)
+	l, tenant, user := limitOf(ratelimit.Fixed, 5, 366*24*time.Hour), limitOf(ratelimit.GCRA, 1000, time.Hour), limitOf(ratelimit.Hard, 5, time.Hour)
+	charge := func(s *Store, cell uint64, l *ratelimit.Limit, hits int64) bool {
+		t.Helper()
+		charges := []ratelimit.Charge{{Limit: tenant, Cell: cellOf(1000 + cell), Hits: 1}, {Limit: l, Cell: cellOf(cell), Hits: hits}}
+		ok, err := s.Charge(ratelimit.Operation{}, charges, make([]ratelimit.Outcome, 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	exhaust := func(cell uint64, l *ratelimit.Limit) {
+		t.Helper()
+		for charge(here, cell, l, 1) {
+		}
+		charge(there, cell, l, 1)
+	}
+	free := func(what string, stores []*Store, cell uint64, l *ratelimit.Limit, hits int64) {
+		t.Helper()
+		before := calls(t, client)
+		for _, s := range stores {
+			for range 500 {
+				if charge(s, cell, l, hits) {
+					t.Fatalf("%s: admitted", what)
+				}
+			}
+		}
+		if n := calls(t, client) - before; n != 0 {
+			t.Errorf("%s: %d refusals took %d calls", what, 500*len(stores), n)
+		}
+	}
+	both := []*Store{here, there}
+
+	exhaust(1, l)
+	free("fixed", both, 1, l, 1)
+	free("more hits", both, 1, l, 3)
+	exhaust(2, user)
+	free("hard", both, 2, user, 1)
+	if charge(here, 1, l, 0) != true {
+		t.Error("a look was refused")
+	}
+	if raised := limitOf(ratelimit.Fixed, 7, 366*24*time.Hour); !charge(there, 1, raised, 1) || !charge(here, 1, raised, 1) || charge(here, 1, raised, 1) {
+		t.Error("a raised limit is not seen at once, or not exactly")
+	}
+	free("lowered again", both, 1, l, 1)
+	if !charge(here, 1, l, -4) { // 7 - 4 of 5: two more
+		t.Fatal("nothing can be given back")
+	}
+	eventually(t, "the other replica hears that hits were given back", func() bool { return charge(there, 1, l, 1) })
+	if !charge(here, 1, l, 1) || charge(here, 1, l, 1) {
+		t.Error("what was given back is not there exactly")
+	}
+	short := limitOf(ratelimit.GCRA, 20, time.Second)
+	short.Burst = 1
+	charge(here, 3, short, 1)
+	eventually(t, "time alone admits again", func() bool { return charge(here, 3, short, 1) })
+
+	exhaust(4, l)
+	server.Freeze() // while nothing is heard nothing is believed
+	eventually(t, "silence is noticed", func() bool { return !here.Stats().Listening })
+	server.Thaw()
+	eventually(t, "the channel is heard again", heard)
+	before := calls(t, client)
+	charge(here, 4, l, 1)
+	if calls(t, client) == before {
+		t.Error("a refusal from before the silence was believed after it")
+	}
+}
+
+// What is remembered is bounded, whoever asks for whatever.
+func TestDenialsAreBounded(t *testing.T) {
+	s := openTest(t, Options{Client: connect(t, redistest.Start(t).Addr)})
+	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	l := limitOf(ratelimit.Fixed, 1, 366*24*time.Hour)
+	charges, outcomes := make([]ratelimit.Charge, MaxCharges), make([]ratelimit.Outcome, MaxCharges)
+	for n := uint64(0); n < 2*stripes*mostDenied; n += MaxCharges {
+		for i := range charges {
+			charges[i] = ratelimit.Charge{Limit: l, Cell: cellOf(n + uint64(i)), Hits: 1}
+		}
+		for range 2 {
+			if _, err := s.Charge(ratelimit.Operation{}, charges, outcomes); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kept := 0
+	for i := range s.denied.stripe {
+		kept += len(s.denied.stripe[i].cells)
+	}
+	if int64(kept) != s.denied.size.Load() || kept > stripes*mostDenied || kept < stripes*mostDenied/2 {
+		t.Errorf("%d cells are remembered and %d counted, of at most %d", kept, s.denied.size.Load(), stripes*mostDenied)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -120,6 +121,8 @@ func (what *subject) explain(err error) error {
 		var v violations
 		v.add("request_id", "used for another request within a day; choose a new one")
 		return v.because("REQUEST_ID_REUSED")
+	case errors.Is(err, catalog.ErrUnavailable):
+		return fail(codes.Unavailable, "CATALOG_UNAVAILABLE", err.Error(), retryInfo(time.Second))
 	case errors.Is(err, catalog.ErrReadOnly):
 		return fail(codes.FailedPrecondition, "READ_ONLY", err.Error())
 	}

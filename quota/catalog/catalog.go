@@ -1,17 +1,18 @@
 // Package catalog turns sources into the snapshot that decides requests: a
 // folder of YAML files, which it watches, and the entries that the quota API
-// owns, which it keeps in a bbolt file.
+// owns, which it keeps in a bbolt file, or in Redis, where replicas share them.
 //
 // Whatever the source, a change holds whole or not at all: if any entry would be
 // wrong, every problem is named and the old snapshot stays. Entries of a file
 // are read-only here. Neither secrets nor counters are kept.
 //
 // Reading the snapshot costs one atomic load. A change through the API costs what [quota.Snapshot.Apply] does, a
-// copy of eight bytes for each entry, and one fsync: well under a millisecond of processor time among 100 000 tenants.
+// copy of eight bytes for each entry, and one fsync or a few round trips: about a millisecond of processor time among 100 000 tenants.
 // A change of a file, and one that is refused, costs a compilation of the whole catalogue: about 0.7 s for as many.
 package catalog
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"log/slog"
@@ -19,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/trust"
@@ -38,6 +41,11 @@ type Options struct {
 	DB      string       // bbolt file of the entries that the API owns; "" for none
 	CellKey [16]byte     // keys the names of counters
 	Log     *slog.Logger // nil: silent
+
+	// Redis keeps the entries that the API owns instead of DB, if it is not nil, under keys that begin with
+	// RedisPrefix. It is the caller's to close, and must not send a command again by itself (MaxRetries -1).
+	Redis       redis.UniversalClient
+	RedisPrefix string
 }
 
 // Catalog is the catalogue of a running server. It is safe for concurrent use.
@@ -48,7 +56,9 @@ type Catalog struct {
 	status atomic.Pointer[status] // changed under mu
 
 	mu       sync.Mutex // serialises changes; guards what follows
-	db       *store     // nil: no entries of the API
+	keeper   keeper     // of the API's entries; nil: there are none
+	shared   *shared    // the keeper, if it is Redis
+	own      *View      // the newest entries of the API, even if they can't be compiled beside the files here
 	revision uint64     // of the newest state
 	refused  refusal
 
@@ -57,28 +67,31 @@ type Catalog struct {
 	closed bool
 }
 
-// refusal is a folder that was refused beside the entries of a revision: as
+// refusal is a folder that was refused beside entries of the API: as
 // long as neither changes, there is no point in trying again.
 type refusal struct {
-	sum      [sha256.Size]byte
-	revision uint64
+	sum [sha256.Size]byte
+	own *View
 }
 
 // state is all that belongs to one revision. It is immutable.
 type state struct {
 	files    *fileSet
-	own      *View // entries of the API
+	own      *View // entries of the API that were compiled
 	snapshot *quota.Snapshot
 	view     func() View
 	rules    []authz.Rule // all that there are, of files and the API
 	issuers  []trust.Issuer
 }
 
-// status is how the folder did when it was last looked at.
+// status is how the sources did when they were last looked at.
 type status struct {
-	loaded time.Time // without a problem
-	err    error     // that it has now
+	loaded time.Time // files, without a problem
+	err    error     // that they have now
+	shared error     // that the shared entries have beside them
 }
+
+func (s status) withShared(err error) *status { s.shared = err; return &s }
 
 // Open loads every source and compiles them. The error is quota.Problems if the
 // catalogue is invalid. A damaged bbolt file is set aside and reported in the
@@ -95,24 +108,43 @@ func Open(o Options) (*Catalog, error) {
 		}
 		c.o.Dir = dir
 	}
-	own := &View{}
-	if o.DB != "" {
-		db, kept, err := openStore(o.DB, c.log)
-		if err != nil {
-			return nil, err
-		}
-		c.db, own, c.revision = db, kept.own, kept.revision
+	if err := c.open(); err != nil {
+		return nil, err
 	}
 	files, err := readDir(c.o.Dir)
 	if err == nil {
 		files.decode()
-		err = c.swap(files, own)
+		err = c.swap(files)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	c.status.Store(&status{loaded: time.Now()})
 	return c, nil
+}
+
+// open reads the entries of the API.
+func (c *Catalog) open() error {
+	c.own = &View{}
+	switch {
+	case c.o.Redis != nil && c.o.DB != "":
+		return errors.New("the entries of the quota API are kept in a file or in Redis, not in both")
+	case c.o.Redis != nil:
+		c.shared = newShared(c.o.Redis, c.o.RedisPrefix, c.log)
+		c.keeper = c.shared
+		own, err := c.shared.load(context.Background())
+		if err != nil {
+			return err
+		}
+		c.own = own
+	case c.o.DB != "":
+		db, kept, err := openStore(c.o.DB, c.log)
+		if err != nil {
+			return err
+		}
+		c.keeper, c.own, c.revision = db, kept.own, kept.revision
+	}
+	return nil
 }
 
 // Snapshot is the newest snapshot.
@@ -133,17 +165,24 @@ func (c *Catalog) Status() (revision uint64, lastReload time.Time, lastError err
 func (c *Catalog) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = true
-	if c.db == nil {
-		return nil
+	if db, ok := c.keeper.(*store); ok && !c.closed {
+		c.closed = true
+		return db.close()
 	}
-	db := c.db
-	c.db = nil
-	return db.close()
+	c.closed = true
+	return nil
+}
+
+// newer is the revision of the next change.
+func (c *Catalog) newer() uint64 {
+	if c.shared != nil {
+		return max(c.revision, c.shared.at.Load().revision) + 1
+	}
+	return c.revision + 1
 }
 
 // build compiles files and own into the next state.
-func (c *Catalog) build(files *fileSet, own *View) (*state, error) {
+func (c *Catalog) build(files *fileSet, own *View, revision uint64) (*state, error) {
 	if files.problems.broken {
 		return nil, files.problems.list
 	}
@@ -152,30 +191,32 @@ func (c *Catalog) build(files *fileSet, own *View) (*state, error) {
 	if now := c.state.Load(); now != nil {
 		last = now.snapshot
 	}
-	snapshot, err := quota.CompileAfter(last, c.revision+1, m.all, c.o.CellKey, m.name)
+	snapshot, err := quota.CompileAfter(last, revision, m.all, c.o.CellKey, m.name)
 	if err := files.problems.and(err); err != nil {
 		return nil, err
 	}
 	return newState(files, own, snapshot, &m.all), nil
 }
 
-// after is the state after a change of the API's entries.
-func (c *Catalog) after(now *state, d *delta) (*state, error) {
-	own := d.own
+// after is the state after a change of the API's newest entries.
+func (c *Catalog) after(now *state, d *delta, revision uint64) (*state, error) {
+	if now.own != c.own { // not compiled, so there is nothing to start from
+		return c.build(now.files, d.own, revision)
+	}
 	all := quota.Catalogue{Rules: now.rules, Issuers: now.issuers}
 	if d.touches("rules") || d.touches("issuers") {
 		all = quota.Catalogue{}
 		for _, name := range []string{"rules", "issuers"} {
 			l := lists[listAt(name)]
 			l.add(&all, &now.files.all)
-			l.flatten(&all, &own)
+			l.flatten(&all, d.own)
 		}
 	}
-	snapshot, ok := now.snapshot.Apply(c.revision+1, d.compiled(all.Rules, all.Issuers))
+	snapshot, ok := now.snapshot.Apply(revision, d.compiled(all.Rules, all.Issuers))
 	if !ok {
-		return c.build(now.files, &own)
+		return c.build(now.files, d.own, revision)
 	}
-	return newState(now.files, &own, snapshot, &all), nil
+	return newState(now.files, d.own, snapshot, &all), nil
 }
 
 func newState(files *fileSet, own *View, snapshot *quota.Snapshot, all *quota.Catalogue) *state {
@@ -183,23 +224,40 @@ func newState(files *fileSet, own *View, snapshot *quota.Snapshot, all *quota.Ca
 	return &state{files: files, own: own, snapshot: snapshot, view: view, rules: all.Rules, issuers: all.Issuers}
 }
 
-// swap makes files and own the newest state, if they are valid.
-func (c *Catalog) swap(files *fileSet, own *View) error {
-	next, err := c.build(files, own)
-	if err != nil {
-		return err
-	}
-	if c.db != nil { // so that a revision in a log means one catalogue, restarts included
-		if err := c.db.save(step{revision: next.snapshot.Revision}); err != nil {
-			// A full disk must not keep a revoked key alive.
-			c.log.Warn("the revision was not written; it may be used again after a restart", "error", err)
+// swap makes files the newest ones, if they are valid. The change is told to the keeper, so that a revision in a log means
+// one catalogue, restarts included, and with files that are the same everywhere the same one on all replicas.
+func (c *Catalog) swap(files *fileSet) error {
+	for attempt := 0; ; attempt++ {
+		revision := c.newer()
+		if c.shared != nil && c.o.Dir == "" {
+			revision = c.shared.at.Load().revision // there are no files that could have changed
 		}
+		next, err := c.build(files, c.own, revision)
+		if err != nil {
+			return err
+		}
+		if c.keeper != nil && (c.shared == nil || c.o.Dir != "") {
+			if err = c.keeper.save(step{revision: revision}); errors.Is(err, errBehind) && attempt < maxAttempts {
+				c.shared.pause(attempt)
+				if err := c.catchUp(context.Background()); err != nil && c.state.Load() == nil {
+					return err
+				}
+				continue
+			}
+			if err != nil { // a full disk must not keep a revoked key alive
+				c.log.Warn("the revision was not written; it may be used again", "revision", revision, "error", err)
+			}
+		}
+		c.publish(next)
+		return nil
 	}
-	c.publish(next)
-	return nil
 }
 
+// publish makes next the newest state.
 func (c *Catalog) publish(next *state) {
-	c.revision = next.snapshot.Revision
+	c.revision, c.own = next.snapshot.Revision, next.own
 	c.state.Store(next)
+	if s := c.status.Load(); s != nil && s.shared != nil {
+		c.status.Store(s.withShared(nil))
+	}
 }

@@ -204,7 +204,7 @@ func FuzzDecode(f *testing.F) {
 		s := &fileSet{files: []*file{{path: "x.yaml", data: []byte(text)}}}
 		s.decode()
 		c := &Catalog{log: slog.New(slog.DiscardHandler)}
-		state, err := c.build(s, &View{})
+		state, err := c.build(s, &View{}, 1)
 		if (state == nil) != (err != nil) {
 			t.Fatalf("%v, %v", state, err)
 		}

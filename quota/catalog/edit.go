@@ -99,14 +99,14 @@ func newEdit(files, own *View) *Edit {
 
 // delta is what a change comes to.
 type delta struct {
-	own  View // the API's entries after it
+	own  *View // the API's entries after it
 	put  quota.Catalogue
 	gone [listCount][]string
 }
 
 // delta finishes an edit. Entries that were put as they were are no change.
 func (e *Edit) delta() delta {
-	var d delta
+	d := delta{own: &View{}}
 	for at, l := range lists {
 		l.finish(e, at, &d)
 	}
@@ -164,7 +164,7 @@ func (l *listOf[T]) finish(e *Edit, at int, d *delta) {
 	entries := l.edit(e)
 	names := slices.Sorted(maps.Keys(entries.changed))
 	if len(names) == 0 {
-		*l.out(&d.own) = entries.own
+		*l.out(d.own) = entries.own
 		return
 	}
 	after := make([]*Entry[T], 0, len(entries.own)+len(names))
@@ -190,7 +190,7 @@ func (l *listOf[T]) finish(e *Edit, at int, d *delta) {
 			*l.in(&d.put) = append(*l.in(&d.put), now.Value)
 		}
 	}
-	*l.out(&d.own) = append(after, rest...)
+	*l.out(d.own) = append(after, rest...)
 }
 
 // apply changes an entry as a keeper kept it.
@@ -205,6 +205,12 @@ func (l *listOf[T]) apply(e *Edit, name string, content []byte) error {
 	}
 	l.edit(e).set(name, &Entry[T]{value, Source{Origin: FromAPI}})
 	return nil
+}
+
+func (l *listOf[T]) putAll(e *Edit, entries *View) {
+	for _, entry := range *l.out(entries) {
+		l.edit(e).set(l.key(&entry.Value), entry)
+	}
 }
 
 func (l *listOf[T]) content(c *quota.Catalogue, i int) ([]byte, error) {

@@ -61,8 +61,11 @@ func TestAnEditFindsWhatItChanged(t *testing.T) {
 
 // Whatever is put and deleted, what holds is what a restart finds, sorted.
 func TestAHistoryOfEditsOutlivesARestart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "c.db")
-	c, err := Open(Options{DB: path})
+	eachKeeper(t, testHistory)
+}
+
+func testHistory(t *testing.T, o Options) {
+	c, err := Open(o)
 	must(t, err)
 	random := rand.New(rand.NewPCG(1, 2))
 	want := map[string]string{}
@@ -83,7 +86,7 @@ func TestAHistoryOfEditsOutlivesARestart(t *testing.T) {
 	}
 	view := c.View()
 	must(t, c.Close())
-	c = open(t, Options{DB: path})
+	c = open(t, o)
 	again := c.View()
 	again.Revision = view.Revision
 	if !reflect.DeepEqual(view, again) {

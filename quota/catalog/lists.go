@@ -29,6 +29,7 @@ type list interface {
 
 	begin(e *Edit, files, own *View)
 	apply(e *Edit, name string, content []byte) error
+	putAll(e *Edit, entries *View)
 	finish(e *Edit, at int, d *delta)
 
 	sorted(s *fileSet, at int)                 // makes the list's part of s.view

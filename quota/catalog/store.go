@@ -30,32 +30,12 @@ var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// Bounds of the answers that are kept.
-const (
-	keepAnswers = 24 * time.Hour
-	maxAnswers  = 100_000
-	maxAnswer   = 64 << 10
-)
-
 // kept is what a file holds.
 type kept struct {
 	own        *View
 	revision   uint64
 	answers    int
 	count, sum uint64 // of entries
-}
-
-// step is what one transaction keeps.
-type step struct {
-	revision uint64 // of the catalogue after it
-	changes  []change
-	answer   *remembered // nil if there is none
-}
-
-// remembered is an operation with its answer.
-type remembered struct {
-	Operation
-	response []byte
 }
 
 // store is an open file. Its owner serialises the calls.
@@ -105,10 +85,9 @@ func (s *store) write(fn func(*writer) error) error {
 	})
 }
 
-// save makes a step durable.
 func (s *store) save(p step) error {
-	if p.answer != nil && len(p.answer.response) > maxAnswer {
-		return fmt.Errorf("the answer to the operation has %d bytes, more than %d", len(p.answer.response), maxAnswer)
+	if err := p.answer.check(); err != nil {
+		return err
 	}
 	return s.write(func(w *writer) error {
 		if err := w.revision(p.revision); err != nil {
@@ -126,7 +105,6 @@ func (s *store) save(p step) error {
 	})
 }
 
-// recall finds an answer that is not older than a day.
 func (s *store) recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
 	err = s.guarded(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
@@ -135,14 +113,10 @@ func (s *store) recall(key [32]byte, now time.Time) (body [32]byte, response []b
 				return nil
 			}
 			v, whole := unseal(key[:], sealed)
-			if !whole || len(v) < 40 {
+			var wrong bool
+			if body, response, ok, wrong = decodeAnswer(v, now); wrong || !whole {
 				return fmt.Errorf("catalogue file %s: the answer to an operation is damaged", s.db.Path())
 			}
-			if now.Sub(time.UnixMicro(int64(binary.BigEndian.Uint64(v[32:])))) > keepAnswers {
-				return nil
-			}
-			copy(body[:], v)
-			response, ok = bytes.Clone(v[40:]), true
 			return nil
 		})
 	})
@@ -184,16 +158,15 @@ func (w *writer) forget(b *bbolt.Bucket, k []byte) {
 func (w *writer) remember(r *remembered, most int) error {
 	byKey, byTime := w.tx.Bucket(bucketAnswers), w.tx.Bucket(bucketByTime)
 	if sealed := byKey.Get(r.Key[:]); sealed != nil { // expired, or it would have been recalled
-		if v, ok := unseal(r.Key[:], sealed); ok && len(v) >= 40 {
-			if err := byTime.Delete(append(bytes.Clone(v[32:40]), r.Key[:]...)); err != nil {
+		if v, ok := unseal(r.Key[:], sealed); ok && len(v) >= answerHead {
+			if err := byTime.Delete(append(bytes.Clone(v[32:answerHead]), r.Key[:]...)); err != nil {
 				return err
 			}
 		}
 		w.answers--
 	}
-	at := binary.BigEndian.AppendUint64(nil, uint64(r.Now.UnixMicro()))
-	order := append(bytes.Clone(at), r.Key[:]...)
-	content := append(append(append([]byte(nil), r.BodyHash[:]...), at...), r.response...)
+	content := r.encode()
+	order := append(bytes.Clone(content[32:answerHead]), r.Key[:]...)
 	if err := errors.Join(byKey.Put(r.Key[:], seal(r.Key[:], content)), byTime.Put(order, seal(order, nil))); err != nil {
 		return err
 	}

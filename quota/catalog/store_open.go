@@ -123,8 +123,7 @@ func load(h *os.File, size int64) (k kept, err error) {
 	case binary.BigEndian.Uint64(digest) != k.count || binary.BigEndian.Uint64(digest[8:]) != k.sum:
 		return k, fmt.Errorf("entries are missing or from another time: %d there, %d expected", k.count, binary.BigEndian.Uint64(digest))
 	}
-	d := entries.delta()
-	k.own = &d.own
+	k.own = entries.delta().own
 	return k, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/boltfile"
 	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -82,9 +83,21 @@ var addAcme = edit(func(own *quota.Catalogue) error {
 	return nil
 })
 
+// eachKeeper runs a test with the API's entries in a file, and in Redis.
+func eachKeeper(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("in a file", func(t *testing.T) { test(t, Options{DB: filepath.Join(t.TempDir(), "c.db")}) })
+	t.Run("in Redis", func(t *testing.T) { test(t, inRedis(t, redistest.Start(t))) })
+}
+
+// in is o with a folder.
+func (o Options) in(dir string) Options { o.Dir = dir; return o }
+
 func TestAnUpdateHoldsAtOnceAndAfterARestart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "c.db")
-	c, err := Open(Options{DB: path})
+	eachKeeper(t, testRestart)
+}
+
+func testRestart(t *testing.T, o Options) {
+	c, err := Open(o)
 	must(t, err)
 	before := c.Snapshot()
 	must(t, c.Update(addAcme, false))
@@ -96,9 +109,9 @@ func TestAnUpdateHoldsAtOnceAndAfterARestart(t *testing.T) {
 	if err := c.Update(addAcme, false); !errors.Is(err, errClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-	c = open(t, Options{DB: path})
+	c = open(t, o)
 	again := c.View()
-	if again.Revision <= revision {
+	if again.Revision < revision || again.Revision == revision && o.Redis == nil {
 		t.Errorf("revision %d after %d", again.Revision, revision)
 	}
 	again.Revision = view.Revision
@@ -112,9 +125,13 @@ func TestAnUpdateHoldsAtOnceAndAfterARestart(t *testing.T) {
 }
 
 func TestAnUpdateThatIsRefusedChangesNothing(t *testing.T) {
+	eachKeeper(t, testRefused)
+}
+
+func testRefused(t *testing.T, o Options) {
 	dir := t.TempDir()
 	write(t, dir, "f.yaml", "plans:\n  - name: filed\ntenants: [{id: paper, plan: filed}]\napi_keys: [{id: fk, tenant: paper, digest: "+strings.Repeat("ab", 32)+"}]\nrules: [{name: ruled, effect: deny, who: {roles: [banned]}}]")
-	c := open(t, Options{Dir: dir, DB: filepath.Join(t.TempDir(), "c.db")})
+	c := open(t, o.in(dir))
 	must(t, c.Update(addAcme, false))
 	before, view := c.Snapshot(), c.View()
 	mine := errors.New("mine")
@@ -170,8 +187,12 @@ func TestAnUpdateThatIsRefusedChangesNothing(t *testing.T) {
 }
 
 func TestAFileMayNotTakeWhatTheAPIOwns(t *testing.T) {
+	eachKeeper(t, testTaken)
+}
+
+func testTaken(t *testing.T, o Options) {
 	dir := t.TempDir()
-	c := open(t, Options{Dir: dir, DB: filepath.Join(t.TempDir(), "c.db")})
+	c := open(t, o.in(dir))
 	must(t, c.Update(addAcme, false))
 	write(t, dir, "f.yaml", "plans: [{name: gold}]")
 	_, err := c.reload()
@@ -183,8 +204,11 @@ func TestAFileMayNotTakeWhatTheAPIOwns(t *testing.T) {
 }
 
 func TestAnOperationHappensOnce(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "c.db")
-	c, err := Open(Options{DB: path})
+	eachKeeper(t, testOnce)
+}
+
+func testOnce(t *testing.T, o Options) {
+	c, err := Open(o)
 	must(t, err)
 	calls := 0
 	once := func(key, body byte, at time.Time, response string) (string, bool, error) {
@@ -220,14 +244,17 @@ func TestAnOperationHappensOnce(t *testing.T) {
 	calls--
 	check("three", false)(once(2, 1, start, "three"))
 	must(t, c.Close())
-	c = open(t, Options{DB: path})
+	c = open(t, o)
 	check("one", true)(once(1, 1, start.Add(24*time.Hour), "four"))
 	check("four", false)(once(1, 1, start.Add(24*time.Hour+1000), "four"))
 	if body, response, ok := c.Recall([32]byte{1}, start.Add(25*time.Hour)); !ok || body != [32]byte{1} || string(response) != "four" {
 		t.Errorf("recalled %v %q %v", body, response, ok)
 	}
-	if n := len(c.View().Plans); n != 3 || c.db.answers != 1 {
-		t.Errorf("%d plans and %d answers; want 3, and 1 because the other is older than a day", n, c.db.answers)
+	if n := len(c.View().Plans); n != 3 {
+		t.Errorf("%d plans", n)
+	}
+	if db, ok := c.keeper.(*store); ok && db.answers != 1 {
+		t.Errorf("%d answers; want 1, because the other is older than a day", db.answers)
 	}
 }
 
@@ -235,7 +262,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	c, err := Open(Options{DB: path})
 	must(t, err)
-	c.db.maxAnswers = 3
+	c.keeper.(*store).maxAnswers = 3
 	for i := range byte(9) {
 		_, _, err := c.Once(Operation{Key: [32]byte{i}, Now: start.Add(time.Duration(i))}, func(*Edit) ([]byte, error) { return fmt.Appendf(nil, "[%d]", i), nil })
 		must(t, err)
@@ -248,8 +275,8 @@ func TestAnswersAreBounded(t *testing.T) {
 			kept += string(response)
 		}
 	}
-	if c.db.answers != 3 || kept != "[6][7][8]" {
-		t.Errorf("%d answers kept: %s", c.db.answers, kept)
+	if c.keeper.(*store).answers != 3 || kept != "[6][7][8]" {
+		t.Errorf("%d answers kept: %s", c.keeper.(*store).answers, kept)
 	}
 }
 
@@ -284,7 +311,7 @@ func testFormat(t *testing.T, other byte, want error, remedy string) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	c, err := Open(Options{DB: path})
 	must(t, err)
-	must(t, c.db.db.Update(func(tx *bbolt.Tx) error {
+	must(t, c.keeper.(*store).db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketHead).Put(headFormat, seal(headFormat, []byte{7: other}))
 	}))
 	must(t, c.Close())
@@ -474,7 +501,11 @@ func cpu(t testing.TB) time.Duration {
 
 // What was compiled is taken from the snapshot before, as long as it is the same.
 func TestRulesThatDidNotChangeAreNotCompiledAgain(t *testing.T) {
-	c := open(t, Options{DB: filepath.Join(t.TempDir(), "c.db")})
+	eachKeeper(t, testRulesStay)
+}
+
+func testRulesStay(t *testing.T, o Options) {
+	c := open(t, o)
 	must(t, c.Update(addAcme, false))
 	before := c.Snapshot()
 	must(t, c.Update(edit(func(own *quota.Catalogue) error { own.Tenants[0].Suspended = true; return nil }), false))

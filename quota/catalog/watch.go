@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -20,13 +21,18 @@ const (
 	pollInterval = 10 * time.Second // where events don't come: network folders, full queues
 )
 
-// Watch reloads the folder when it changes, until ctx ends. A folder that is
+// Watch takes over what changes in the folder and in Redis, until ctx ends. What is
 // invalid, or half written, changes nothing but Status and the log. It returns
-// nil at once if there is no folder, and otherwise nil when ctx ends.
+// nil at once if there is neither, and otherwise nil when ctx ends.
 //
-// A change is seen after about 50 ms; without events from the kernel within ten
-// seconds.
+// A change of a file is seen after about 50 ms; without events from the kernel within ten
+// seconds. A change by another replica is seen as soon as Redis tells of it, within a second if Redis is there.
 func (c *Catalog) Watch(ctx context.Context) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	if c.shared != nil {
+		group.Go(func() { c.follow(ctx) })
+	}
 	if c.o.Dir == "" {
 		return nil
 	}
@@ -152,15 +158,15 @@ func (c *Catalog) reload() (dirs []string, err error) {
 				c.log.Info("the catalog folder is as it was before the error", "revision", c.revision)
 			}
 			c.refused = refusal{}
-			c.status.Store(&status{loaded: before.loaded})
+			c.status.Store(&status{loaded: before.loaded, shared: before.shared})
 			return dirs, nil
 		}
-		seen := refusal{files.sum, c.revision}
+		seen := refusal{files.sum, c.own}
 		if seen == c.refused {
 			return dirs, before.err
 		}
 		files.decode()
-		if err = c.swap(files, c.state.Load().own); err != nil {
+		if err = c.swap(files); err != nil {
 			c.refused = seen
 		}
 	}
@@ -181,7 +187,7 @@ func (c *Catalog) reload() (dirs []string, err error) {
 // refuse notes and logs an error, once however often it is found.
 func (c *Catalog) refuse(err error) {
 	before := c.status.Load()
-	c.status.Store(&status{before.loaded, err})
+	c.status.Store(&status{before.loaded, err, before.shared})
 	if before.err != nil && before.err.Error() == err.Error() {
 		return
 	}

@@ -1,0 +1,327 @@
+package catalog
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What is in Redis, each key behind the prefix and the hash tag {catalog}, so that a cluster keeps them together:
+//
+//	head             hash: format; revision, the number of the newest change; stamp, a random name of it
+//	plans, tenants…  a hash for each list of the catalogue, name → JSON
+//	feed             stream: the newest changes, each under its revision, with its stamp and what it changed
+//	answer:…         what an operation was answered, for a day
+//	changed          channel: revision and stamp of each change
+//
+// A change is one MULTI that holds only if the head is as its writer saw it. The stamp tells a change from another one
+// under the same number, after a failover that lost writes; and a writer, whose connection was lost, whether its own came through.
+const (
+	sharedFormat = 1
+	feedLength   = 1000     // changes that a replica may be behind without reading everything again
+	maxInFeed    = 64 << 10 // bytes of changes in one entry of the feed; others say that everything is to be read again
+	scanCount    = 500      // entries that Redis reads in one go: well under a millisecond, because counters wait meanwhile
+	writeCount   = 500
+	redisTime    = 5 * time.Second // for what is asked together
+	loadTime     = time.Minute
+	loadAttempts = 5
+)
+
+// position is a change: where somebody has come to.
+type position struct {
+	revision uint64
+	stamp    string
+}
+
+// shared is the catalogue's entries in Redis, which replicas share. Its owner serialises the calls but of head.
+type shared struct {
+	redis redis.UniversalClient
+	base  string // of keys
+	log   *slog.Logger
+
+	at        atomic.Pointer[position] // of what is known
+	confirmed atomic.Int64             // when Redis last said that nothing is newer, Unix ns
+}
+
+func newShared(client redis.UniversalClient, prefix string, log *slog.Logger) *shared {
+	s := &shared{redis: client, base: prefix + "{catalog}:", log: log}
+	s.at.Store(&position{})
+	return s
+}
+
+func (s *shared) key(name string) string { return s.base + name }
+
+func (s *shared) answer(key [32]byte) string {
+	return s.key("answer:" + base64.RawURLEncoding.EncodeToString(key[:]))
+}
+
+// Errors of what is in Redis.
+var (
+	errNoHead = errors.New("there is no catalogue")
+	errLonger = errors.New("more was changed than the feed holds")
+	errLost   = errors.New("the feed is that of another catalogue")
+)
+
+// Migrate makes an empty catalogue under the prefix, if there is none, and
+// otherwise says whether this version can use the one that is there. It needs the rights to HMGET, HLEN, XLEN, HSET, XADD and a transaction.
+func Migrate(ctx context.Context, client redis.UniversalClient, prefix string) error {
+	s := newShared(client, prefix, slog.New(slog.DiscardHandler))
+	first := position{1, newStamp()}
+	err := client.Watch(ctx, func(tx *redis.Tx) error {
+		if _, err := s.head(ctx, tx); !errors.Is(err, errNoHead) {
+			return err
+		}
+		for _, l := range lists {
+			if n, err := tx.HLen(ctx, s.key(l.name())).Result(); err != nil || n > 0 {
+				return s.foreign(l.name(), err)
+			}
+		}
+		if n, err := tx.XLen(ctx, s.key("feed")).Result(); err != nil || n > 0 {
+			return s.foreign("feed", err)
+		}
+		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			s.step(ctx, p, first, nil)
+			return nil
+		})
+		return err
+	}, s.key("head"))
+	if errors.Is(err, redis.TxFailedErr) { // another was faster
+		_, err = s.head(ctx, client)
+	}
+	return s.explain(err)
+}
+
+// head is the newest change.
+func (s *shared) head(ctx context.Context, c redis.Cmdable) (position, error) {
+	values, err := c.HMGet(ctx, s.key("head"), "format", "revision", "stamp").Result()
+	if err != nil {
+		return position{}, s.foreign("head", err)
+	}
+	format, hasFormat := values[0].(string)
+	revision, hasRevision := values[1].(string)
+	stamp, hasStamp := values[2].(string)
+	if !hasFormat && !hasRevision && !hasStamp {
+		return position{}, errNoHead
+	}
+	version, err1 := strconv.Atoi(format)
+	number, err2 := strconv.ParseUint(revision, 10, 64)
+	switch {
+	case err1 == nil && version > sharedFormat:
+		return position{}, fmt.Errorf("it has format %d, and this version knows %d; start the version that wrote it, or restore the backup from before it", version, sharedFormat)
+	case err1 != nil || version < 1 || err2 != nil || stamp == "":
+		return position{}, s.foreign("head", nil)
+	}
+	return position{number, stamp}, nil
+}
+
+// foreign is the error about a key that holds what is not ours; other errors stay.
+func (s *shared) foreign(name string, err error) error {
+	if err != nil && !strings.HasPrefix(err.Error(), "WRONGTYPE") {
+		return err
+	}
+	return fmt.Errorf("the key %s is not what Sluice keeps there: another program uses this prefix; choose another prefix, or remove that key if nobody needs it", s.key(name))
+}
+
+// explain says where an error is from; nil for nil.
+func (s *shared) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNoHead):
+		err = fmt.Errorf("%w; restore the backup of Redis, or make an empty catalogue with 'sluiced migrate'", err)
+	}
+	return fmt.Errorf("catalogue in Redis under %s: %w", strings.TrimSuffix(s.base, ":"), err)
+}
+
+// unavailable is the error of a change that can't be made; nil for nil.
+func (s *shared) unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w, because Redis does not do its part, and nothing was changed: %w", ErrUnavailable, s.explain(err))
+}
+
+// newStamp names a change.
+func newStamp() string {
+	var b [8]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// pause lets another replica finish before the next attempt.
+func (*shared) pause(attempt int) {
+	if attempt > 0 {
+		time.Sleep(mathrand.N(time.Millisecond << min(attempt, 6))) //nolint:gosec // no secret
+	}
+}
+
+// entry is one change in the feed.
+type entry struct {
+	List    string          `json:"list"`
+	Name    string          `json:"name"`
+	Content json.RawMessage `json:"content"` // null: gone
+}
+
+func (s *shared) save(p step) error {
+	if err := p.answer.check(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
+	defer cancel()
+	before, next := *s.at.Load(), position{p.revision, newStamp()}
+	keys := []string{s.key("head")}
+	if p.answer != nil {
+		keys = append(keys, s.answer(p.answer.Key))
+	}
+	sent := 0
+	err := s.redis.Watch(ctx, func(tx *redis.Tx) error {
+		now, err := s.head(ctx, tx)
+		switch {
+		case errors.Is(err, errNoHead), err == nil && now != before:
+			return errBehind
+		case err != nil:
+			return err
+		}
+		if p.answer != nil {
+			content, err := tx.Get(ctx, keys[1]).Bytes()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+			if _, _, done, _ := decodeAnswer(content, p.answer.Now); done {
+				return errBehind
+			}
+		}
+		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			s.write(ctx, pipe, p.changes)
+			s.step(ctx, pipe, next, p.changes)
+			pipe.Publish(ctx, s.key("changed"), next.String())
+			if p.answer != nil {
+				pipe.Set(ctx, keys[1], p.answer.encode(), keepAnswers)
+			}
+			sent++
+			return nil
+		})
+		return err
+	}, keys...)
+	return s.outcome(before, next, sent, err)
+}
+
+// outcome says how a change ended that was sent so often, the last time with err.
+func (s *shared) outcome(before, next position, sent int, err error) error {
+	refused := errors.Is(err, redis.TxFailedErr) || errors.Is(err, errBehind)
+	var said redis.Error // by Redis, in place of doing it
+	switch {
+	case err == nil:
+	case sent == 0 && refused, sent == 1 && errors.Is(err, redis.TxFailedErr):
+		return errBehind
+	case sent == 0, sent == 1 && errors.As(err, &said):
+		return s.unavailable(err)
+	default: // a reply was lost
+		landed, unknown := s.landed(before, next)
+		switch {
+		case landed:
+		case unknown == nil && refused:
+			return errBehind
+		default:
+			return fmt.Errorf("%w, because the connection to Redis was lost while the change was written: whether it holds will show, read it again: %w", ErrUnavailable, s.explain(err))
+		}
+	}
+	s.know(next)
+	return nil
+}
+
+// landed reports whether the change from before to next is in the feed.
+func (s *shared) landed(before, next position) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
+	defer cancel()
+	entries, err := s.redis.XRange(ctx, s.key("feed"), streamID(before.revision), "+").Result()
+	for _, e := range entries {
+		if e.Values["stamp"] == next.stamp {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// write adds commands that write entries.
+func (s *shared) write(ctx context.Context, p redis.Pipeliner, changes []change) {
+	for _, l := range lists {
+		var put []any
+		var gone []string
+		flush := func(most int) {
+			if len(put) > most {
+				p.HSet(ctx, s.key(l.name()), put...)
+				put = nil
+			}
+			if len(gone) > most {
+				p.HDel(ctx, s.key(l.name()), gone...)
+				gone = nil
+			}
+		}
+		for _, c := range changes {
+			switch {
+			case c.list != l:
+				continue
+			case c.content == nil:
+				gone = append(gone, c.name)
+			default:
+				put = append(put, c.name, c.content)
+			}
+			flush(2 * writeCount)
+		}
+		flush(0)
+	}
+}
+
+// step adds commands that make next the newest change.
+func (s *shared) step(ctx context.Context, p redis.Pipeliner, next position, changes []change) {
+	all := make([]entry, len(changes))
+	size := 0
+	for i, c := range changes {
+		all[i] = entry{c.list.name(), c.name, c.content}
+		size += len(c.name) + len(c.content) + 64
+	}
+	values := []any{"stamp", next.stamp}
+	if size <= maxInFeed {
+		text, err := json.Marshal(all)
+		if err != nil {
+			panic(err) // names and what was marshalled before
+		}
+		values = append(values, "changes", text)
+	}
+	p.HSet(ctx, s.key("head"), "format", sharedFormat, "revision", next.revision, "stamp", next.stamp)
+	p.XAdd(ctx, &redis.XAddArgs{Stream: s.key("feed"), MaxLen: feedLength, Approx: true, ID: streamID(next.revision), Values: values})
+}
+
+func (p position) String() string { return strconv.FormatUint(p.revision, 10) + " " + p.stamp }
+
+func streamID(revision uint64) string { return strconv.FormatUint(revision, 10) + "-0" }
+
+func (s *shared) recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
+	defer cancel()
+	content, err := s.redis.Get(ctx, s.answer(key)).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return body, nil, false, nil
+	}
+	if err != nil {
+		return body, nil, false, s.unavailable(err)
+	}
+	body, response, ok, wrong := decodeAnswer(content, now)
+	if wrong {
+		return body, nil, false, s.explain(s.foreign(strings.TrimPrefix(s.answer(key), s.base), nil))
+	}
+	return body, response, ok, nil
+}

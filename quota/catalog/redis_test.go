@@ -1,0 +1,734 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/redistest"
+	"github.com/voicecore-ai/sluice/tenant"
+)
+
+const (
+	prefix  = "sluice-test:"
+	base    = prefix + "{catalog}:"
+	bound   = time.Second // in which a change must hold everywhere
+	patient = 10 * time.Second
+)
+
+func dial(t testing.TB, s *redistest.Server, o redis.Options) *redis.Client {
+	t.Helper()
+	o.Addr, o.MaxRetries, o.Protocol = s.Addr, -1, 3
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+	client := redis.NewClient(&o)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// inRedis is a catalogue in a server, made if there is none.
+func inRedis(t testing.TB, s *redistest.Server) Options {
+	t.Helper()
+	client := dial(t, s, redis.Options{})
+	must(t, Migrate(t.Context(), client, prefix))
+	return Options{Redis: client, RedisPrefix: prefix}
+}
+
+// replica is a running catalogue, with what it logs.
+type replica struct {
+	*Catalog
+	log *syncBuffer
+}
+
+// startReplica opens a catalogue that follows the others until the test ends.
+func startReplica(t *testing.T, o Options) replica {
+	t.Helper()
+	r := replica{log: &syncBuffer{}}
+	o.Log = slog.New(slog.NewTextHandler(r.log, nil))
+	r.Catalog = open(t, o)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.Watch(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	return r
+}
+
+func replicas(t *testing.T, s *redistest.Server, n int) []replica {
+	t.Helper()
+	all := make([]replica, n)
+	for i := range all {
+		all[i] = startReplica(t, inRedis(t, s)) // a client each, as processes have
+	}
+	return all
+}
+
+// within waits until is holds, and says how long that took.
+func within(t testing.TB, most time.Duration, what string, is func() bool) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for !is() {
+		if time.Since(begin) > most {
+			t.Fatalf("%s: not within %v", what, most)
+		}
+		<-time.After(time.Millisecond)
+	}
+	return time.Since(begin)
+}
+
+func put(tenants ...quota.Tenant) func(*Edit) error {
+	return func(e *Edit) error {
+		e.Plans.Put(quota.Plan{Name: "gold", Limits: []quota.Limit{{Name: "rps", Limit: 5, Window: time.Second}}})
+		for _, t := range tenants {
+			t.Plan = "gold"
+			e.Tenants.Put(t)
+		}
+		return nil
+	}
+}
+
+func (r replica) has(id tenant.ID) func() bool {
+	return func() bool { return r.Snapshot().Account(id) != nil }
+}
+
+// same waits until all replicas have the same entries under the same number.
+func same(t *testing.T, most time.Duration, all []replica) {
+	t.Helper()
+	within(t, most, "the same catalogue under the same revision everywhere", func() bool {
+		for _, r := range all[1:] {
+			if r.Snapshot().Revision != all[0].Snapshot().Revision || describe(r.View()) != describe(all[0].View()) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func describe(v View) string {
+	text := fmt.Sprint(v.Revision)
+	for _, t := range v.Tenants {
+		text += fmt.Sprintf(" %s=%s", t.Value.ID, ETag(t.Value))
+	}
+	for _, p := range v.Plans {
+		text += fmt.Sprintf(" %s=%s", p.Value.Name, ETag(p.Value))
+	}
+	return text
+}
+
+func TestAChangeByOneReplicaHoldsOnAll(t *testing.T) {
+	for name, start := range map[string]func() []replica{
+		"of one server": func() []replica { return replicas(t, redistest.Start(t), 3) },
+		"of a cluster": func() []replica {
+			var addrs []string
+			for _, s := range redistest.Cluster(t) {
+				addrs = append(addrs, s.Addr)
+			}
+			var all []replica
+			for range 3 {
+				client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, MaxRetries: -1})
+				t.Cleanup(func() { _ = client.Close() })
+				must(t, Migrate(t.Context(), client, prefix))
+				all = append(all, startReplica(t, Options{Redis: client, RedisPrefix: prefix}))
+			}
+			return all
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := start()
+			slowest := time.Duration(0)
+			for i := range 20 {
+				id := tenant.ID(fmt.Sprintf("t%d", i))
+				must(t, all[i%3].Update(put(quota.Tenant{ID: id}), false))
+				for _, r := range all {
+					slowest = max(slowest, within(t, bound, "the tenant", r.has(id)))
+				}
+				must(t, all[(i+1)%3].Update(func(e *Edit) error {
+					e.Tenants.Delete(string(id))
+					return nil
+				}, false))
+				for _, r := range all {
+					slowest = max(slowest, within(t, bound, "its end", func() bool { return !r.has(id)() }))
+				}
+			}
+			t.Logf("the slowest of 40 changes held everywhere after %v", slowest.Round(time.Millisecond))
+			same(t, bound, all)
+			if revision := all[0].Snapshot().Revision; revision != 41 {
+				t.Errorf("revision %d after 40 changes of the first one", revision)
+			}
+		})
+	}
+}
+
+// What one replica made is there for the next one at once, whoever it is: a client goes from one to the other.
+func TestAnUpdateSeesWhatOthersChangedBefore(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := open(t, inRedis(t, s)), open(t, inRedis(t, s)) // they follow nothing
+	for i := range 10 {
+		must(t, a.Update(put(quota.Tenant{ID: tenant.ID(fmt.Sprintf("t%d", i))}), false))
+		a, b = b, a
+	}
+	if n := len(b.View().Tenants); n != 10 {
+		t.Errorf("%d tenants", n)
+	}
+	op := Operation{Key: [32]byte{1}, BodyHash: [32]byte{2}, Now: start}
+	calls := 0
+	fn := func(e *Edit) ([]byte, error) {
+		calls++
+		e.Plans.Put(quota.Plan{Name: "once"})
+		return []byte("made"), nil
+	}
+	for i, c := range []*Catalog{a, b, a} {
+		response, replayed, err := c.Once(op, fn)
+		if err != nil || string(response) != "made" || replayed != (i > 0) {
+			t.Errorf("call %d: %q, %v, %v", i, response, replayed, err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("made %d times", calls)
+	}
+	client := dial(t, s, redis.Options{})
+	ttl, err := client.TTL(t.Context(), a.shared.answer(op.Key)).Result()
+	if must(t, err); ttl < 23*time.Hour || ttl > 24*time.Hour {
+		t.Errorf("the answer is kept for %v", ttl)
+	}
+}
+
+// Three replicas edit one tenant, each with the etag that it read: no edit is lost, and whoever was late is told.
+func TestConcurrentEditsLoseNothing(t *testing.T) {
+	all := replicas(t, redistest.Start(t), 3)
+	must(t, all[0].Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
+	for _, r := range all {
+		within(t, bound, "the tenant", r.has("acme"))
+	}
+	errStale := errors.New("etag mismatch")
+	var made, refused atomic.Int64
+	var group sync.WaitGroup
+	for _, r := range all {
+		group.Go(func() {
+			for done := 0; done < 100; {
+				i := slices.IndexFunc(r.View().Tenants, func(e *Entry[quota.Tenant]) bool { return e.Value.ID == "acme" })
+				etag := ETag(r.View().Tenants[i].Value)
+				err := r.Update(func(e *Edit) error {
+					now, ok := e.Tenants.Find("acme")
+					if !ok || ETag(now.Value) != etag {
+						return errStale
+					}
+					n, err := strconv.Atoi(now.Value.DisplayName)
+					if err != nil {
+						return err
+					}
+					now.Value.DisplayName = strconv.Itoa(n + 1)
+					e.Tenants.Put(now.Value)
+					return nil
+				}, false)
+				switch {
+				case err == nil:
+					done++
+					made.Add(1)
+				case errors.Is(err, errStale):
+					refused.Add(1)
+				default:
+					t.Errorf("update: %v", err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	same(t, bound, all)
+	if got := all[0].View().Tenants[0].Value.DisplayName; got != "300" || made.Load() != 300 {
+		t.Errorf("%d edits made, the tenant counts %s", made.Load(), got)
+	}
+	if refused.Load() == 0 {
+		t.Error("nobody was ever late: the test sees too little")
+	}
+	t.Logf("300 edits made, %d refused for their etag", refused.Load())
+}
+
+// The same without etags: edits of different tenants all hold.
+func TestConcurrentEditsOfDifferentTenantsAllHold(t *testing.T) {
+	all := replicas(t, redistest.Start(t), 3)
+	var group sync.WaitGroup
+	for n, r := range all {
+		group.Go(func() {
+			for i := range 50 {
+				if err := r.Update(put(quota.Tenant{ID: tenant.ID(fmt.Sprintf("t%d-%d", n, i))}), false); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	same(t, bound, all)
+	if n := len(all[0].View().Tenants); n != 150 {
+		t.Errorf("%d tenants", n)
+	}
+}
+
+func TestAFeedThatIsLostHeals(t *testing.T) {
+	s := redistest.Start(t)
+	all := replicas(t, s, 2)
+	client := dial(t, s, redis.Options{})
+	for name, lose := range map[string]func(){
+		"when subscriptions are killed": func() {
+			must(t, client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err())
+		},
+		"when every connection is killed": func() {
+			must(t, client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal").Err())
+		},
+		"when the server was frozen": func() { s.Freeze(); <-time.After(700 * time.Millisecond); s.Thaw() },
+		"when the feed was cut": func() {
+			must(t, all[0].Update(put(quota.Tenant{ID: "cut"}), false))
+			must(t, client.XTrimMaxLen(t.Context(), base+"feed", 0).Err())
+		},
+		"when a change was too large for the feed": func() {
+			must(t, all[0].Update(func(e *Edit) error {
+				for i := range 2000 {
+					e.Tenants.Put(quota.Tenant{ID: tenant.ID(fmt.Sprintf("many%d", i)), Plan: "gold"})
+				}
+				return nil
+			}, false))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := tenant.ID("t-" + strings.ReplaceAll(name, " ", "-"))
+			must(t, all[1].Update(put(), false))
+			lose()
+			within(t, patient, "an update", func() bool { return all[0].Update(put(quota.Tenant{ID: id}), false) == nil })
+			took := within(t, bound, "the tenant on the other replica", all[1].has(id))
+			t.Logf("after %v", took.Round(time.Millisecond))
+		})
+	}
+	same(t, bound, all)
+}
+
+func TestWhileRedisIsAwayTheLastCatalogueDecides(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	all := replicas(t, s, 2)
+	must(t, all[0].Update(put(quota.Tenant{ID: "acme"}), false))
+	within(t, bound, "the tenant", all[1].has("acme"))
+	before := all[0].Snapshot()
+	for name, away := range map[string]struct{ leave, back func() }{
+		"killed": {s.Kill, s.Restart},
+		"frozen": {s.Freeze, s.Thaw},
+	} {
+		t.Run(name, func(t *testing.T) {
+			away.leave()
+			for _, validateOnly := range []bool{true, false} {
+				err := all[0].Update(put(quota.Tenant{ID: "late"}), validateOnly)
+				if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "nothing was changed") {
+					t.Errorf("validate only %v: %v", validateOnly, err)
+				}
+			}
+			if _, _, err := all[0].Once(Operation{Now: start}, func(*Edit) ([]byte, error) { return nil, nil }); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("once: %v", err)
+			}
+			if all[0].Snapshot() != before || !all[1].has("acme")() {
+				t.Error("the snapshot changed")
+			}
+			confirmed, ok, refused := all[0].Shared()
+			if !ok || refused != nil || time.Since(confirmed) <= 0 {
+				t.Errorf("shared: %v, %v, %v", confirmed, refused, ok)
+			}
+			away.back()
+			within(t, bound, "a confirmation", func() bool { now, _, _ := all[0].Shared(); return now.After(confirmed) })
+			must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("late"); return nil }, false))
+			must(t, all[0].Update(put(quota.Tenant{ID: "late"}), false))
+			within(t, bound, "the change on the other replica", all[1].has("late"))
+			must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("late"); return nil }, false))
+			before = all[0].Snapshot()
+		})
+	}
+}
+
+// Redis that is started again without what it held gets the catalogue back from who knows it.
+func TestARedisThatLostEverythingGetsItBack(t *testing.T) {
+	s := redistest.Start(t)
+	all := replicas(t, s, 3)
+	must(t, all[0].Update(addAcme, false))
+	must(t, all[1].Update(put(quota.Tenant{ID: "beta"}), false))
+	same(t, bound, all)
+	before := all[0].View()
+	for name, lose := range map[string]func(){
+		"started again empty": s.Restart,
+		"started again and migrated": func() {
+			s.Kill()
+			s.Restart()
+			_ = Migrate(t.Context(), dial(t, s, redis.Options{}), prefix) // before, after or while a replica writes it back
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lose()
+			within(t, 3*bound, "the catalogue in Redis", func() bool {
+				c, err := Open(inRedisAsItIs(t, s))
+				return err == nil && len(c.View().Tenants) == 2
+			})
+			same(t, 2*bound, all)
+			again := all[2].View()
+			if again.Revision <= before.Revision || describe(View{Tenants: again.Tenants, Plans: again.Plans}) != describe(View{Tenants: before.Tenants, Plans: before.Plans}) {
+				t.Errorf("revision %d: %+v", again.Revision, again)
+			}
+			must(t, all[1].Update(put(quota.Tenant{ID: "beta", Suspended: true}), false))
+			must(t, all[1].Update(put(quota.Tenant{ID: "beta"}), false))
+			same(t, bound, all) // or the next to write it back may be behind
+			said := 0
+			for _, r := range all {
+				said += strings.Count(r.log.String(), "this replica wrote back what it knew")
+			}
+			if said == 0 {
+				t.Error("nobody's log says so")
+			}
+		})
+	}
+}
+
+func inRedisAsItIs(t testing.TB, s *redistest.Server) Options {
+	return Options{Redis: dial(t, s, redis.Options{}), RedisPrefix: prefix}
+}
+
+// A failover can lose the newest changes: what Redis has is what holds, under a number that was never given before.
+func TestWhatAFailoverLostIsLostEverywhereAndSaid(t *testing.T) {
+	s := redistest.Start(t)
+	all := replicas(t, s, 2)
+	client := dial(t, s, redis.Options{})
+	must(t, all[0].Update(put(quota.Tenant{ID: "kept"}), false))
+	dumps := map[string]string{}
+	names, err := client.Keys(t.Context(), base+"*").Result()
+	must(t, err)
+	for _, name := range names {
+		dumps[name], err = client.Dump(t.Context(), name).Result()
+		must(t, err)
+	}
+	lost := []quota.Tenant{{ID: "lost"}, {ID: "gone"}}
+	for _, tenant := range lost {
+		must(t, all[0].Update(put(tenant), false))
+	}
+	within(t, bound, "the change", all[1].has("gone"))
+	newest := all[1].Snapshot().Revision
+	_, err = client.TxPipelined(t.Context(), func(p redis.Pipeliner) error { // as a replica of Redis that was behind has it
+		for name, dump := range dumps {
+			p.RestoreReplace(t.Context(), name, 0, dump)
+		}
+		return nil
+	})
+	must(t, err)
+	for _, r := range all {
+		within(t, bound, "the loss", func() bool { return !r.has("lost")() && r.has("kept")() })
+	}
+	same(t, bound, all)
+	if revision := all[0].Snapshot().Revision; revision <= newest {
+		t.Errorf("revision %d again, after %d", revision, newest)
+	}
+	for i, r := range all {
+		if !strings.Contains(r.log.String(), "Redis has lost changes of the catalogue") {
+			t.Errorf("the log of replica %d does not say so: %s", i, r.log)
+		}
+	}
+	must(t, all[0].Update(put(quota.Tenant{ID: "lost"}), false))
+	within(t, bound, "the next change", all[1].has("lost"))
+}
+
+// Files are each replica's own, and the number is still that of all.
+func TestReplicasWithFoldersShareOneNumber(t *testing.T) {
+	s := redistest.Start(t)
+	dirs := []string{t.TempDir(), t.TempDir()}
+	var all []replica
+	for _, dir := range dirs {
+		write(t, dir, "f.yaml", "plans: [{name: filed}]\ntenants: [{id: paper, plan: filed}]")
+		all = append(all, startReplica(t, inRedis(t, s).in(dir)))
+	}
+	must(t, all[0].Update(func(e *Edit) error { e.Tenants.Put(quota.Tenant{ID: "acme", Plan: "filed"}); return nil }, false))
+	within(t, bound, "the tenant", all[1].has("acme"))
+	same(t, bound, all)
+	for _, dir := range dirs {
+		write(t, dir, "g.yaml", "plans: [{name: more}]")
+	}
+	for _, r := range all {
+		within(t, patient, "the file", func() bool { return len(r.View().Plans) == 2 })
+	}
+	same(t, bound, all)
+
+	t.Run("what is not valid beside a replica's files does not decide there", func(t *testing.T) {
+		write(t, dirs[0], "h.yaml", "plans: [{name: here}]")
+		within(t, patient, "the file", func() bool { return len(all[0].View().Plans) == 3 })
+		must(t, all[0].Update(func(e *Edit) error {
+			e.Tenants.Put(quota.Tenant{ID: "acme", Plan: "here", Suspended: true})
+			return nil
+		}, false))
+		within(t, bound, "the refusal", func() bool { _, _, refused := all[1].Shared(); return refused != nil })
+		_, _, refused := all[1].Shared()
+		want := `tenants[acme].plan: there is no plan "here"; one of the plans "filed", "more"`
+		if refused == nil || refused.Error() != want || all[1].Snapshot().Account("acme").Suspended {
+			t.Errorf("got %v\nwant %s", refused, want)
+		}
+		if err := all[1].Update(func(e *Edit) error { e.Tenants.Put(quota.Tenant{ID: "beta", Plan: "filed"}); return nil }, false); err == nil || err.Error() != want {
+			t.Errorf("an update there: %v", err)
+		}
+		write(t, dirs[1], "h.yaml", "plans: [{name: here}]")
+		within(t, patient, "the file heals it", func() bool { return all[1].Snapshot().Account("acme").Suspended })
+		if _, _, refused := all[1].Shared(); refused != nil {
+			t.Errorf("still refused: %v", refused)
+		}
+		same(t, bound, all)
+	})
+}
+
+func TestWhatIsNotOursInRedisIsRefused(t *testing.T) {
+	s := redistest.Start(t)
+	client := dial(t, s, redis.Options{})
+	ctx := t.Context()
+	head := func(values ...any) func() error {
+		return func() error { return client.HSet(ctx, base+"head", values...).Err() }
+	}
+	const other = " is not what Sluice keeps there: another program uses this prefix; choose another prefix, or remove that key if nobody needs it"
+	for _, c := range []struct {
+		name string
+		lay  func() error
+		want string // of Open
+		make string // of Migrate; "" if it is the same, "-" if it makes the catalogue
+	}{
+		{"nothing", func() error { return nil }, "there is no catalogue; restore the backup of Redis, or make an empty catalogue with 'sluiced migrate'", "-"},
+		{"a newer format", head("format", 2, "revision", 5, "stamp", "x"), "it has format 2, and this version knows 1; start the version that wrote it, or restore the backup from before it", ""},
+		{"another program's hash", head("format", "pdf"), "the key " + base + "head" + other, ""},
+		{"a head without a revision", head("format", 1, "stamp", "x"), "the key " + base + "head" + other, ""},
+		{"another program's text", func() error { return client.Set(ctx, base+"head", "x", 0).Err() }, "the key " + base + "head" + other, ""},
+		{"lists without a head", func() error { return client.HSet(ctx, base+"plans", "x", "y").Err() },
+			"there is no catalogue; restore the backup of Redis, or make an empty catalogue with 'sluiced migrate'", "the key " + base + "plans" + other},
+		{"a list that is a text", func() error {
+			return errors.Join(Migrate(ctx, client, prefix), client.Set(ctx, base+"plans", "x", 0).Err())
+		}, "the key " + base + "plans" + other, "-"},
+		{"an entry that is none", func() error {
+			return errors.Join(Migrate(ctx, client, prefix), client.HSet(ctx, base+"plans", "gold", "{").Err())
+		}, `the entry "gold" of ` + base + `plans can't be read (unexpected end of JSON input): restore the backup of Redis, or remove that entry and make it again`, "-"},
+		{"a feed that is none", func() error {
+			return errors.Join(Migrate(ctx, client, prefix), client.Del(ctx, base+"feed").Err(), client.Set(ctx, base+"feed", "x", 0).Err())
+		}, "the key " + base + "feed" + other, "-"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			must(t, client.FlushAll(ctx).Err())
+			must(t, c.lay())
+			of := "catalogue in Redis under " + strings.TrimSuffix(base, ":") + ": "
+			if _, err := Open(Options{Redis: client, RedisPrefix: prefix}); err == nil || err.Error() != of+c.want {
+				t.Errorf("opened: %v\nwant    %s", err, of+c.want)
+			}
+			want := c.make
+			if want == "" {
+				want = c.want
+			}
+			if err := Migrate(ctx, client, prefix); want == "-" && err != nil || want != "-" && (err == nil || err.Error() != of+want) {
+				t.Errorf("migrated: %v\nwant     %s", err, of+want)
+			}
+		})
+	}
+	t.Run("a server that is not there", func(t *testing.T) {
+		s.Kill()
+		var wrong *net.OpError
+		if _, err := Open(Options{Redis: client, RedisPrefix: prefix}); !errors.As(err, &wrong) || !strings.Contains(err.Error(), "under "+prefix) {
+			t.Errorf("opened: %v", err)
+		}
+	})
+	t.Run("two keepers", func(t *testing.T) {
+		if _, err := Open(Options{Redis: client, DB: "x"}); err == nil {
+			t.Error("opened")
+		}
+	})
+}
+
+// aclUser is what docs/stores.md gives the server's user for the catalogue.
+var aclUser = []string{
+	"on", ">secret", "resetkeys", "resetchannels", "-@all", "~" + base + "*", "&" + base + "*",
+	"+hello", "+ping", "+hmget", "+hscan", "+hset", "+hdel", "+del", "+xadd", "+xrange", "+get", "+set", "+publish", "+subscribe", "+unsubscribe", "+watch", "+unwatch", "+multi", "+exec",
+}
+
+// user makes one who logs in with those rights.
+func user(t *testing.T, s *redistest.Server, name string, rights ...string) Options {
+	t.Helper()
+	admin := dial(t, s, redis.Options{})
+	args := []any{"ACL", "SETUSER", name}
+	for _, r := range rights {
+		args = append(args, r)
+	}
+	must(t, admin.Do(t.Context(), args...).Err())
+	return Options{Redis: dial(t, s, redis.Options{Username: name, Password: "secret"}), RedisPrefix: prefix}
+}
+
+func TestAReplicaThatHearsNothingAsks(t *testing.T) {
+	s := redistest.Start(t)
+	all := replicas(t, s, 1)
+	deaf := startReplica(t, user(t, s, "deaf", append(slices.Clone(aclUser), "-subscribe")...))
+	for i := range 5 {
+		id := tenant.ID(fmt.Sprintf("t%d", i))
+		must(t, all[0].Update(put(quota.Tenant{ID: id}), false))
+		within(t, bound, "the tenant", deaf.has(id))
+	}
+}
+
+func TestTheRightsOfTheDocsAreEnough(t *testing.T) {
+	text, err := os.ReadFile("../../docs/stores.md")
+	must(t, err)
+	line := "~sluice:{catalog}:* &sluice:{catalog}:* " + strings.Join(aclUser[slices.Index(aclUser, "+hmget"):], " ") + "\n"
+	if !strings.Contains(string(text), line) {
+		t.Errorf("docs/stores.md does not have: %s", line)
+	}
+	s := redistest.Start(t)
+	must(t, Migrate(t.Context(), user(t, s, "migrate", "on", ">secret", "resetchannels", "-@all", "~"+base+"*", "+hello",
+		"+watch", "+unwatch", "+multi", "+exec", "+hset", "+hmget", "+hlen", "+xadd", "+xlen").Redis, prefix))
+	o := user(t, s, "sluice", aclUser...)
+	all := []replica{startReplica(t, o), startReplica(t, user(t, s, "sluice"))}
+	must(t, all[0].Update(addAcme, false))
+	_, _, err = all[0].Once(Operation{Now: start}, func(e *Edit) ([]byte, error) { e.APIKeys.Delete("k1"); return []byte("x"), nil })
+	must(t, err)
+	same(t, bound, all)
+	if logged := all[0].log.String() + all[1].log.String(); logged != "" {
+		t.Errorf("logged: %s", logged)
+	}
+	s.Restart()
+	user(t, s, "sluice", aclUser...)
+	within(t, patient, "what was lost, written back", func() bool { return all[0].Update(put(quota.Tenant{ID: "beta"}), false) == nil })
+	same(t, 3*bound, all)
+}
+
+// cutter is a proxy that drops the connection after EXEC has reached Redis, once armed, before its reply comes back.
+type cutter struct {
+	addr  string
+	armed atomic.Bool
+	cuts  atomic.Int64
+}
+
+func startCutter(t *testing.T, to string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	c := &cutter{addr: l.Addr().String()}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go c.serve(client, to)
+		}
+	}()
+	return c
+}
+
+func (c *cutter) serve(client net.Conn, to string) {
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	var cut atomic.Bool
+	end := func() { _, _ = client.Close(), server.Close() }
+	go func() {
+		defer end()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := client.Read(b)
+			if err != nil {
+				return
+			}
+			if strings.Contains(strings.ToLower(string(b[:n])), "\r\nexec\r\n") && c.armed.CompareAndSwap(true, false) {
+				cut.Store(true)
+			}
+			if _, err := server.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	defer end()
+	b := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(b)
+		if err != nil {
+			return
+		}
+		if cut.Load() {
+			c.cuts.Add(1)
+			return // it was done, and nobody is told
+		}
+		if _, err := client.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A change whose reply is lost is found in the feed by its stamp: it is neither made twice nor told to have failed.
+func TestAChangeWhoseReplyIsLostIsMadeOnce(t *testing.T) {
+	s := redistest.Start(t)
+	must(t, Migrate(t.Context(), dial(t, s, redis.Options{}), prefix))
+	proxy := startCutter(t, s.Addr)
+	client := redis.NewClient(&redis.Options{Addr: proxy.addr, MaxRetries: -1})
+	t.Cleanup(func() { _ = client.Close() })
+	c := open(t, Options{Redis: client, RedisPrefix: prefix})
+	other := open(t, inRedis(t, s))
+	must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
+	for i := range 20 {
+		proxy.armed.Store(true)
+		must(t, c.Update(func(e *Edit) error {
+			now, _ := e.Tenants.Find("acme")
+			n, _ := strconv.Atoi(now.Value.DisplayName)
+			now.Value.DisplayName = strconv.Itoa(n + 1)
+			e.Tenants.Put(now.Value)
+			return nil
+		}, false))
+		must(t, other.Update(func(e *Edit) error { e.Plans.Put(quota.Plan{Name: fmt.Sprintf("p%d", i)}); return nil }, false))
+	}
+	if got := c.View().Tenants[0].Value.DisplayName; got != "20" || proxy.cuts.Load() != 20 {
+		t.Errorf("counted %s after %d lost replies", got, proxy.cuts.Load())
+	}
+}
+
+// A replica asks Redis for its number once in a while, and nothing more while nothing changes.
+func TestReplicasAreQuietWhileNothingChanges(t *testing.T) {
+	s := redistest.Start(t)
+	asked := make(chan struct{}, 100)
+	o := inRedis(t, s)
+	client := dial(t, s, redis.Options{})
+	c := open(t, o)
+	c.debug = func() { asked <- struct{}{} }
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- c.Watch(ctx) }()
+	<-asked
+	must(t, client.ConfigResetStat(t.Context()).Err())
+	for range 4 {
+		<-asked
+	}
+	stats, err := client.Info(t.Context(), "commandstats").Result()
+	must(t, err)
+	calls := map[string]int{}
+	for line := range strings.SplitSeq(stats, "\r\n") {
+		if name, rest, ok := strings.Cut(line, ":calls="); ok {
+			n, _, _ := strings.Cut(rest, ",")
+			calls[strings.TrimPrefix(name, "cmdstat_")], _ = strconv.Atoi(n)
+		}
+	}
+	for _, quiet := range []string{"config|resetstat", "info", "subscribe", "hello", "client|setinfo", "ping"} {
+		delete(calls, quiet)
+	}
+	if calls["hmget"] > 5 || len(calls) > 1 {
+		t.Errorf("asked four times: %v", maps.Collect(maps.All(calls)))
+	}
+	stop()
+	must(t, <-done)
+}

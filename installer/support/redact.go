@@ -15,6 +15,9 @@ import (
 // mark is what stands where something was taken out.
 const mark = "[redacted]"
 
+// names are how what is secret is called, or how such a name ends.
+const names = `(?:token|password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|pepper|credentials?)`
+
 // secretPatterns are what is secret by its form or its place.
 var secretPatterns = []struct {
 	find *regexp.Regexp
@@ -27,13 +30,21 @@ var secretPatterns = []struct {
 	// API keys of Sluice.
 	{regexp.MustCompile(`\bslk_[A-Za-z0-9_-]+`), mark},
 	// user:password@host
-	{regexp.MustCompile(`(://)[^/\s:@"']*:[^/\s@"']+@`), "${1}" + mark + "@"},
+	{regexp.MustCompile(`(://)[^/\s:@"']*:[^/\s"']+@`), "${1}" + mark + "@"},
 	// In a query.
 	{regexp.MustCompile(`(?i)([?&](?:access_token|id_token|refresh_token|token|api[_-]?key|key|code|password|secret|signature|sig)=)[^&\s"'\\]+`), "${1}" + mark},
 	// A header, in a log line, as JSON or as YAML. Also where the quotes are escaped.
 	{regexp.MustCompile(`(?i)(\b(?:proxy-)?authorization\\?["']?[ \t]*[:=][ \t]*\\?["']?)(?:[A-Za-z]+ +)?[^\s"',;\\]+`), "${1}" + mark},
 	{regexp.MustCompile(`(?i)(\b(?:set-)?cookie\\?["']?[ \t]*[:=][ \t]*\\?["']?)[^"'\n\\]+`), "${1}" + mark},
-	{regexp.MustCompile(`(?i)((?:[a-z0-9]+[_-])*(?:token|password|passwd|secret|api[_-]?key|private[_-]?key|client[_-]?secret|pepper)\\?["']?[ \t]*[:=][ \t]*\\?["']?)(?:(?:Bearer|Basic) +)?[^\s"',;\\\[{}]+`), "${1}" + mark},
+	// A name that says so and its value: in quotes, on the lines below, to the end of the line, or one word.
+	{regexp.MustCompile(`(?i)(` + names + `\\?["']?[ \t]*[:=][ \t]*\\?")[^"\\\n\[]+`), "${1}" + mark},
+	{regexp.MustCompile(`(?i)(` + names + `["']?:[ \t]*[|>][-+]?[ \t]*\n[ \t]+)[^\n]+`), "${1}" + mark},
+	{regexp.MustCompile(`(?im)(^[ \t-]*[a-z0-9_.-]*` + names + `: +)[^\s"'|>\[{][^\n]*$`), "${1}" + mark},
+	{regexp.MustCompile(`(?i)(` + names + `\\?["']?[ \t]*[:=][ \t]*\\?["']?)(?:(?:Bearer|Basic) +)?[^\s"',;\\\[{}|>]+`), "${1}" + mark},
+	// A flag and its value, in one line or in a list.
+	{regexp.MustCompile(`(?i)(--?[a-z0-9-]*` + names + `["']?(?:[ \t]+|[ \t]*\n[ \t]*- |[ \t]*,[ \t]*)["']?)[^\s"',\[-][^\s"',]*`), "${1}" + mark},
+	// Keys of clouds and forges, by their form.
+	{regexp.MustCompile(`\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{35})`), mark},
 	// Two arguments of a call, as in a filter's Lua.
 	{regexp.MustCompile(`(?i)((?:authorization|cookie|token|password|secret|api[_-]?key)\\?["'][ \t]*,[ \t]*\\?["'])[^"'\\]+`), "${1}" + mark},
 	{regexp.MustCompile(`(?i)\b(Bearer|Basic) +[A-Za-z0-9._~+/=-]{8,}`), "${1} " + mark},
@@ -95,7 +106,7 @@ func (r *redactor) text(in []byte) []byte {
 	return out
 }
 
-// object takes the values out of a Secret and out of environments, and what nobody reads.
+// object takes out the values of a Secret, of environments and of headers, and what nobody reads.
 func object(u *unstructured.Unstructured) *unstructured.Unstructured {
 	out := u.DeepCopy()
 	unstructured.RemoveNestedField(out.Object, "metadata", "managedFields")
@@ -115,6 +126,7 @@ func object(u *unstructured.Unstructured) *unstructured.Unstructured {
 		}
 	}
 	environment(out.Object)
+	hide(out.Object)
 	return out
 }
 
@@ -166,6 +178,9 @@ func hide(v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		name, _ := v["key"].(string)
+		if name == "" {
+			name, _ = v["name"].(string) // of a probe's headers
+		}
 		for k, inner := range v {
 			switch {
 			case hidden[k]:

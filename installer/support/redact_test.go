@@ -44,26 +44,38 @@ func TestWhatIsSecretIsTakenOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ text, secret string }{
-		"a JWT in a log line":                      {"denied: bearer was " + jwt(`{"alg":"RS256"}`) + " of issuer x", strings.Split(jwt(`{"alg":"RS256"}`), ".")[1]},
-		"a JWT whose header has a space":           {"x " + jwt(`{ "alg": "RS256" }`), strings.Split(jwt(`{ "alg": "RS256" }`), ".")[1]},
-		"a JWT without its signature":              {strings.Join(strings.Split(jwt(`{"alg":"none"}`), ".")[:2], "."), strings.Split(jwt(`{"alg":"none"}`), ".")[1]},
-		"a bearer token that is no JWT":            {`authorization: Bearer ` + planted, planted},
-		"a header as JSON":                         {`{"Authorization": "Bearer ` + planted + `", "x": 1}`, planted},
-		"a header as JSON in JSON":                 {`{"msg": "{\"authorization\": \"Basic ` + planted + `\"}"}`, planted},
-		"a header of a plain token":                {`x-sluice-tenant-token=` + planted + ` next`, planted},
-		"an API key by its form":                   {"key slk_" + planted + " was refused", planted},
-		"an API key by its header":                 {`"x-api-key":"` + planted + `"`, planted},
-		"a cookie":                                 {"Set-Cookie: session=" + planted + "; path=/", planted},
-		"a password in YAML":                       {"db:\n  password: " + planted + "\n  host: db", planted},
-		"a variable as a program prints it":        {"REDIS_PASSWORD=" + planted, planted},
-		"a password in an address":                 {"redis://admin:" + planted + "@redis:6379/0", planted},
-		"a token in a path of an access log":       {`"GET /v1/calls?limit=3&access_token=` + planted + `&x=1 HTTP/1.1" 200`, planted},
-		"a private key":                            {"key:\n" + string(key), body},
-		"a private key in JSON":                    {`{"k":` + string(inJSON) + `}`, body},
-		"a private key in base64":                  {"tls.key: " + base64.StdEncoding.EncodeToString(key), base64.StdEncoding.EncodeToString(key)[:40]},
-		"a header that Lua adds":                   {`handle:headers():add("x-backend-token", "` + planted + `")`, planted},
-		"a header that Lua adds, in JSON":          {`{"inline_string": "add(\"authorization\", \"` + planted + `\")"}`, planted},
-		"a bearer token beside nothing that tells": {"sent Bearer " + planted + " upstream", planted},
+		"a JWT in a log line":                       {"denied: bearer was " + jwt(`{"alg":"RS256"}`) + " of issuer x", strings.Split(jwt(`{"alg":"RS256"}`), ".")[1]},
+		"a JWT whose header has a space":            {"x " + jwt(`{ "alg": "RS256" }`), strings.Split(jwt(`{ "alg": "RS256" }`), ".")[1]},
+		"a JWT without its signature":               {strings.Join(strings.Split(jwt(`{"alg":"none"}`), ".")[:2], "."), strings.Split(jwt(`{"alg":"none"}`), ".")[1]},
+		"a bearer token that is no JWT":             {`authorization: Bearer ` + planted, planted},
+		"a header as JSON":                          {`{"Authorization": "Bearer ` + planted + `", "x": 1}`, planted},
+		"a header as JSON in JSON":                  {`{"msg": "{\"authorization\": \"Basic ` + planted + `\"}"}`, planted},
+		"a header of a plain token":                 {`x-sluice-tenant-token=` + planted + ` next`, planted},
+		"an API key by its form":                    {"key slk_" + planted + " was refused", planted},
+		"an API key by its header":                  {`"x-api-key":"` + planted + `"`, planted},
+		"a cookie":                                  {"Set-Cookie: session=" + planted + "; path=/", planted},
+		"a password in YAML":                        {"db:\n  password: " + planted + "\n  host: db", planted},
+		"a variable as a program prints it":         {"REDIS_PASSWORD=" + planted, planted},
+		"a password in an address":                  {"redis://admin:" + planted + "@redis:6379/0", planted},
+		"a token in a path of an access log":        {`"GET /v1/calls?limit=3&access_token=` + planted + `&x=1 HTTP/1.1" 200`, planted},
+		"a private key":                             {"key:\n" + string(key), body},
+		"a private key in JSON":                     {`{"k":` + string(inJSON) + `}`, body},
+		"a private key in base64":                   {"tls.key: " + base64.StdEncoding.EncodeToString(key), base64.StdEncoding.EncodeToString(key)[:40]},
+		"a header that Lua adds":                    {`handle:headers():add("x-backend-token", "` + planted + `")`, planted},
+		"a header that Lua adds, in JSON":           {`{"inline_string": "add(\"authorization\", \"` + planted + `\")"}`, planted},
+		"a password with spaces, in quotes":         {`{"password": "correct horse ` + planted + `", "x": 1}`, planted},
+		"a password with spaces, in JSON in JSON":   {`{"m": "{\"password\": \"correct horse ` + planted + `\"}"}`, planted},
+		"a password with spaces, to the line's end": {"db:\n  password: correct horse " + planted + "\n  host: db", planted},
+		"a password on the lines below":             {"db:\n  password: |\n    " + planted + "\n  host: db", planted},
+		"a password with an at sign, in an address": {"redis://admin:p@" + planted + "@redis:6379/0", planted},
+		"a flag and its value":                      {"exec mysql --password " + planted + " -h db", planted},
+		"a flag and its value in a list":            {"args:\n- --api-token\n- " + planted + "\n", planted},
+		"a flag and its value in JSON":              {`["--password","` + planted + `"]`, planted},
+		"a cloud's key by its name":                 {"aws_secret_access_key = " + planted, planted},
+		"a cloud's key by its form":                 {"id AKIAIOSFODNN7EXAMPLE used", "AKIAIOSFODNN7EXAMPLE"},
+		"a forge's token by its form":               {"remote ghp_" + planted + planted + " refused", planted},
+		"a passphrase":                              {"passphrase: " + planted, planted},
+		"a bearer token beside nothing that tells":  {"sent Bearer " + planted + " upstream", planted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &redactor{}
@@ -86,6 +98,9 @@ func TestWhatIsNotSecretStays(t *testing.T) {
 		"caBundle: " + base64.StdEncoding.EncodeToString([]byte("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")),
 		"spiffe://cluster.local/ns/apps/sa/shop",
 		"https://istio.io/latest/docs/?key",
+		"args:\n- --token-file\n- /var/run/token\n",
+		"tokenPath: /var/run/secrets/tokens/istio-token\npasswords are asked for\n",
+		"existingSecret: \"\"\nname: x\n",
 	} {
 		if got := string((&redactor{}).text([]byte(text))); got != text {
 			t.Errorf("%q became %q", text, got)
@@ -119,7 +134,11 @@ func TestObjectsLeaveWithoutValues(t *testing.T) {
 - apiVersion: apps/v1
   kind: Deployment
   metadata: {name: d}
-  spec: {template: {spec: {containers: [{name: c, env: [{name: DEEP, value: %[1]s}]}]}}}
+  spec: {template: {spec: {containers: [{name: c, env: [{name: DEEP, value: %[1]s}], readinessProbe: {httpGet: {port: 80, httpHeaders: [{name: X-Api-Key, value: %[1]s}]}}}]}}}
+- apiVersion: networking.istio.io/v1alpha3
+  kind: EnvoyFilter
+  metadata: {name: f}
+  spec: {configPatches: [{patch: {value: {initial_metadata: [{key: authorization, value: %[1]s}, {key: x-kept, value: kept value}], password: {inline_string: %[1]s}}}}]}
 `, planted)
 	var all []map[string]any
 	if err := yaml.Unmarshal([]byte(text), &all); err != nil {
@@ -137,7 +156,7 @@ func TestObjectsLeaveWithoutValues(t *testing.T) {
 	if strings.Contains(got, planted) || strings.Contains(got, "managedFields") {
 		t.Errorf("there is a value left in\n%s", got)
 	}
-	for _, want := range []string{"istiod:15012", `kept: "yes"`, "fieldPath: metadata.name", "name: DEEP"} {
+	for _, want := range []string{"istiod:15012", `kept: "yes"`, "fieldPath: metadata.name", "name: DEEP", "kept value"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is gone from\n%s", want, got)
 		}

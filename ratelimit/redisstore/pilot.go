@@ -186,6 +186,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
 			reloaded, tried = p.s.reload(sent), true
 		}
 	}
+	p.s.reroute(cmds)
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,6 +220,22 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
 		close(c.done)
 	}
 	p.queue = append(again, p.queue...)
+}
+
+// reroute looks where the slots of a cluster are, on a goroutine of the client's, after a call without an
+// answer: its primary may be dead, and another one in its place. The client itself looks when it is told MOVED, and once a minute.
+func (s *Store) reroute(cmds []*redis.StringCmd) {
+	cluster, ok := s.o.Client.(*redis.ClusterClient)
+	if !ok {
+		return
+	}
+	var refusal redis.Error
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.As(err, &refusal) {
+			cluster.ReloadState(context.Background())
+			return
+		}
+	}
 }
 
 // isMissing reports whether a server lacks the function.

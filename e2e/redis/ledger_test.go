@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -27,11 +28,23 @@ const (
 	// budget is sluiced's default. Where a test is about numbers alone, patient lets no slow machine degrade an answer.
 	budget  = 100 * time.Millisecond
 	patient = 5 * time.Second
+	// slack is how many budgets the 99th percentile of answers may take on a machine that does other things as well.
+	slack = 3
 	// window is the longest, so that no test meets its edge.
 	window = ratelimit.MaxWindow
 	// soon is for what must come true, and how fast is not the point.
 	soon = 30 * time.Second
 )
+
+// quiet keeps go-redis, which logs each connection that fails, from hiding the figures.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	os.Exit(m.Run())
+}
 
 // replica is the ledger of one sluiced.
 type replica struct {
@@ -238,6 +251,14 @@ func (a answers) slow(percent int) time.Duration {
 	return took[min(len(took)*percent/100, len(took)-1)]
 }
 
+// inTime checks that answers came within the budget, as far as this machine lets us see.
+func (a answers) inTime(t *testing.T) {
+	t.Helper()
+	if p99 := a.slow(99); p99 > slack*budget {
+		t.Errorf("the 99th percentile of %d answers took %v, with a budget of %v", len(a), p99, budget)
+	}
+}
+
 // clean checks that no answer failed, or came without Redis.
 func (a answers) clean(t *testing.T) {
 	t.Helper()
@@ -268,6 +289,26 @@ func (a answers) exact(t *testing.T, s ratelimit.Store, tenants []tenant) {
 	if wrong > 0 {
 		t.Errorf("%d of %d counters are wrong", wrong, len(tenants)*len(tenants[0]))
 	}
+}
+
+// settled waits until no replica owes Redis anything, and says for how long.
+func settled(t *testing.T, all []*replica) time.Duration {
+	t.Helper()
+	const still = 500 * time.Millisecond // what is on its way is neither owed nor counted yet
+	start, last, before := time.Now(), time.Now(), uint64(0)
+	until(t, "nothing is owed to Redis, and it is asked again", soon, func() bool {
+		sum, owed := uint64(0), false
+		for _, r := range all {
+			s := r.Stats()
+			sum += s.Reapplied + s.Dropped + s.Unsure
+			owed = owed || s.Open || s.Owed > 0
+		}
+		if sum != before || owed {
+			before, last = sum, time.Now()
+		}
+		return time.Since(last) > still
+	})
+	return last.Sub(start)
 }
 
 // until waits for what must come true within d, and says when it did.

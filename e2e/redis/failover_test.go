@@ -1,0 +1,112 @@
+package redis_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/voicecore-ai/sluice/redistest"
+)
+
+const (
+	rounds      = 2                // how many primaries are killed, one after the other
+	convergence = 15 * time.Second // from the kill of one; Redis itself takes two
+)
+
+// TestF12FailoverBySentinel kills primaries of which a Sentinel knows two replicas. The first comes back, empty.
+func TestF12FailoverBySentinel(t *testing.T) {
+	server := redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	servers := map[string]*redistest.Server{server.Addr: server}
+	for range 2 {
+		r := follow(t, server)
+		servers[r.Addr] = r
+	}
+	sentinel := watch(t, server)
+	all := open(t, "redis+sentinel://"+sentinel+"/"+primary, budget, nil)
+	failover(t, all, func(round int) {
+		now := connect(t, "redis+sentinel://"+sentinel+"/"+primary, nil)
+		addr, err := now.Do(t.Context(), "CONFIG", "GET", "port").StringSlice()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dies := servers["127.0.0.1:"+addr[1]]
+		dies.Kill()
+		if round > 0 {
+			server.Restart()
+		}
+	})
+}
+
+// TestF12FailoverInACluster kills primaries of which each has a replica.
+func TestF12FailoverInACluster(t *testing.T) {
+	nodes := primaries(t)
+	for i, n := range nodes {
+		n.join(t, len(nodes)+1+i)
+	}
+	all := open(t, "redis+cluster://"+nodes[2].Addr, budget, nil)
+	failover(t, all, func(round int) { nodes[round].Kill() })
+}
+
+// failover kills primaries under load. Of some tenants the limit is reached meanwhile.
+func failover(t *testing.T, all []*replica, kill func(round int)) {
+	t.Helper()
+	const narrow, hits = 10, 120
+	tenants := newTenants(t, 30, plenty)
+	for i := range tenants[:narrow] {
+		tenants[i] = newTenant(t, i, hits)
+	}
+	have := load{all, tenants, 10, 30 * time.Millisecond}.run(func() {
+		for round := range rounds {
+			wait(t.Context(), 2*time.Second)
+			killed := time.Now()
+			kill(round)
+			until(t, "somebody notices", soon, func() bool {
+				for _, r := range all {
+					if !r.Stats().Open {
+						return false
+					}
+				}
+				return true
+			})
+			noticed := time.Since(killed)
+			whole := killed.Add(noticed + settled(t, all))
+			t.Logf("F12: killed; after %v no replica asks it any more, after %v another one is asked and nothing is owed",
+				noticed.Round(time.Millisecond), whole.Sub(killed).Round(time.Millisecond))
+			if took := whole.Sub(killed); took > convergence {
+				t.Errorf("it took %v", took)
+			}
+		}
+		wait(t.Context(), time.Second)
+	})
+	settled(t, all)
+	var reapplied, dropped uint64
+	for _, r := range all {
+		s := r.Stats()
+		reapplied, dropped = reapplied+s.Reapplied, dropped+s.Dropped+s.Unsure
+	}
+	late := have.count(func(s *sample) bool { return s.took > budget })
+	t.Logf("F12: %d answers, %d failed, %d without Redis, p99 %v, longest %v, %d later than %v; %d counted again, %d dropped",
+		len(have), have.failed(), have.degraded(), have.slow(99), have.slow(100), late, budget, reapplied, dropped)
+	if have.failed() > 0 || have.degraded() == 0 {
+		t.Errorf("%d of %d answers failed, %d came without Redis", have.failed(), len(have), have.degraded())
+	}
+	have.inTime(t)
+
+	var over, more, less int64
+	admitted := have.of(tenants)
+	for i, c := range tenants {
+		used := counted(t, all[0].shared, c)[0]
+		if i < narrow {
+			over = max(over, admitted[i]-hits)
+			if used > hits {
+				t.Errorf("%d are counted of a limit of %d", used, hits)
+			}
+			continue
+		}
+		more, less = more+max(used-admitted[i], 0), less+max(admitted[i]-used, 0)
+	}
+	t.Logf("F12: of limits of %d, %d more were admitted at most, of which an outage may admit %d; of other admissions %d were counted too much and %d too little",
+		hits, over, hits, more, less)
+	if over > hits {
+		t.Errorf("%d more than a limit of %d were admitted", over, hits)
+	}
+}

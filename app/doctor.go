@@ -125,6 +125,12 @@ func examine(ctx context.Context, config Config) []storeResult {
 		add(redisconn.CodeTopology, storeFinding{Severity: "fail", Object: "redis-url", Says: err.Error()})
 		return results
 	}
+	client, err := redisconn.New(o)
+	if err != nil {
+		add(redisconn.CodeUser, storeFinding{Severity: "fail", Object: "settings", Says: err.Error()})
+	} else {
+		defer client.Close() //nolint:errcheck // nothing is left to lose
+	}
 	problems := redisconn.Check(ctx, o)
 	for _, p := range problems {
 		f := storeFinding{Severity: "fail", Object: p.Object, Says: p.Says, Evidence: p.Evidence, Fix: p.Fix}
@@ -133,14 +139,12 @@ func examine(ctx context.Context, config Config) []storeResult {
 		}
 		add(p.Code, f)
 	}
-	client, err := redisconn.New(o)
 	if redisconn.Refusal(problems) != nil || err != nil {
 		for i := range results {
 			results[i].Skipped = len(results[i].Findings) == 0 && results[i].Code > redisconn.CodeServing
 		}
 		return results
 	}
-	defer client.Close() //nolint:errcheck // nothing is left to lose
 	examineKept(ctx, config, client, add)
 	return results
 }

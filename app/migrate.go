@@ -63,14 +63,14 @@ func migrate(ctx context.Context, config Config, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := redisconn.Refusal(redisconn.Check(ctx, o)); err != nil {
-		return err
-	}
 	client, err := redisconn.New(o)
 	if err != nil {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // nothing is left to lose
+	if err := redisconn.Refusal(redisconn.Check(ctx, o)); err != nil {
+		return err
+	}
 	if err := redisstore.Migrate(ctx, redisstore.Options{Client: client, Prefix: config.Redis.Prefix}); err != nil {
 		return errors.Join(err, errors.New("functions: not loaded everywhere; see 'sluiced migrate --help' and docs/stores.md for the rights that it takes, and run it again"))
 	}

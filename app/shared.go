@@ -36,6 +36,11 @@ func (a *App) openShared(keys keys) error {
 	if err != nil {
 		return err
 	}
+	s := &shared{calls: telemetry.NewStoreCalls()}
+	if s.client, err = redisconn.New(o); err != nil {
+		return err
+	}
+	a.teardown.add(func(context.Context) error { return s.client.Close() })
 	problems := redisconn.Check(ctx, o)
 	if err := redisconn.Refusal(problems); err != nil {
 		return err
@@ -43,11 +48,6 @@ func (a *App) openShared(keys keys) error {
 	for _, p := range problems {
 		a.log.Warn("a part of Redis is not as it should be", "problem", p.Error())
 	}
-	s := &shared{calls: telemetry.NewStoreCalls()}
-	if s.client, err = redisconn.New(o); err != nil {
-		return err
-	}
-	a.teardown.add(func(context.Context) error { return s.client.Close() })
 	s.counters, err = redisstore.Open(ctx, redisstore.Options{Client: s.client, Prefix: config.Prefix, Timeout: config.Timeout, Observe: s.calls.Observe})
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ const idle = 5 * time.Minute
 
 // New makes the client and dials nobody. The error says of every setting at once what is wrong with it.
 func New(o Options) (redis.UniversalClient, error) {
-	if err := o.check(); err != nil {
+	if err := errors.Join(o.Validate(), o.readable()); err != nil {
 		return nil, err
 	}
 	u, err := o.universal()
@@ -73,8 +73,8 @@ func New(o Options) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(u), nil
 }
 
-// check reads every file once, so that one that is not there is known before anything is dialled.
-func (o *Options) check() error {
+// Validate says which settings do not go together, all at once. It opens no file.
+func (o *Options) Validate() error {
 	var problems []error
 	if !o.Target.TLS {
 		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
@@ -86,8 +86,6 @@ func (o *Options) check() error {
 	}
 	if (o.CertFile == "") != (o.KeyFile == "") {
 		problems = append(problems, errors.New("redis-cert, redis-key: one without the other; give both, or neither"))
-	} else if _, err := o.tls(""); err != nil && o.Target.TLS {
-		problems = append(problems, err)
 	}
 	for _, f := range []struct{ setting, user, path string }{
 		{"redis-password-file", o.User, o.PasswordFile}, {"redis-sentinel-password-file", o.SentinelUser, o.SentinelPasswordFile},
@@ -95,12 +93,23 @@ func (o *Options) check() error {
 		if f.path == "" && f.user != "" {
 			problems = append(problems, fmt.Errorf("%s: empty, and user %q can't prove itself without; name a file that holds the password", f.setting, f.user))
 		}
-		if _, err := password(f.setting, f.path); err != nil {
-			problems = append(problems, err)
-		}
 	}
 	if o.Target.Kind != Sentinel && (o.SentinelUser != "" || o.SentinelPasswordFile != "") {
 		problems = append(problems, errors.New("redis-sentinel-user, redis-sentinel-password-file: do nothing while the URL names no Sentinel; leave them out, or write redis+sentinel://"))
+	}
+	return errors.Join(problems...)
+}
+
+// readable reads every file once, so that one that is not there is known before anything is dialled.
+func (o *Options) readable() error {
+	var problems []error
+	if o.Target.TLS && (o.CertFile == "") == (o.KeyFile == "") {
+		_, err := o.tls("")
+		problems = append(problems, err)
+	}
+	for setting, path := range map[string]string{"redis-password-file": o.PasswordFile, "redis-sentinel-password-file": o.SentinelPasswordFile} {
+		_, err := password(setting, path)
+		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }

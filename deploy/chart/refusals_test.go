@@ -45,8 +45,16 @@ func TestWhatTheChartRefuses(t *testing.T) {
 		"at '/resources/limits': additional properties 'nvidia.com/gpu' not allowed": {"resources.limits": map[string]any{"nvidia.com/gpu": "1"}},
 
 		// By templates/check.yaml, in a sentence.
-		"store.type redis: this version of sluiced has no Redis store; leave it at embedded":      {"store.type": "redis", "replicas": 3, "store.redis.address": "redis:6379"},
-		"store.redis: does nothing while store.type is embedded":                                  {"store.redis.address": "redis:6379"},
+		"store.redis.url: empty; name the Redis that the replicas share":                          {"store.type": "redis", "networkPolicy.redisTo": one},
+		"store.redis.url: plain text to another pod or machine":                                   {"store.type": "redis", "store.redis.url": "redis://r", "networkPolicy.redisTo": one},
+		"store.redis.existingSecret: empty, and store.redis.user can't prove itself":              {"store.type": "redis", "store.redis.url": "rediss://r", "store.redis.user": "u", "networkPolicy.redisTo": one},
+		"clientCertificate: do nothing while the URL says plain text":                             {"store.type": "redis", "store.redis.url": "redis://r", "store.redis.plainText": true, "store.redis.tlsExistingSecret": "x", "networkPolicy.redisTo": one},
+		"store.redis.tlsExistingSecret: empty, and clientCertificate wants tls.crt":               {"store.type": "redis", "store.redis.url": "rediss://r", "store.redis.clientCertificate": true, "networkPolicy.redisTo": one},
+		"sentinelExistingSecret: do nothing while the URL names no Sentinel":                      {"store.type": "redis", "store.redis.url": "rediss://r", "store.redis.sentinelExistingSecret": "x", "networkPolicy.redisTo": one},
+		"store.redis.sentinelExistingSecret: empty, and store.redis.sentinelUser can't prove":     {"store.type": "redis", "store.redis.url": "rediss+sentinel://r/m", "store.redis.sentinelUser": "x", "networkPolicy.redisTo": one},
+		"networkPolicy.redisTo: empty, so sluiced could not reach Redis; say where it is":         {"store.type": "redis", "store.redis.url": "rediss://r"},
+		"store.redis: does nothing while store.type is embedded":                                  {"store.redis.url": "rediss://r"},
+		"at '/store/redis/url': 'redis://u:p@r' does not match pattern":                           {"store.redis.url": "redis://u:p@r"},
 		"image.repository: empty, and nothing is published yet":                                   {"image.repository": ""},
 		"secrets.existingSecret: empty, and no secret is a default; make one once: sluiced init":  {"secrets.existingSecret": ""},
 		"doors.peers: empty, so no proxy could ask; list the SPIFFE ids":                          {"doors.peers": []any{}},

@@ -60,7 +60,32 @@ labels:
 {{- if .Values.doors.edgePeers }}{{ $_ := set $own "edge-peers" .Values.doors.edgePeers }}{{ end -}}
 {{- if include "sluice.catalogue" . }}{{ $_ := set $own "catalog" "/etc/sluice/catalogue" }}{{ end -}}
 {{- if include "sluice.descriptors" . }}{{ $_ := set $own "rls-config" "/etc/sluice/descriptors" }}{{ end -}}
-{{- mergeOverwrite (deepCopy .Values.settings) $tls $own | toYaml -}}
+{{- $redis := dict -}}
+{{- if eq .Values.store.type "redis" -}}
+{{- with .Values.store.redis -}}
+{{- $redis = dict "redis-url" .url "redis-plaintext" .plainText -}}
+{{- if .user }}{{ $_ := set $redis "redis-user" .user }}{{ end -}}
+{{- if .existingSecret }}{{ $_ := set $redis "redis-password-file" "/etc/sluice/redis/password" }}{{ end -}}
+{{- if .sentinelUser }}{{ $_ := set $redis "redis-sentinel-user" .sentinelUser }}{{ end -}}
+{{- if .sentinelExistingSecret }}{{ $_ := set $redis "redis-sentinel-password-file" "/etc/sluice/redis-sentinel/password" }}{{ end -}}
+{{- if .tlsExistingSecret }}{{ $_ := set $redis "redis-ca" "/etc/sluice/redis-tls/ca.crt" }}{{ end -}}
+{{- if .clientCertificate }}{{ $_ := set $redis "redis-cert" "/etc/sluice/redis-tls/tls.crt" }}{{ $_ := set $redis "redis-key" "/etc/sluice/redis-tls/tls.key" }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- mergeOverwrite (deepCopy .Values.settings) $tls $redis $own | toYaml -}}
+{{- end -}}
+
+{{- /* The Secrets of the store, by the folder that each is mounted at. */ -}}
+{{- define "sluice.redisSecrets" -}}
+{{- $all := dict -}}
+{{- if eq .Values.store.type "redis" -}}
+{{- with .Values.store.redis -}}
+{{- if .existingSecret }}{{ $_ := set $all "redis" (dict "name" .existingSecret "keys" (list "password")) }}{{ end -}}
+{{- if .sentinelExistingSecret }}{{ $_ := set $all "redis-sentinel" (dict "name" .sentinelExistingSecret "keys" (list "password")) }}{{ end -}}
+{{- if .tlsExistingSecret }}{{ $_ := set $all "redis-tls" (dict "name" .tlsExistingSecret "keys" (ternary (list "ca.crt" "tls.crt" "tls.key") (list "ca.crt") .clientCertificate)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $all | toJson -}}
 {{- end -}}
 
 {{- /* The ConfigMap with the catalogue, and that with the descriptors; "" for none. */ -}}

@@ -5,8 +5,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
 
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
 )
 
@@ -102,6 +104,15 @@ func (c RedisConfig) options() (redisconn.Options, error) {
 		Target: target, User: c.User, PasswordFile: c.PasswordFile, SentinelUser: c.SentinelUser, SentinelPasswordFile: c.SentinelPasswordFile,
 		CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, PlainText: c.PlainText, Connections: c.Connections,
 	}, err
+}
+
+// store is where counters are. Their keys are short because there are many; under a prefix of one's own they begin with that.
+func (c RedisConfig) store(client redis.UniversalClient) redisstore.Options {
+	o := redisstore.Options{Client: client, Prefix: c.Prefix, Timeout: c.Timeout}
+	if c.Prefix != redisPrefix {
+		o.Counters = c.Prefix + "q:"
+	}
+	return o
 }
 
 // errNoRedis is that of a command that is about Redis alone.

@@ -152,7 +152,7 @@ func examine(ctx context.Context, config Config) []storeResult {
 // examineKept asks about what is in Redis, and how fast it comes.
 func examineKept(ctx context.Context, config Config, client redis.UniversalClient, add func(string, storeFinding)) {
 	object := "prefix " + config.Redis.Prefix
-	if store, err := redisstore.Open(ctx, redisstore.Options{Client: client, Prefix: config.Redis.Prefix}); err == nil {
+	if store, err := redisstore.Open(ctx, config.Redis.store(client)); err == nil {
 		_ = store.Close()
 	} else {
 		for _, one := range each(err) {

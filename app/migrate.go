@@ -71,7 +71,7 @@ func migrate(ctx context.Context, config Config, w io.Writer) error {
 	if err := redisconn.Refusal(redisconn.Check(ctx, o)); err != nil {
 		return err
 	}
-	if err := redisstore.Migrate(ctx, redisstore.Options{Client: client, Prefix: config.Redis.Prefix}); err != nil {
+	if err := redisstore.Migrate(ctx, config.Redis.store(client)); err != nil {
 		return errors.Join(err, errors.New("functions: not loaded everywhere; see 'sluiced migrate --help' and docs/stores.md for the rights that it takes, and run it again"))
 	}
 	_, err = fmt.Fprintf(w, "%s has the functions of version %d.\nNext: sluiced serve --redis-url %s\n", o.Target, redisstore.Version, o.Target)

@@ -48,8 +48,9 @@ func (a *App) openShared(keys keys) error {
 	for _, p := range problems {
 		a.log.Warn("a part of Redis is not as it should be", "problem", p.Error())
 	}
-	s.counters, err = redisstore.Open(ctx, redisstore.Options{Client: s.client, Prefix: config.Prefix, Timeout: config.Timeout, Observe: s.calls.Observe})
-	if err != nil {
+	counters := config.store(s.client)
+	counters.Observe = s.calls.Observe
+	if s.counters, err = redisstore.Open(ctx, counters); err != nil {
 		return err
 	}
 	a.teardown.add(func(context.Context) error { return s.counters.Close() })

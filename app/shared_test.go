@@ -79,7 +79,10 @@ func TestReplicasShareARedis(t *testing.T) {
 			}
 		}
 	})
-	t.Run("and starts under a prefix of its own", func(t *testing.T) { onRedis(t, r, "--redis-prefix", "other:") })
+	t.Run("and starts under a prefix of its own", func(t *testing.T) {
+		command(t, 0, "migrate", "--redis-url", "redis://"+r.Addr, "--redis-prefix", "other:")
+		onRedis(t, r, "--redis-prefix", "other:")
+	})
 }
 
 // refused is why a server does not start. It leaves nothing running.
@@ -120,6 +123,8 @@ func TestAServerNeverStartsHalfWorkingOnRedis(t *testing.T) {
 		"an address where nobody listens":          {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
 		"a wrong password":                         {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
 		"a cluster given as one that stands alone": {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
+		"a Redis without the functions":            {[]string{"--redis-url", "redis://" + redistest.Start(t).Addr}, "run 'sluiced migrate'"},
+		"a Redis that throws counters away":        {[]string{"--redis-url", "redis://" + redistest.Start(t, "--maxmemory-policy", "allkeys-lru").Addr}, "set it to noeviction"},
 		"plain text to another machine":            {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -19,7 +19,8 @@ const (
 
 // How an open breaker asks.
 const (
-	probeEvery = 100 * time.Millisecond
+	probeEvery = 100 * time.Millisecond // times the breakers that are open
+	probeLeast = 500 * time.Millisecond // but no less often than this
 	probeHangs = 500 * time.Millisecond // a probe that is still out after its budget is left alone for so long
 	// No other server has taken over in less, so a shorter silence of unbroken connections has lost nothing.
 	failover = time.Second
@@ -97,9 +98,9 @@ func (b *breaker) close() {
 // probeLimit is charged to learn whether the store counts: a look would not show one that is full or read-only.
 var probeLimit = ratelimit.Limit{Name: "probe", Algorithm: ratelimit.Fixed, Hits: ratelimit.MaxHits, Window: ratelimit.MinWindow}
 
-// probe asks the shared store, one call at a time, until one is answered within the budget. It asks the shard
+// probe asks the shared store for a lane, one call at a time, until one is answered within the budget. It asks the shard
 // of the call that failed last.
-func (s *Store) probe(shard uint64) {
+func (s *Store) probe(lane *breaker, shard uint64) {
 	opened := time.Now()
 	charge := []ratelimit.Charge{{Limit: &probeLimit, Hits: 1, Cell: ratelimit.Cell{Shard: shard, Key: [16]byte{15: 1}}}}
 	for {
@@ -114,40 +115,39 @@ func (s *Store) probe(shard uint64) {
 			_, err := s.o.Shared.Charge(op, charge, make([]ratelimit.Outcome, 1))
 			answer <- err
 		}()
-		answered, wait := s.listen(answer)
-		if answered {
+		if s.listen(answer) {
 			if time.Since(opened) > failover {
 				s.trouble.begin(opened, true)
 			}
-			s.breaker.close()
+			lane.close()
 			s.o.Log.Info("the shared store answers again", "owed", s.owed.len())
 			s.settleSoon()
 			return
 		}
-		if !s.pause(wait) {
+		if !s.pause(min(time.Duration(s.openLanes())*probeEvery, probeLeast)) {
 			return
 		}
 	}
 }
 
-// listen waits for the answer to a probe, and says how long to wait for the next one.
-func (s *Store) listen(answer <-chan error) (answered bool, wait time.Duration) {
+// listen reports whether a probe is answered in time. One that is not is waited for a little longer, so that no other meets it.
+func (s *Store) listen(answer <-chan error) bool {
 	timer := time.NewTimer(s.o.Budget)
 	defer timer.Stop()
 	select {
 	case err := <-answer:
-		return err == nil, probeEvery
+		return err == nil
 	case <-s.quit:
-		return false, 0
+		return false
 	case <-timer.C:
 	}
 	timer.Reset(probeHangs)
-	select { // too late, but then the next one need not wait
+	select {
 	case <-answer: //nolint:errcheck // it came too late, whatever it is
 	case <-timer.C:
 	case <-s.quit:
 	}
-	return false, probeEvery
+	return false
 }
 
 // pause is false if s was closed.

@@ -47,6 +47,9 @@ var errShort = errors.New("outage: fewer outcomes than charges")
 // Options are what a Store is made of. Shared is required; zero elsewhere means the default.
 type Options struct {
 	Shared Shared
+	// Slot is which of the 16384 slots of a Redis Cluster a shard lies on. Neighbours share a breaker, so that a primary that is gone
+	// takes those of its slots with it and not all. Nil: one server.
+	Slot func(shard uint64) int
 	// Replicas is how many replicas there are now, this one included, as last seen; below 1 counts as 1. Nil: 1.
 	Replicas func() int
 	// Budget is the longest that a call takes; default 100 ms. What is slower than that counts as no answer.
@@ -75,7 +78,7 @@ type Store struct {
 	o        Options
 	calls    *calls
 	local    *memstore.Store
-	breaker  breaker
+	lanes    []breaker
 	acked    journal // admitted by the shared store
 	owed     journal // admitted without it
 	trouble  trouble
@@ -119,6 +122,11 @@ func New(o Options) *Store {
 	s := &Store{
 		o: o, local: memstore.New(memstore.Options{MaxCells: o.MaxCells}), quit: make(chan struct{}),
 		acked: journal{most: o.Operations}, owed: journal{most: o.Operations},
+	}
+	if o.Slot == nil {
+		s.o.Slot, s.lanes = func(uint64) int { return 0 }, make([]breaker, 1)
+	} else {
+		s.lanes = make([]breaker, clusterLanes)
 	}
 	s.calls = newCalls(o.Shared, int64(o.InFlight), s.quit)
 	s.scratch.New = func() any { return new(shares) }
@@ -168,14 +176,15 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if changes && op.ID == ([16]byte{}) {
 		op.ID = s.mint()
 	}
-	term, closed := s.breaker.closedTerm()
+	lane := s.lane(&charges[0].Cell)
+	term, closed := lane.closedTerm()
 	if !closed {
 		return s.without(op, charges, outcomes, unseen)
 	}
 	admitted, err := s.calls.charge(op, charges, outcomes, s.o.Budget)
 	switch {
 	case err == nil:
-		s.breaker.succeeded()
+		lane.succeeded()
 		if admitted && changes {
 			s.acked.add(op, charges, acknowledged, s.trouble.horizon(ackedAge))
 		}
@@ -196,18 +205,38 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		return s.without(op, charges, outcomes, unseen)
 	default:
 		s.silences.Add(1)
-		s.silent(term, err, charges[0].Cell.Shard)
+		s.silent(lane, term, err, charges[0].Cell.Shard)
 		return s.without(op, charges, outcomes, sent)
 	}
 }
 
+const (
+	slots        = 16384
+	clusterLanes = 32 // a primary has a range of slots, or a few
+)
+
+// lane is the breaker of a cell's part of the shared store. Charges on several shards go by the first.
+func (s *Store) lane(c *ratelimit.Cell) *breaker {
+	return &s.lanes[s.o.Slot(c.Shard)*len(s.lanes)/slots]
+}
+
+// openLanes is how many breakers are open.
+func (s *Store) openLanes() (n int) {
+	for i := range s.lanes {
+		if s.lanes[i].isOpen() {
+			n++
+		}
+	}
+	return n
+}
+
 // silent takes note of a call that was not answered.
-func (s *Store) silent(term uint64, err error, shard uint64) {
-	opened := s.breaker.failed(term, time.Now())
+func (s *Store) silent(lane *breaker, term uint64, err error, shard uint64) {
+	opened := lane.failed(term, time.Now())
 	s.trouble.begin(time.Now(), broken(err))
 	if opened {
 		s.o.Log.Warn("the shared store does not answer; limits mean what their on_outage says until it does", "error", err)
-		s.start(func() { s.probe(shard) })
+		s.start(func() { s.probe(lane, shard) })
 	}
 }
 
@@ -230,7 +259,7 @@ func changesAny(charges []ratelimit.Charge) bool {
 
 // Stats are what a store counted since New.
 type Stats struct {
-	Open   bool   // the breaker is open: the shared store is not asked
+	Open   bool   // a breaker is open: the shared store, or a part of it, is not asked
 	Opened uint64 // how often that began
 	// Calls of the shared store that came to nothing: it did not answer, it could count for nobody, or as many as may be were under way.
 	Silences, Disorders, Crowded uint64
@@ -246,9 +275,12 @@ type Stats struct {
 // Stats reads the counters.
 func (s *Store) Stats() Stats {
 	out := Stats{
-		Open: s.breaker.isOpen(), Opened: s.breaker.opened.Load(),
+		Open:     s.openLanes() > 0,
 		Silences: s.silences.Load(), Disorders: s.disorders.Load(), Crowded: s.crowded.Load(),
 		Owed: s.owed.len(), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load(),
+	}
+	for i := range s.lanes {
+		out.Opened += s.lanes[i].opened.Load()
 	}
 	for i := range out.Degraded {
 		out.Degraded[i] = s.degraded[i].Load()

@@ -31,6 +31,7 @@ type fake struct {
 	together int // now
 	most     int // together
 	reapply  error
+	gone     func(shard uint64) bool // which parts don't answer; nil: all do
 }
 
 func newFake() *fake {
@@ -57,6 +58,9 @@ func (f *fake) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.together--
+	if f.gone != nil && f.gone(charges[0].Cell.Shard) {
+		return false, errSilent
+	}
 	if f.err != nil && !f.lose {
 		return false, f.err
 	}
@@ -82,6 +86,9 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
 		return err
 	}
 	for _, a := range ops {
+		if f.gone != nil && f.gone(a.Charges[0].Cell.Shard) {
+			return errSilent
+		}
 		if f.known[a.Operation.ID] > 0 {
 			continue
 		}
@@ -718,3 +725,45 @@ func (instant) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outco
 	return true, nil
 }
 func (instant) Reapply(context.Context, []redisstore.Applied) error { return nil }
+
+// A part of the shared store that is gone has a breaker of its own; what is owed to it waits, and what is owed to the others does not.
+func TestEachPartOfAClusterHasItsBreaker(t *testing.T) {
+	bubble(t, Options{Slot: func(shard uint64) int { return int(shard % slots) }}, func(w *world) {
+		on := func(shard uint64) ratelimit.Charge {
+			c := charge(limitOf(ratelimit.OutageLocal, 1000), byte(shard>>8))
+			c.Cell.Shard = shard
+			return c
+		}
+		here, there := on(100), on(9000)
+		w.fake.set(func(f *fake) { f.gone = func(shard uint64) bool { return shard < 5000 } })
+		for range 100 {
+			if _, o, _ := w.ask(here); !o[0].Degraded {
+				t.Fatal("an answer of a part that is gone")
+			}
+			if _, o, _ := w.ask(there); o[0].Degraded {
+				t.Fatal("a part that is there is not asked")
+			}
+		}
+		if got := w.lanes[0].opened.Load() + w.lanes[17].opened.Load(); got != 1 || w.Stats().Opened != 1 {
+			t.Errorf("opened %d times, all %d", got, w.Stats().Opened)
+		}
+		w.fake.set(func(f *fake) { f.gone = func(uint64) bool { return true } })
+		_, _, _ = w.ask(there)
+		w.fake.set(func(f *fake) { f.gone = func(shard uint64) bool { return shard < 5000 } })
+		_, _, _ = w.ask(there)
+		pass(5 * time.Second)
+		if got := w.used(there); got != 102 {
+			t.Errorf("%d are counted, want 102 while another part is gone", got)
+		}
+		if s := w.Stats(); s.Owed != 100 {
+			t.Errorf("%+v", s)
+		}
+		pass(5 * time.Second)
+		w.fake.set(func(f *fake) { f.gone = nil })
+		pass(5 * time.Second)
+		// Of the first five it is not known whether they were charged, and it is too late to ask.
+		if got, s := w.used(here), w.Stats(); got != 95 || s.Dropped != 5 || s.Owed != 0 {
+			t.Errorf("%d are counted, %+v", got, s)
+		}
+	})
+}

@@ -22,7 +22,9 @@ type rig struct {
 	*Store
 	t      *testing.T
 	shared *redisstore.Store
-	charge ratelimit.Charge
+	limit  *ratelimit.Limit
+	shards uint64
+	next   atomic.Uint64
 
 	mu    sync.Mutex
 	calls []sample
@@ -30,14 +32,15 @@ type rig struct {
 
 type sample struct {
 	at, took time.Duration // at: since the load began
+	shard    uint64
 	admitted bool
 	degraded bool
 	failed   bool
 }
 
-func newRig(t *testing.T, addr string) *rig {
+func newRig(t *testing.T, url string, shards uint64) *rig {
 	t.Helper()
-	target, err := redisconn.Parse("redis://" + addr)
+	target, err := redisconn.Parse(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,10 +58,14 @@ func newRig(t *testing.T, addr string) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = shared.Close() })
-	s := New(Options{Shared: shared})
+	s := New(Options{Shared: shared, Slot: shared.Slot})
 	t.Cleanup(s.Close)
 	limit := &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: 1 << 30, Window: 366 * 24 * time.Hour, OnOutage: ratelimit.OutageLocal}
-	return &rig{Store: s, t: t, shared: shared, charge: ratelimit.Charge{Limit: limit, Hits: 1, Cell: ratelimit.Cell{Key: [16]byte{1}, Shard: 1}}}
+	return &rig{Store: s, t: t, shared: shared, limit: limit, shards: shards}
+}
+
+func (r *rig) charge(shard uint64) []ratelimit.Charge {
+	return []ratelimit.Charge{{Limit: r.limit, Hits: 1, Cell: ratelimit.Cell{Key: [16]byte{byte(shard)}, Shard: shard}}}
 }
 
 // load asks 1000 times a second, whatever the answers, until the story ends.
@@ -88,24 +95,28 @@ func (r *rig) load(story func(since func() time.Duration)) {
 
 func (r *rig) one(start time.Time) {
 	var o [1]ratelimit.Outcome
+	shard := r.next.Add(1) % r.shards
 	began := time.Now()
-	ok, err := r.Charge(ratelimit.Operation{Now: began.UnixMicro()}, []ratelimit.Charge{r.charge}, o[:])
-	s := sample{began.Sub(start), time.Since(began), ok, o[0].Degraded, err != nil}
+	ok, err := r.Charge(ratelimit.Operation{Now: began.UnixMicro()}, r.charge(shard), o[:])
+	s := sample{began.Sub(start), time.Since(began), shard, ok, o[0].Degraded, err != nil}
 	r.mu.Lock()
 	r.calls = append(r.calls, s)
 	r.mu.Unlock()
 }
 
 // used is what the shared store has counted.
-func (r *rig) used() int64 {
+func (r *rig) used() (sum int64) {
 	r.t.Helper()
-	look := r.charge
-	look.Hits = 0
-	var o [1]ratelimit.Outcome
-	if _, err := r.shared.Charge(ratelimit.Operation{Now: time.Now().UnixMicro()}, []ratelimit.Charge{look}, o[:]); err != nil {
-		r.t.Fatal(err)
+	for shard := range r.shards {
+		look := r.charge(shard)
+		look[0].Hits = 0
+		var o [1]ratelimit.Outcome
+		if _, err := r.shared.Charge(ratelimit.Operation{Now: time.Now().UnixMicro()}, look, o[:]); err != nil {
+			r.t.Fatal(err)
+		}
+		sum += r.limit.Hits - o[0].Remaining
 	}
-	return look.Limit.Hits - o[0].Remaining
+	return sum
 }
 
 // until waits for what must come true within d.
@@ -128,12 +139,16 @@ type figures struct {
 }
 
 // figures are those of the calls made from one moment to another.
-func (r *rig) figures(from, to time.Duration) (f figures) {
+func (r *rig) figures(from, to time.Duration) figures {
+	return r.figuresOf(from, to, func(uint64) bool { return true })
+}
+
+func (r *rig) figuresOf(from, to time.Duration, of func(shard uint64) bool) (f figures) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var took []time.Duration
 	for _, s := range r.calls {
-		if s.at < from || s.at >= to {
+		if s.at < from || s.at >= to || !of(s.shard) {
 			continue
 		}
 		f.calls++
@@ -180,7 +195,7 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := redistest.Start(t)
-			r := newRig(t, server.Addr)
+			r := newRig(t, "redis://"+server.Addr, 1)
 			goroutines := runtime.NumGoroutine()
 			var failed, healed time.Duration
 			var opened, closed time.Duration
@@ -235,7 +250,7 @@ func TestF15(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newProxy(t, redistest.Start(t).Addr)
-			r := newRig(t, p.addr)
+			r := newRig(t, "redis://"+p.addr, 1)
 			var failed, healed, opened, closed time.Duration
 			r.load(func(since func() time.Duration) {
 				pass(time.Second)
@@ -265,6 +280,39 @@ func TestF15(t *testing.T) {
 				t.Errorf("%d are counted of %d, %d failed", got, all.admitted, all.failed)
 			}
 		})
+	}
+}
+
+// TestAPrimaryThatIsGoneTakesItsSlotsOnly: of three primaries, one is frozen for 3 s, at 1000 calls a second on 60 shards.
+func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
+	servers := redistest.Cluster(t, "--cluster-require-full-coverage", "no")
+	r := newRig(t, "redis+cluster://"+servers[0].Addr, 60)
+	third := func(shard uint64) bool { return r.shared.Slot(shard) < 5000 } // all on the first, and none of its neighbours' lanes
+	others := func(shard uint64) bool { return r.shared.Slot(shard) >= 6144 }
+	var failed, healed, closed time.Duration
+	r.load(func(since func() time.Duration) {
+		pass(time.Second)
+		servers[0].Freeze()
+		failed = since()
+		pass(3 * time.Second)
+		servers[0].Thaw()
+		healed = since()
+		closed = r.until("every breaker is closed", 2*time.Second, func() bool { return !r.Stats().Open })
+		pass(time.Second)
+	})
+	r.until("nothing is owed", 20*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
+	gone, there, all := r.figuresOf(failed, healed, third), r.figuresOf(failed, healed, others), r.figures(0, ever)
+	t.Logf("on the frozen one: %d calls, %d degraded, p99 %v, longest %v; elsewhere: %d calls, %d degraded, p99 %v; closed %v after",
+		gone.calls, gone.degraded, gone.p99, gone.most, there.calls, there.degraded, there.p99, closed)
+	t.Logf("admitted %d, counted %d; %+v", all.admitted, r.used(), r.Stats())
+	if gone.calls < 300 || there.calls < 300 || gone.degraded < gone.calls*9/10 {
+		t.Errorf("on the frozen one %d of %d answers have the mark; elsewhere are %d calls", gone.degraded, gone.calls, there.calls)
+	}
+	if there.degraded > there.calls/20 {
+		t.Errorf("elsewhere %d of %d answers are degraded", there.degraded, there.calls)
+	}
+	if got := r.used(); got != int64(all.admitted) || all.failed > 0 {
+		t.Errorf("%d are counted of %d, %d failed", got, all.admitted, all.failed)
 	}
 }
 

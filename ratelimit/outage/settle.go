@@ -29,7 +29,11 @@ func (s *Store) settleSoon() {
 // acknowledged, what it acknowledged last. It leaves what is left when the breaker opens to the next one.
 func (s *Store) settle() {
 	defer s.settling.Store(false)
-	if !s.pause(settleFirst) { // a server that has just come back has enough to do
+	first := settleFirst // a server that has just come back has enough to do
+	if s.openLanes() > 0 {
+		first = settleMost
+	}
+	if !s.pause(first) {
 		return
 	}
 	var left []*page
@@ -44,11 +48,11 @@ func (s *Store) settle() {
 		if len(left) == 0 {
 			return
 		}
-		left = s.settleAll(left)
+		var failed bool
+		left, failed = s.settleAll(left)
 		switch {
-		case len(left) == 0:
-			continue // there may be more by now
-		case s.breaker.isOpen():
+		case len(left) == 0: // there may be more by now
+		case !failed: // for the next breaker that closes
 			s.owed.giveBack(left)
 			s.trouble.begin(time.Now(), false)
 			return
@@ -58,48 +62,61 @@ func (s *Store) settle() {
 	}
 }
 
-// settleAll is the pages of which something is left.
-func (s *Store) settleAll(pages []*page) (left []*page) {
-	for i, p := range pages {
-		if s.breaker.isOpen() {
-			return append(left, pages[i:]...)
+// settleAll is the pages of which something is left, and whether that is so for another reason than an open breaker.
+func (s *Store) settleAll(pages []*page) (left []*page, failed bool) {
+	for _, p := range pages {
+		due, shut := s.due(p)
+		if len(shut.records) > 0 {
+			left = append(left, shut)
 		}
 		start := time.Now()
-		if rest := s.settlePage(p); rest != nil {
-			left = append(left, rest)
+		if rest := s.settlePage(due, start); rest != nil {
+			left, failed = append(left, rest), true
 		}
 		s.pause(time.Since(start)) // requests come first: they have at least half of the time to themselves
 	}
-	return left
+	return left, failed
 }
 
-// settlePage is what is left of p; nil for nothing.
-func (s *Store) settlePage(p *page) *page {
+// due is what of p is to be counted again now, and what is to be when a breaker is closed.
+func (s *Store) due(p *page) (due, shut *page) {
 	now := time.Now()
-	due := &page{}
+	due, shut = &page{}, &page{horizon: p.horizon}
 	for i := range p.records {
 		r, charges := p.records[i], p.of(i)
-		if r.at.Before(p.horizon) {
-			continue
-		}
-		if !r.sent.IsZero() && now.Sub(r.sent) > remembered || now.Sub(r.at) > owedAge {
+		switch {
+		case r.at.Before(p.horizon):
+		case !r.sent.IsZero() && now.Sub(r.sent) > remembered || now.Sub(r.at) > owedAge:
 			if r.seen == acknowledged {
 				s.unsure.Add(1)
 			} else {
 				s.dropped.Add(1)
 			}
-			continue
-		}
-		r.from = len(due.charges)
-		for j := range charges {
-			if !over(&charges[j], r.op.Now, r.op.Now+now.Sub(r.at).Microseconds()) {
-				due.charges = append(due.charges, charges[j])
-			}
-		}
-		if len(due.charges) > r.from {
-			due.records = append(due.records, r)
+		case s.lane(&charges[0].Cell).isOpen():
+			shut.push(r, charges, func(*ratelimit.Charge) bool { return true })
+		default:
+			then := r.op.Now
+			due.push(r, charges, func(c *ratelimit.Charge) bool { return !over(c, then, then+now.Sub(r.at).Microseconds()) })
 		}
 	}
+	return due, shut
+}
+
+// push adds those of charges that are wanted, and r if there is one.
+func (p *page) push(r record, charges []ratelimit.Charge, wanted func(*ratelimit.Charge) bool) {
+	r.from = len(p.charges)
+	for i := range charges {
+		if wanted(&charges[i]) {
+			p.charges = append(p.charges, charges[i])
+		}
+	}
+	if len(p.charges) > r.from {
+		p.records = append(p.records, r)
+	}
+}
+
+// settlePage is what is left of due; nil for nothing.
+func (s *Store) settlePage(due *page, now time.Time) *page {
 	if len(due.records) == 0 {
 		return nil
 	}
@@ -114,7 +131,7 @@ func (s *Store) settlePage(p *page) *page {
 		s.o.Log.Error("what was admitted can't be counted in the shared store", "error", err)
 		return nil
 	case judge(err) == theirs:
-		return s.settleSingly(due)
+		return s.settleSingly(due, now)
 	}
 	for i := range due.records {
 		if r := &due.records[i]; r.sent.IsZero() {
@@ -137,12 +154,12 @@ func (s *Store) acknowledge(p *page, now time.Time) {
 }
 
 // settleSingly finds the operations of p that the shared store can't take, so that they don't keep the others.
-func (s *Store) settleSingly(p *page) *page {
+func (s *Store) settleSingly(p *page, now time.Time) *page {
 	rest := &page{}
 	for i := range p.records {
 		one := &page{records: []record{p.records[i]}, charges: p.of(i)}
 		one.records[0].from = 0
-		if one = s.settlePage(one); one != nil {
+		if one = s.settlePage(one, now); one != nil {
 			one.records[0].from = len(rest.charges)
 			rest.records = append(rest.records, one.records[0])
 			rest.charges = append(rest.charges, one.charges...)

@@ -53,7 +53,7 @@ func BenchmarkRedisCPU(b *testing.B) {
 	}
 	plain := func(args ...any) func(uint64) error {
 		return func(uint64) error {
-			_, err := s.fly.call(&call{args: args, mode: 1, done: make(chan struct{})})
+			_, err := s.pilots[0].call(&call{args: args, mode: 1, done: make(chan struct{})})
 			return err
 		}
 	}

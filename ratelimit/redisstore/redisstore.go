@@ -71,7 +71,7 @@ type Store struct {
 	cluster bool
 	minted  [8]byte // begins the ids of operations that have none
 	next    atomic.Uint64
-	fly     pilot
+	pilots  []pilot // by slot, so that a server that hangs keeps the calls of others from no pipeline
 	denied  denials
 	stats   counters
 
@@ -107,7 +107,9 @@ func (s *Store) OneShard() bool { return s.cluster }
 // Close ends what s has running, in at most Options.Timeout. Calls that come later get ErrClosed.
 func (s *Store) Close() error {
 	s.stop()
-	s.fly.close()
+	for i := range s.pilots {
+		s.pilots[i].close()
+	}
 	s.gone.Wait()
 	return nil
 }
@@ -116,7 +118,13 @@ func newStore(o Options) *Store {
 	_, cluster := o.Client.(*redis.ClusterClient)
 	s := &Store{o: o.withDefaults(), cluster: cluster}
 	_, _ = rand.Read(s.minted[:]) // never fails
-	s.fly.s = s
+	s.pilots = make([]pilot, 1)
+	if cluster {
+		s.pilots = make([]pilot, clusterPilots)
+	}
+	for i := range s.pilots {
+		s.pilots[i].s = s
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.gone.Go(func() { s.listen(ctx) })
@@ -166,7 +174,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		return false, nil
 	}
 	heard, sent := s.denied.heard(&r), time.Now()
-	text, err := s.fly.call(s.encode(&r, op, charges))
+	text, err := s.pilot(r.shard).call(s.encode(&r, op, charges))
 	if err != nil {
 		return false, err
 	}
@@ -235,7 +243,7 @@ func (s *Store) reapply(ctx context.Context, ops []Applied) error {
 		c := s.encode(&r, ops[i].Operation, ops[i].Charges)
 		all.Go(func() {
 			if errs[i] = ctx.Err(); errs[i] == nil {
-				_, errs[i] = s.fly.call(c)
+				_, errs[i] = s.pilot(r.shard).call(c)
 			}
 		})
 	}

@@ -75,6 +75,6 @@ func printCerts(w io.Writer, all []check.Certificate) error {
 		}
 		t.AppendRow(table.Row{mark(w, c.Severity), c.Kind, c.Of, c.ID, c.Serial, c.To.UTC().Format(time.RFC3339), c.Left, renewed})
 	}
-	_, err := fmt.Fprintln(w, t.Render())
+	_, err := fmt.Fprintln(w, printable(t.Render()))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
@@ -79,7 +80,7 @@ func printResults(w io.Writer, r *check.Report) error {
 			if found.Code != result.Code {
 				code = found.Code + " "
 			}
-			fmt.Fprintf(&b, "      %s  %s%s: %s\n", mark(w, found.Severity), code, found.Object, indented(found.Says))
+			fmt.Fprintf(&b, "      %s  %s%s: %s\n", mark(w, found.Severity), code, printable(found.Object), indented(found.Says))
 			if found.Evidence != "" {
 				fmt.Fprintf(&b, "            seen: %s\n", indented(found.Evidence))
 			}
@@ -92,7 +93,17 @@ func printResults(w io.Writer, r *check.Report) error {
 	return err
 }
 
-func indented(s string) string { return strings.ReplaceAll(s, "\n", "\n            ") }
+func indented(s string) string { return strings.ReplaceAll(printable(s), "\n", "\n            ") }
+
+// printable is text from a cluster as a terminal may show it: what somebody wrote into an object must not steer the terminal of who looks.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
 
 // The elements of a JUnit report, as far as anybody reads it.
 type (

@@ -48,6 +48,18 @@ warn  SV231  a request gets its answer
 			t.Errorf("got\n%s", got)
 		}
 	})
+	t.Run("what somebody wrote into an object does not steer the terminal", func(t *testing.T) {
+		var b bytes.Buffer
+		r := &check.Report{Results: []check.Result{{Code: "SA101", Title: "x", Findings: []check.Finding{
+			{Code: "IST0101", Severity: check.Fail, Object: "VirtualService a/b\x1b[2J", Says: "host \x1b]0;owned\a\u009b1m\r", Evidence: "one\ntwo\x07", Fix: "\x1b[31m"},
+		}}}}
+		if err := printChecks(&b, r); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.String(); strings.ContainsAny(got, "\x1b\a\r\u009b") || !strings.Contains(got, "seen: one\n            two") {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("JSON and YAML have the same names", func(t *testing.T) {
 		var r check.Report
 		if err := json.Unmarshal([]byte(printed("json")), &r); err != nil || len(r.Findings()) != 3 || r.Findings()[0] != report().Findings()[0] {

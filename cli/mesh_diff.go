@@ -73,6 +73,6 @@ func printDiff(w io.Writer, changes []cluster.Change, output string) error {
 		}
 		b.WriteString(change.Diff)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, printable(b.String()))
 	return err
 }

@@ -97,7 +97,7 @@ func printPod(w io.Writer, e *check.Explanation) error {
 	if len(e.Results) == 0 {
 		b.WriteString("nothing is wrong with it\n")
 	}
-	if _, err := io.WriteString(w, b.String()); err != nil || len(e.Results) == 0 {
+	if _, err := io.WriteString(w, printable(b.String())); err != nil || len(e.Results) == 0 {
 		return err
 	}
 	return printChecks(w, e.Report)

@@ -158,7 +158,7 @@ func printChanges(w io.Writer, changes []cluster.Change) error {
 	if t.Length() > 0 {
 		text = t.Render() + "\n" + text
 	}
-	_, err := fmt.Fprintln(w, text)
+	_, err := fmt.Fprintln(w, printable(text))
 	return err
 }
 

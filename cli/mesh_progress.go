@@ -33,7 +33,7 @@ func newMeshProgress(c *cobra.Command) *meshProgress {
 func (p *meshProgress) event(e cluster.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	line := e.Component + ": " + e.Text
+	line := printable(e.Component + ": " + e.Text)
 	switch {
 	case p.width == 0:
 		line += "\n"

@@ -68,7 +68,7 @@ func printStatus(w io.Writer, s *cluster.Status) error {
 		}
 		fmt.Fprintf(&b, "\n%s\n", t.Render())
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, printable(b.String()))
 	return err
 }
 

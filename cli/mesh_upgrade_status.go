@@ -63,6 +63,6 @@ func printUpgrade(w io.Writer, s *cluster.UpgradeStatus) error {
 		t.AppendRow(table.Row{n.Namespace, orNone(n.Label), n})
 	}
 	fmt.Fprintln(&b, t.Render())
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, printable(b.String()))
 	return err
 }

@@ -35,8 +35,9 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: build envoy ## Two tenants through a real Envoy, on this machine (KEEP=1 leaves it running)
-	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep)
+demo: build envoy $(if $(filter redis,$(STORE)),redis-server) ## Two tenants through a real Envoy, on this machine (KEEP=1 leaves it running; STORE=redis: two replicas on a Redis)
+	@case '$(STORE)' in ''|memory|redis) ;; *) echo "STORE=$(STORE): one of memory, redis" >&2; exit 2 ;; esac
+	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep) $(if $(filter redis,$(STORE)),--redis-server redis-server)
 
 .PHONY: test
 test: test-unit test-faults test-e2e ## All tests: unit and conformance with the race detector, faults, then end to end

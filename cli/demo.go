@@ -30,12 +30,13 @@ func demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Watch a real Envoy refuse exactly what two tenants' plans do not cover",
-		Long: `Starts sluiced on its embedded store, a small upstream and Envoy, all on loopback;
+		Long: `Starts sluiced on its embedded store, or two of them on a Redis with --redis-server, a small upstream and Envoy, all on loopback;
 creates a rule, two plans, two tenants and their API keys through the quota API; sends HTTP through
 Envoy at half, once and five times each limit; prints what came back beside what the
 plans say. The exit status is 0 only if the two agree.`,
 		Example: `  sluice demo --envoy .tools/bin/envoy
-  sluice demo --envoy .tools/bin/envoy --keep    # stay, and print lines to play with`,
+  sluice demo --envoy .tools/bin/envoy --keep    # stay, and print lines to play with
+  sluice demo --envoy .tools/bin/envoy --redis-server redis-server`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d.out = c.OutOrStdout()
@@ -45,15 +46,16 @@ plans say. The exit status is 0 only if the two agree.`,
 	self, _ := os.Executable()
 	c.Flags().StringVar(&d.envoy, "envoy", "envoy", "`path` of the Envoy binary")
 	c.Flags().StringVar(&d.sluiced, "sluiced", filepath.Join(filepath.Dir(self), "sluiced"), "`path` of the sluiced binary; beside sluice unless told")
+	c.Flags().StringVar(&d.redis, "redis-server", "", "`path` of redis-server, for two sluiceds that share it; \"\" for one on its embedded store")
 	c.Flags().BoolVar(&d.keep, "keep", false, "leave everything running until Ctrl-C")
 	return c
 }
 
 type demo struct {
-	envoy, sluiced string
-	keep           bool
-	out            io.Writer
-	repeated       int // phases that were sent again
+	envoy, sluiced, redis string
+	keep                  bool
+	out                   io.Writer
+	repeated              int // phases that were sent again
 }
 
 // customer is one tenant of the demo, and what its plan promises.
@@ -90,7 +92,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	for _, b := range []struct{ flag, path, remedy string }{
 		{"--envoy", d.envoy, "'make envoy' puts one at .tools/bin/envoy"},
 		{"--sluiced", d.sluiced, "'make build' puts it beside sluice"},
+		{"--redis-server", d.redis, "Debian's package redis-server has one"},
 	} {
+		if b.path == "" && b.flag == "--redis-server" {
+			continue
+		}
 		if _, err := exec.LookPath(b.path); err != nil {
 			return fmt.Errorf("%s %s: no such program; name its path (%s)", b.flag, b.path, b.remedy)
 		}
@@ -99,8 +105,14 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.say("starting sluiced (embedded store), an upstream and Envoy on loopback …")
-	s, err := stack.Start(ctx, stack.Options{Sluiced: d.sluiced, Envoy: d.envoy, Config: deploy.Demo, Dir: dir})
+	o := stack.Options{Sluiced: d.sluiced, Envoy: d.envoy, Config: deploy.Demo, Dir: dir, RedisServer: d.redis}
+	if d.redis == "" {
+		d.say("starting sluiced (embedded store), an upstream and Envoy on loopback …")
+	} else {
+		o.Replicas = 2
+		d.say("starting redis-server, two sluiceds that share it, an upstream and Envoy over both on loopback …")
+	}
+	s, err := stack.Start(ctx, o)
 	if err != nil {
 		return fmt.Errorf("demo: %w (logs are in %s)", err, dir)
 	}

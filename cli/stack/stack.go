@@ -1,6 +1,6 @@
 // Package stack brings up the whole path on loopback: sluiced on its embedded
-// store, a small upstream, and a real Envoy between them and the caller. The
-// demo, the end-to-end tests and the benchmarks stand on it.
+// store, or several on a Redis of their own, a small upstream, and a real Envoy between
+// them and the caller. The demo, the end-to-end tests and the benchmarks stand on it.
 //
 // It is not a deployment: nothing it starts outlives it, unless told to stay.
 package stack
@@ -34,6 +34,9 @@ type Options struct {
 	Catalog string   // folder of catalogue files; "" for none
 	RLS     string   // folder of descriptor files; "" for none
 	Workers int      // Envoy's worker threads; 0 means 2
+
+	RedisServer string // path of redis-server, to keep counters there; "" keeps them in sluiced
+	Replicas    int    // sluiceds on that Redis; 0 means 1
 }
 
 // Stack is a running path.
@@ -45,9 +48,11 @@ type Stack struct {
 	Data       string // sluiced's data folder
 	AdminToken string
 	Upstream   *Upstream
+	Replicas   []*Replica // GRPC, HTTP and Data are those of the first
+	Redis      string     // host:port of Redis; "" without one
 
 	options Options
-	sluiced *exec.Cmd
+	redis   *exec.Cmd
 	envoy   *exec.Cmd
 	logs    []*os.File
 }
@@ -63,17 +68,32 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 }
 
 func (s *Stack) start(ctx context.Context) error {
-	ports, err := freePorts(4)
+	replicas := max(s.options.Replicas, 1)
+	if replicas > 1 && s.options.RedisServer == "" {
+		return errors.New("stack: replicas without a Redis would count separately")
+	}
+	ports, err := freePorts(3 + 2*replicas)
 	if err != nil {
 		return err
 	}
-	s.GRPC = "127.0.0.1:" + ports[0]
-	s.HTTP = "http://127.0.0.1:" + ports[1]
+	for i := range replicas {
+		s.Replicas = append(s.Replicas, &Replica{
+			GRPC: "127.0.0.1:" + ports[3+2*i], HTTP: "http://127.0.0.1:" + ports[4+2*i], Data: filepath.Join(s.options.Dir, "data-"+strconv.Itoa(i)), stack: s,
+		})
+	}
+	s.GRPC, s.HTTP = s.Replicas[0].GRPC, s.Replicas[0].HTTP
 	if err := s.openData(); err != nil {
 		return err
 	}
-	if err := s.StartSluiced(ctx); err != nil {
-		return err
+	if s.options.RedisServer != "" {
+		if err := s.startRedis(ctx, ports[2]); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Replicas {
+		if err := r.Start(ctx); err != nil {
+			return err
+		}
 	}
 	if s.Upstream, err = startUpstream(); err != nil {
 		return err
@@ -81,74 +101,52 @@ func (s *Stack) start(ctx context.Context) error {
 	if s.options.Envoy == "" {
 		return nil
 	}
-	s.URL = "http://127.0.0.1:" + ports[2]
-	s.EnvoyAdmin = "http://127.0.0.1:" + ports[3]
-	return s.startEnvoy(ctx, ports[2], ports[3])
+	s.URL = "http://127.0.0.1:" + ports[0]
+	s.EnvoyAdmin = "http://127.0.0.1:" + ports[1]
+	return s.startEnvoy(ctx, ports[0], ports[1])
 }
 
 func (s *Stack) openData() (err error) {
 	if s.Data = s.options.Data; s.Data == "" {
 		s.Data = filepath.Join(s.options.Dir, "data")
 		s.AdminToken, err = app.Init(s.Data)
-		return err
+	} else {
+		var token []byte
+		token, err = os.ReadFile(filepath.Join(s.Data, "admin.token"))
+		s.AdminToken = strings.TrimSpace(string(token))
 	}
-	token, err := os.ReadFile(filepath.Join(s.Data, "admin.token"))
-	s.AdminToken = strings.TrimSpace(string(token))
+	s.Replicas[0].Data = s.Data
 	return err
 }
 
-// StartSluiced starts the server on the data that it had. Kill or StopSluiced came before.
-func (s *Stack) StartSluiced(ctx context.Context) error {
-	args := []string{"serve", "--data", s.Data, "--grpc-listen", s.GRPC, "--http-listen", strings.TrimPrefix(s.HTTP, "http://")}
-	if s.options.Catalog != "" {
-		args = append(args, "--catalog", s.options.Catalog)
-	}
-	if s.options.RLS != "" {
-		args = append(args, "--rls-config", s.options.RLS)
-	}
-	cmd, log, err := s.command("sluiced.log", s.options.Sluiced, append(args, s.options.Args...)...)
-	if err != nil {
-		return err
-	}
-	s.sluiced = cmd
-	return waitReady(ctx, cmd, s.HTTP+"/readyz", log)
-}
+// StartSluiced starts the first server on the data that it had. Kill or Terminate came before.
+func (s *Stack) StartSluiced(ctx context.Context) error { return s.Replicas[0].Start(ctx) }
 
-// Kill ends sluiced as a crash would, by SIGKILL, and returns when it is gone.
-func (s *Stack) Kill() error {
-	err := s.sluiced.Process.Kill()
-	_ = s.sluiced.Wait() // reports the kill
-	s.sluiced = nil
-	return err
-}
+// Kill ends the first server as a crash would, by SIGKILL, and returns when it is gone.
+func (s *Stack) Kill() error { return s.Replicas[0].Kill() }
 
-// Terminate tells sluiced to drain and end, as an orchestrator does, and returns
+// Terminate tells the first server to drain and end, as an orchestrator does, and returns
 // at once. The channel gets how it ended.
-func (s *Stack) Terminate() (<-chan error, error) {
-	cmd := s.sluiced
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return nil, fmt.Errorf("stop sluiced: %w", err)
-	}
-	s.sluiced = nil
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return ended, nil
-}
+func (s *Stack) Terminate() (<-chan error, error) { return s.Replicas[0].Terminate() }
 
-// Sluiced is the server's process, for a look at what it uses.
-func (s *Stack) Sluiced() *os.Process { return s.sluiced.Process }
+// Sluiced is the first server's process, for a look at what it uses.
+func (s *Stack) Sluiced() *os.Process { return s.Replicas[0].Process() }
 
 // EnvoyProcess is Envoy's.
 func (s *Stack) EnvoyProcess() *os.Process { return s.envoy.Process }
 
 func (s *Stack) startEnvoy(ctx context.Context, listen, admin string) error {
 	_, sluice, _ := strings.Cut(s.GRPC, ":")
+	text, err := s.replicated(s.options.Config)
+	if err != nil {
+		return err
+	}
 	config := strings.NewReplacer(
 		"${LISTEN_PORT}", listen,
 		"${ADMIN_PORT}", admin,
 		"${UPSTREAM_PORT}", s.Upstream.port,
 		"${SLUICE_PORT}", sluice,
-	).Replace(s.options.Config)
+	).Replace(text)
 	path := filepath.Join(s.options.Dir, "envoy.yaml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err
@@ -185,8 +183,13 @@ func (s *Stack) command(logName, path string, args ...string) (*exec.Cmd, string
 // Stop stops what was started, Envoy first, gracefully and then, after ten
 // seconds, by force. A process that does not end cleanly is an error.
 func (s *Stack) Stop() error {
-	err := errors.Join(stop("envoy", s.envoy), stop("sluiced", s.sluiced))
-	s.envoy, s.sluiced = nil, nil
+	err := stop("envoy", s.envoy)
+	for _, r := range s.Replicas {
+		err = errors.Join(err, stop("sluiced", r.cmd))
+		r.cmd = nil
+	}
+	err = errors.Join(err, stop("redis-server", s.redis))
+	s.envoy, s.redis = nil, nil
 	if s.Upstream != nil {
 		err = errors.Join(err, s.Upstream.server.Close())
 	}

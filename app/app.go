@@ -155,12 +155,19 @@ func (a *App) openCatalog(keys keys) (err error) {
 			return fmt.Errorf("catalog: %w; name a folder that this user can read, or leave the setting out", err)
 		}
 	}
-	a.catalog, err = catalog.Open(catalog.Options{
-		Dir: a.config.Catalog, DB: filepath.Join(a.config.Data, catalogFile), CellKey: keys.cells, Log: a.log,
-	})
+	o := catalog.Options{Dir: a.config.Catalog, CellKey: keys.cells, Log: a.log}
+	if a.shared != nil {
+		o.Redis, o.RedisPrefix = a.shared.client, a.config.Redis.Prefix
+	} else {
+		o.DB = filepath.Join(a.config.Data, catalogFile)
+	}
+	a.catalog, err = catalog.Open(o)
 	var invalid quota.Problems
 	if errors.As(err, &invalid) {
 		return fmt.Errorf("catalog: %w", invalid)
+	}
+	if err != nil && a.shared != nil {
+		return err
 	}
 	if err != nil {
 		return dataProblem(a.config.Data, err)
@@ -320,7 +327,7 @@ func (a *App) Start() error {
 	if a.certificates != nil {
 		a.part("tls-cert", a.certificates.watch)
 	}
-	if a.config.Catalog != "" {
+	if a.config.Catalog != "" || a.shared != nil {
 		a.teardown.start("catalog", a.failed, a.catalog.Watch)
 	}
 	if a.config.RLSConfig != "" {

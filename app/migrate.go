@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
 )
@@ -49,7 +50,7 @@ func migrateCommand(environ []string) *cobra.Command {
 	return redisCommand(environ, &cobra.Command{
 		Use:   "migrate",
 		Short: "Put this version's functions onto the Redis that replicas share",
-		Long: `Loads the functions that charge limits, with the credentials of a user who may (FUNCTION LOAD, on
+		Long: `Loads the functions that charge limits, and makes an empty catalogue where there is none, with the credentials of a user who may (FUNCTION LOAD, on
 every primary). Those who serve need only call them. It may be repeated, and run while replicas of this and of
 the version before serve: each version's functions have names of their own, and no counter is touched.`,
 		Example: `  sluiced migrate --redis-url redis://127.0.0.1:6379
@@ -74,6 +75,9 @@ func migrate(ctx context.Context, config Config, w io.Writer) error {
 	if err := redisstore.Migrate(ctx, config.Redis.store(client)); err != nil {
 		return errors.Join(err, errors.New("functions: not loaded everywhere; see 'sluiced migrate --help' and docs/stores.md for the rights that it takes, and run it again"))
 	}
-	_, err = fmt.Fprintf(w, "%s has the functions of version %d.\nNext: sluiced serve --redis-url %s\n", o.Target, redisstore.Version, o.Target)
+	if err := catalog.Migrate(ctx, client, config.Redis.Prefix); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s has the functions of version %d, and a catalogue.\nNext: sluiced serve --redis-url %s\n", o.Target, redisstore.Version, o.Target)
 	return err
 }

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
@@ -47,7 +48,9 @@ func BenchmarkRedisCPU(b *testing.B) {
 				cell.Key[15] = byte(i)
 				charges[i] = ratelimit.Charge{Limit: l, Cell: cell, Hits: 1}
 			}
-			_, err := s.Charge(ratelimit.Operation{ID: [16]byte{1, byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24), byte(first)}}, charges, outcomes)
+			var op ratelimit.Operation // as the gate's: a digest
+			binary.BigEndian.PutUint64(op.ID[:], (n+1)*0x9e3779b97f4a7c15)
+			_, err := s.Charge(op, charges, outcomes)
 			return err
 		}
 	}

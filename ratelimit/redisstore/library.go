@@ -25,13 +25,15 @@ var (
 	fixedLua string
 	//go:embed lua/hard.lua
 	hardLua string
+	//go:embed lua/operations.lua
+	operationsLua string
 	//go:embed lua/frame.lua
 	frameLua string
 
 	functionName = fmt.Sprintf("sluice_%d", Version)
 	helloName    = functionName + "_hello"
 	library      = strings.Join([]string{
-		"#!lua name=" + functionName, arithmeticLua, gcraLua, fixedLua, hardLua, frameLua,
+		"#!lua name=" + functionName, arithmeticLua, gcraLua, fixedLua, hardLua, operationsLua, frameLua,
 		fmt.Sprintf("redis.register_function('%s', charge)", functionName),
 		fmt.Sprintf("redis.register_function{function_name='%s', flags={'no-writes'}, callback=function() return %d end}", helloName, Version),
 	}, "\n")

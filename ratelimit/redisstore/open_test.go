@@ -150,7 +150,7 @@ func TestLeastRights(t *testing.T) {
 	if err := Migrate(ctx, Options{Client: admin}); err != nil {
 		t.Fatal(err)
 	}
-	rights := "on >secret resetkeys resetchannels -@all ~sluice:* ~q:* &sluice:* +fcall +get +mget +set +exists +time +publish +subscribe +unsubscribe +ping +info"
+	rights := "on >secret resetkeys resetchannels -@all ~sluice:* ~q:* &sluice:* +fcall +get +mget +set +time +sadd +sismember +pexpire +publish +subscribe +unsubscribe +ping +info"
 	if err := admin.Do(ctx, append([]any{"ACL", "SETUSER", "sluice"}, anys(strings.Fields(rights))...)...).Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -49,8 +49,8 @@ func newCall(text string, ends []int, keys int) *call {
 
 // again makes c one whose id may be known.
 func (c *call) again() {
-	if request := c.args[c.mode].(string); request[0] == fresh {
-		c.args[c.mode] = string(rune(careful)) + request[1:]
+	if request := c.args[c.mode].(string); request[0]&^listed == fresh {
+		c.args[c.mode] = string(rune(request[0]+careful)) + request[1:]
 	}
 }
 

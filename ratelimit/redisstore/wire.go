@@ -16,6 +16,7 @@ const (
 	careful = 1
 	look    = 2
 	force   = 3
+	listed  = 4 // added to one of them
 
 	shadow = 1
 	back   = 2
@@ -30,6 +31,7 @@ const (
 	maxTime = int64(1) << 52   // doubles multiply below that exactly
 	forever = int64(1)<<56 - 8 // expires of what never does
 	headLen = 33               // of a Hard cell
+	sets    = 64               // of operations, so that no table in Redis is large
 )
 
 // cellName is what a cell is called in Redis, behind the tag.
@@ -147,8 +149,14 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 	}
 	text := make([]byte, 0, 64+(len(s.o.Counters)+16)*(len(r.cells)+1)+32*len(charges))
 	ends := make([]int, 0, 8)
-	if mode != look {
+	switch {
+	case mode == look:
+	case s.cluster:
 		text = append(appendTag(append(text, s.o.Counters...), r.shard), id[:]...)
+		ends = append(ends, len(text))
+	default:
+		mode += listed
+		text = append(append(text, s.o.Counters...), '!', 'a'+(id[7]^id[15])%sets)
 		ends = append(ends, len(text))
 	}
 	for k, name := range r.cells {
@@ -162,6 +170,9 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 		now = op.Now
 	}
 	text = appendUint(append(text, mode), now, 7)
+	if mode >= listed {
+		text = append(text, id[:]...)
+	}
 	for i := range charges {
 		if r.asks[i] {
 			text = r.appendCharge(text, charges, i)
@@ -169,7 +180,7 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 	}
 	ends = append(ends, len(text))
 	switch {
-	case mode == force:
+	case r.forced:
 		text = appendUint(text, min(max(op.Now, 0), maxTime), 7)
 		ends = append(ends, len(text))
 	case r.frees:

@@ -1,7 +1,8 @@
 -- One call charges one request: all charges or none.
 --
--- KEYS: the operation's, unless the call only looks; then each cell's, once.
--- ARGV[1]: mode (1 byte), now (7; 0: this server's clock), then for each charge:
+-- KEYS: the sets' or the operation's, unless the call only looks; then each cell's, once.
+-- ARGV[1]: mode (1 byte), now (7; 0: this server's clock), with LISTED the operation's
+-- id (16), then for each charge:
 -- algorithm (1), flags (1), index of its cell (1), hits (5) and three numbers that
 -- its algorithm knows (7, 6, 5); with SUMMED, what to ask for instead of hits (6).
 -- ARGV[2]: with FORCE when it was (7 bytes), with hits given back the channel.
@@ -11,9 +12,9 @@
 
 local GCRA, HARD, FIXED = 1, 2, 3
 local CAREFUL, LOOK, FORCE = 1, 2, 3 -- modes; 0: an id that nobody else has asked with
+local LISTED = 4 -- added to one of them: KEYS[1] names sets, not an operation
 local ADMITTED, DENIED, REPEATED = 65, 68, 82
 local SHADOW, BACK, SUMMED = 1, 2, 4
-local REMEMBER = '10000' -- ms that an operation is known
 
 -- Of the charges of one call, by index. Kept, since a table costs more than a step.
 local algorithm, cell, charged, first, second, third = {}, {}, {}, {}, {}, {}
@@ -53,7 +54,7 @@ local function apply(i, key, v, now, given)
   if given or not expires then -- the time is made up, or it never expires
     call('SET', key, v)
   else
-    call('SET', key, v, 'PXAT', ceil(expires / 1000))
+    call('SET', key, v, 'PXAT', ceil(expires / 1000) .. '') -- Redis writes numbers with 17 digits, in 1 µs
   end
   return v
 end
@@ -77,6 +78,10 @@ local function charge(keys, args)
   end
   local request = args[1]
   local mode, now, pos = sunpack('>BI7', request)
+  local id
+  if mode >= LISTED then
+    mode, id, pos = mode - LISTED, sub(request, pos, pos + 15), pos + 16
+  end
   local given = now > 0
   if not given then
     local t = call('TIME')
@@ -127,12 +132,12 @@ local function charge(keys, args)
     fits = true
   end
   if not fits then
-    if mode == CAREFUL and call('EXISTS', keys[1]) == 1 then
+    if mode == CAREFUL and known(keys[1], id, now) then
       return answer(REPEATED, now, found, cells)
     end
     return answer(DENIED, now, found, cells)
   end
-  if not call('SET', keys[1], '1', 'NX', 'PX', REMEMBER) then
+  if not record(keys[1], id, now, mode == 0) then
     return answer(REPEATED, now, found, cells)
   end
 

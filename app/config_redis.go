@@ -32,7 +32,8 @@ type RedisConfig struct {
 const (
 	redisPrefix      = "sluice:"
 	redisTimeout     = 100 * time.Millisecond
-	redisConnections = 16
+	redisConnections = 64
+	leastConnections = 32 // six ranges of slots on a primary have up to four pipelines each; one more than there are gets no connection
 )
 
 func redisFlags(f *pflag.FlagSet) {
@@ -64,8 +65,8 @@ func (c RedisConfig) check(wrong func(string, ...any)) {
 	if c.Timeout < time.Millisecond || c.Timeout > longestRedisTimeout {
 		wrong("redis-timeout %v: from 1ms to %v", c.Timeout, longestRedisTimeout)
 	}
-	if c.Connections < 1 {
-		wrong("redis-connections %d: at least 1", c.Connections)
+	if c.Connections < leastConnections {
+		wrong("redis-connections %d: at least %d; a request that finds none counts as unanswered", c.Connections, leastConnections)
 	}
 	if c.Prefix == "" || strings.ContainsAny(c.Prefix, "{} \t\r\n*?[]\\") {
 		wrong("redis-prefix %q: one word without braces, blanks and signs of a pattern, like sluice:", c.Prefix)

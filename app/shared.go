@@ -50,6 +50,7 @@ func (a *App) openShared(keys keys) error {
 	}
 	counters := config.store(s.client)
 	counters.Observe = s.calls.Observe
+	counters.Timeout -= counters.Timeout / 10 // it gives up first, and says why
 	if s.counters, err = redisstore.Open(ctx, counters); err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func (a *App) openShared(keys keys) error {
 		return err
 	}
 	s.outage = outage.New(outage.Options{
-		Shared: s.counters, Replicas: s.presence.Count, Budget: config.Timeout, MaxCells: a.config.MaxCells, Log: a.log,
+		Shared: s.counters, Slot: s.counters.Slot, Replicas: s.presence.Count, Budget: config.Timeout, MaxCells: a.config.MaxCells, Log: a.log,
 	})
 	a.teardown.add(func(context.Context) error { s.outage.Close(); return nil })
 	a.shared, a.store = s, s.outage

@@ -53,11 +53,21 @@ func TestConformance(t *testing.T) {
 	t.Run("one server", func(t *testing.T) {
 		client := connect(t, redistest.Start(t).Addr)
 		storetest.Run(t, func(t *testing.T) ratelimit.Store { return openTest(t, Options{Client: client, CallerTime: true}) })
+		t.Run("shared by two", func(t *testing.T) {
+			storetest.RunShared(t, func(t *testing.T) (a, b ratelimit.Store) {
+				return openTest(t, Options{Client: client, CallerTime: true}), openTest(t, Options{Client: client, CallerTime: true})
+			})
+		})
 	})
 	t.Run("a cluster of three", func(t *testing.T) {
 		client := connectCluster(t)
 		storetest.Run(t, func(t *testing.T) ratelimit.Store {
 			return oneShard{openTest(t, Options{Client: client, CallerTime: true})}
+		})
+		t.Run("shared by two", func(t *testing.T) {
+			storetest.RunShared(t, func(t *testing.T) (a, b ratelimit.Store) {
+				return openTest(t, Options{Client: client, CallerTime: true}), openTest(t, Options{Client: client, CallerTime: true})
+			})
 		})
 	})
 }

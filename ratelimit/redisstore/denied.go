@@ -20,7 +20,8 @@ import (
 // if the connection died without a sign, than two beats.
 //
 // What is given up: of the other limits of such a request, what other replicas charged
-// since is not seen.
+// since is not seen. And an operation that was admitted, and is asked again of a replica
+// that has refused for its cell since, is refused there; it is not charged twice.
 
 const (
 	beat    = 500 * time.Millisecond // silence after which the channel is asked for a sign of life

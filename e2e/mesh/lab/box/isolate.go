@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -31,9 +32,14 @@ const (
 const Dir = "/run/lab"
 
 // Main runs f in a place of its own and returns its exit code. In a box it never returns.
-// If the calling process is killed, the kernel kills all that f started.
-func Main(f func() int) int {
-	code, err := route(f)
+// If the calling process or its parent is killed, the kernel kills all that f started.
+func Main(f func() int) int { return enclose(f, unix.CLONE_NEWNET) }
+
+// MainInThisNetwork is Main for what has neither boxes nor fixed ports, and wants the machine's own network.
+func MainInThisNetwork(f func() int) int { return enclose(f, 0) }
+
+func enclose(f func() int, network uintptr) int {
+	code, err := route(f, network)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
@@ -41,7 +47,7 @@ func Main(f func() int) int {
 	return code
 }
 
-func route(f func() int) (int, error) {
+func route(f func() int, network uintptr) (int, error) {
 	switch os.Args[0] {
 	case boxArg:
 		return 1, enter()
@@ -54,23 +60,31 @@ func route(f func() int) (int, error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("making namespaces needs root; run the mesh's tests as root (make test-mesh)")
 	}
-	// The kernel sends the death signal when the thread that started the child ends.
+	// The kernel sends the death signal when the thread that started the child ends, and keeps the wish with the thread that had it.
 	runtime.LockOSThread()
+	// 'go test' passes no SIGTERM on: its end must be ours.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return 1, err
+	}
 	inner := exec.Command("/proc/self/exe")
 	inner.Args = append([]string{placeArg}, os.Args[1:]...)
 	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inner.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | network,
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	err := inner.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return max(exit.ExitCode(), 1), nil
 	}
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("this machine lets not even root make namespaces; in a container, run it privileged: %w", err)
+	}
 	return 0, err
 }
 
-// furnish makes the new namespaces usable. /run is fresh, because ip, iptables and boxes keep state there.
+// furnish makes the new namespaces usable. /run is fresh, because ip, iptables and boxes keep state there;
+// temporary files are there too, so that a killed test leaves none.
 func furnish() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("mounts can't be made private: %w", err)
@@ -81,5 +95,12 @@ func furnish() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mounting /run: %w", err)
 	}
-	return os.Mkdir(Dir, 0o755)
+	temporary := filepath.Join(Dir, "tmp")
+	if err := os.MkdirAll(temporary, 0o755); err != nil {
+		return err
+	}
+	if err := os.Setenv("TMPDIR", temporary); err != nil {
+		return err
+	}
+	return ip("link set lo up")
 }

@@ -37,7 +37,7 @@ func NewNetwork(virtual ...netip.Prefix) (*Network, error) {
 		return nil, err
 	}
 	// An interface that leads nowhere, because some programs believe no address of lo.
-	commands := []string{"link set lo up", "addr replace " + Node.String() + "/32 dev node", "link set node up"}
+	commands := []string{"addr replace " + Node.String() + "/32 dev node", "link set node up"}
 	if _, err := net.InterfaceByName("node"); err != nil {
 		commands = append([]string{"link add node type veth peer name nowhere", "link set nowhere up"}, commands...)
 	}

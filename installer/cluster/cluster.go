@@ -96,7 +96,7 @@ func Connect(ctx context.Context, t Target) (*Cluster, error) {
 	// These libraries log on standard error what is returned as an error too, or complain that nobody told them not to.
 	klog.SetLogger(logr.Discard())
 	log.SetLogger(logr.Discard())
-	c := &Cluster{Host: config.Host, config: config, version: t.Version, holder: holder(), now: time.Now, poll: time.Second, lease: 15 * time.Second}
+	c := &Cluster{Host: config.Host, config: config, version: t.Version, holder: holder(), now: time.Now, poll: time.Second, lease: 30 * time.Second}
 	v, err := serverVersion(ctx, config)
 	if err != nil {
 		return nil, c.explain(err)

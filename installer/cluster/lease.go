@@ -20,7 +20,7 @@ var errLost = fmt.Errorf("%w: the lease on the mesh was lost, so another sluice 
 // hold takes the lease on the mesh of a namespace, so that two installers can't
 // work on it at once, and renews it until release is called. The context that it returns
 // ends when the lease is lost. A holder that died blocks others for one lease
-// life (15 s); with clocks apart by more than that, the inventory's resource version
+// life (30 s); with clocks apart by more than that, the inventory's resource version
 // is what is left to refuse the second writer.
 func (c *Cluster) hold(ctx context.Context, namespace string) (held context.Context, release func(), err error) {
 	l, err := c.takeLease(ctx, namespace)
@@ -31,7 +31,7 @@ func (c *Cluster) hold(ctx context.Context, namespace string) (held context.Cont
 	done := make(chan struct{})
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
-		tick := time.NewTicker(c.lease / 3)
+		tick := time.NewTicker(c.lease / 6)
 		defer tick.Stop()
 		renewed := c.now()
 		for {
@@ -40,15 +40,11 @@ func (c *Cluster) hold(ctx context.Context, namespace string) (held context.Cont
 				return
 			case <-tick.C:
 			}
-			l.Spec.RenewTime = ptr.To(metav1.NewMicroTime(c.now()))
-			// A context of its own: after Ctrl-C the last request may still be on its way.
-			wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.lease/3)
-			err := c.client.Update(wctx, l)
-			cancel()
+			err := c.renew(ctx, l)
 			switch {
 			case err == nil:
 				renewed = c.now()
-			case apierrors.IsConflict(err), apierrors.IsNotFound(err), c.now().Sub(renewed) > c.lease*2/3:
+			case errors.Is(err, errLost), c.now().Sub(renewed) > c.lease*2/3:
 				lost(errLost)
 				return
 			}
@@ -66,6 +62,30 @@ func (c *Cluster) hold(ctx context.Context, namespace string) (held context.Cont
 			_ = c.client.Delete(dctx, l, client.Preconditions{UID: &l.UID})
 		})
 	}, nil
+}
+
+// renew writes the time into the lease. A busy API server may have carried out what it did not answer in
+// time, and then our own write is in our way: the lease is lost only if it is gone or another's.
+func (c *Cluster) renew(ctx context.Context, l *coordinationv1.Lease) error {
+	// A context of its own: after Ctrl-C the last request may still be on its way.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.lease/3)
+	defer cancel()
+	l.Spec.RenewTime = ptr.To(metav1.NewMicroTime(c.now()))
+	err := c.client.Update(ctx, l)
+	if apierrors.IsConflict(err) {
+		there := &coordinationv1.Lease{}
+		if err = c.client.Get(ctx, client.ObjectKeyFromObject(l), there); err == nil {
+			if there.UID != l.UID || ptr.Deref(there.Spec.HolderIdentity, "") != c.holder {
+				return errLost
+			}
+			l.ResourceVersion = there.ResourceVersion
+			err = c.client.Update(ctx, l)
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return errLost
+	}
+	return err
 }
 
 func (c *Cluster) takeLease(ctx context.Context, namespace string) (*coordinationv1.Lease, error) {

@@ -77,8 +77,8 @@ spec:
     metadata: {labels: {app: NAME}}
     spec:
       serviceAccountName: NAME
-      # Until the sidecars have heard that the pod ends.
-      containers: [{name: app, image: lab/app, lifecycle: {preStop: {sleep: {seconds: 2}}}}]
+      # Not before it listens, and until the sidecars have heard that the pod ends.
+      containers: [{name: app, image: lab/app, readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}, lifecycle: {preStop: {sleep: {seconds: 10}}}}]
 `, "NAME", name)
 }
 

@@ -64,7 +64,7 @@ spec:
         image: lab/app
         # Not before it listens, and until the other proxies have heard that it goes.
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 5}}}
+        lifecycle: {preStop: {sleep: {seconds: 10}}}
 `)
 }
 

@@ -72,10 +72,10 @@ test-e2e: need-go gotestsum envoy redis-server ## The built server behind a real
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
 
 .PHONY: test-mesh
-test-mesh: need-go gotestsum envoy mesh-tools build ## A real mesh in namespaces of its own: API server, istiod, Envoys. Needs root; the first run builds for 15 minutes
+test-mesh: need-go need-namespaces gotestsum envoy build mesh-tools ## A real mesh in namespaces of its own: API server, istiod, Envoys. Needs root; the first run builds for a quarter of an hour
 	@echo "==> tests in a real mesh, with $$($(ENVOY) --version | sed -n 's/.*version: //p')"
 	@SLUICE_ENVOY=$(ENVOY) SLUICE_MESH_TOOLS=$(MESH_TOOLS) SLUICE_MESH_LOGS=$(CURDIR)/artifacts/mesh SLUICE_BIN=$(CURDIR)/bin \
-		gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 30m ./e2e/mesh/...
+		gotestsum --format testname -- -count=1 -p 1 -timeout 15m ./e2e/mesh/...
 
 .PHONY: lint
 lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as locked, known vulnerabilities, generated code as committed
@@ -132,12 +132,15 @@ clean: ## Remove what was built; .tools/ stays (delete it by hand to fetch the t
 
 # --- what the targets above stand on
 
-.PHONY: need-go need-cc
+.PHONY: need-go need-cc need-namespaces
 need-go:
 	@command -v go >/dev/null || { echo "Go is not in PATH; install the version that go.mod names: $$(sed -n 's/^go //p' go.mod)" >&2; exit 1; }
 
 need-cc:
 	@command -v "$$(go env CC)" >/dev/null || { echo "no C compiler ($$(go env CC)): the race detector needs one (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+need-namespaces:
+	@scripts/check-mesh-machine
 
 # The one tool that is not under .tools/: no wheel and no Go module has it.
 .PHONY: redis-server

@@ -66,7 +66,7 @@ var storeChecks = []struct{ code, title string }{
 	{redisconn.CodeUser, "Redis knows the user, who may do what sluiced does."},
 	{redisconn.CodeTopology, "Redis is what the URL says: alone, behind Sentinels, or a cluster."},
 	{redisconn.CodeServing, "It takes writes, for every key."},
-	{codeStore, "Redis is patched, keeps what it is given, and has this version's functions."},
+	{codeStore, "Redis is 7 or newer, keeps what it is given, and has this version's functions."},
 	{codeSecret, "This replica has the secret of the others."},
 	{codeSlow, "It answers well within redis-timeout."},
 	{codeReplicas, "Who else serves on it is seen."},

@@ -51,6 +51,7 @@ type Options struct {
 const (
 	defaultDial        = time.Second
 	defaultTimeout     = time.Second
+	redirect           = time.Millisecond
 	defaultConnections = 64
 )
 
@@ -147,7 +148,9 @@ func (o *Options) universal() (*redis.UniversalOptions, error) {
 		PoolSize:                 refusals,
 		MaxActiveConns:           cmp.Or(o.Connections, defaultConnections),
 		ConnMaxIdleTime:          idle,
-		MaxRetries:               -1, // a command whose answer was lost may have been carried out
+		MaxRetries:               -1,       // a command whose answer was lost may have been carried out
+		MinRetryBackoff:          redirect, // a pipeline waits so long when one of its commands is redirected
+		MaxRetryBackoff:          4 * redirect,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}, nil

@@ -118,7 +118,9 @@ func (p *pilot) lane() {
 			return
 		}
 		sent := time.Now()
-		p.land(batch, p.send(batch), sent)
+		if p.land(batch, p.send(batch), sent) {
+			time.Sleep(movesFor)
+		}
 	}
 }
 
@@ -178,8 +180,8 @@ func (p *pilot) send(batch []*call) []*redis.StringCmd {
 	return cmds
 }
 
-// land gives each call its answer, or a second try.
-func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
+// land gives each call its answer, or another try. It reports whether that one should wait a moment.
+func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (moving bool) {
 	reloaded, tried := false, false
 	for _, cmd := range cmds {
 		if isMissing(cmd.Err()) && !tried {
@@ -203,6 +205,10 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
 				again = append(again, c)
 				continue
 			}
+		case isMoving(err) && !c.left && now.Before(c.deadline):
+			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
+			again, moving = append(again, c), true
+			continue
 		case errors.As(err, &refusal):
 			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
 		default:
@@ -220,7 +226,15 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) {
 		close(c.done)
 	}
 	p.queue = append(again, p.queue...)
+	return moving
 }
+
+// movesFor is about how long a slot takes from one server to the other, if its keys are few.
+const movesFor = time.Millisecond
+
+// isMoving reports whether a slot is on its way to another server: some of its keys are there, and the
+// operation's, which is new, nowhere. Nothing was carried out.
+func isMoving(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "TRYAGAIN ") }
 
 // reroute looks where the slots of a cluster are, on a goroutine of the client's, after a call without an
 // answer: its primary may be dead, and another one in its place. The client itself looks when it is told MOVED, and once a minute.

@@ -13,6 +13,7 @@ import (
 
 // TestF10FlushedFunctions: the functions vanish each second under load.
 func TestF10FlushedFunctions(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	all := open(t, "redis://"+server.Addr, patient, nil)
 	tenants := newTenants(t, 100, plenty, plenty, plenty)
@@ -45,11 +46,13 @@ func TestF10FlushedFunctions(t *testing.T) {
 
 // TestF11LostReplies: a proxy loses the answer after Redis has counted, of one call in a hundred. Half the tenants run dry meanwhile.
 func TestF11LostReplies(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		cluster bool
 	}{{"by one server", false}, {"by a cluster", true}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			proxies := map[string]*proxy{}
 			var all []*replica
 			if c.cluster {

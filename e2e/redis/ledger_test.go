@@ -60,15 +60,21 @@ func open(t *testing.T, url string, within time.Duration, dial func(dialer) dial
 	}
 	all := make([]*replica, replicas)
 	for i := range all {
-		shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: connect(t, url, dial), Timeout: within})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = shared.Close() })
-		all[i] = &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within}), shared}
-		t.Cleanup(all[i].Close)
+		all[i] = openOne(t, connect(t, url, dial), within)
 	}
 	return all
+}
+
+func openOne(t *testing.T, client redis.UniversalClient, within time.Duration) *replica {
+	t.Helper()
+	shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: client, Timeout: within})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shared.Close() })
+	r := &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within}), shared}
+	t.Cleanup(r.Close)
+	return r
 }
 
 type dialer = func(ctx context.Context, network, address string) (conn, error)
@@ -331,4 +337,25 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-timer.C:
 	}
+}
+
+// between are the questions that were asked after one moment and before another.
+func (a answers) between(from, to time.Time) (out answers) {
+	for _, s := range a {
+		if s.at.After(from) && s.at.Before(to) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// degradedAdmissions are those of each tenant that came without Redis.
+func (a answers) degradedAdmissions(tenants []tenant) []int64 {
+	var without answers
+	for _, s := range a {
+		if s.degraded {
+			without = append(without, s)
+		}
+	}
+	return without.of(tenants)
 }

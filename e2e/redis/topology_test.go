@@ -73,22 +73,20 @@ func watch(t *testing.T, s *redistest.Server) (addr string) {
 	return addr
 }
 
-// node is a server of a cluster, as it describes itself.
+// node is a server of a cluster, as it tells the others about itself.
 type node struct {
 	*redistest.Server
-	c        *redis.Client
-	id, host string
-	port     string
-	bus      string
+	c         *redis.Client
+	id        string
+	port, bus string
 }
 
 // quick makes a cluster notice within a second or two that a server is gone.
-var quick = []string{"--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}
+var quick = []string{"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}
 
 func describe(t *testing.T, s *redistest.Server) *node {
 	t.Helper()
 	n := &node{Server: s, c: alone(t, s)}
-	n.host, n.port, _ = net.SplitHostPort(s.Addr)
 	lines, err := n.c.ClusterNodes(t.Context()).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +94,8 @@ func describe(t *testing.T, s *redistest.Server) *node {
 	for line := range strings.Lines(lines) {
 		if f := strings.Fields(line); strings.HasPrefix(f[2], "myself") {
 			n.id = f[0]
-			_, bus, _ := strings.Cut(f[1], "@")
+			address, bus, _ := strings.Cut(f[1], "@")
+			n.port = address[strings.LastIndex(address, ":")+1:]
 			n.bus, _, _ = strings.Cut(bus, ",")
 		}
 	}
@@ -104,27 +103,44 @@ func describe(t *testing.T, s *redistest.Server) *node {
 }
 
 // primaries starts a cluster of three.
-func primaries(t *testing.T, args ...string) []*node {
+func primaries(t *testing.T) []*node {
 	t.Helper()
 	var nodes []*node
-	for _, s := range redistest.Cluster(t, append(quick, args...)...) {
+	for _, s := range redistest.Cluster(t, quick[4:]...) {
 		nodes = append(nodes, describe(t, s))
 	}
 	return nodes
 }
 
 // join starts a replica of n in its cluster, which has some nodes then.
-func (n *node) join(t *testing.T, nodes int, args ...string) *node {
+func (n *node) join(t *testing.T, nodes int) *node {
 	t.Helper()
-	r := describe(t, redistest.Start(t, append(append([]string{"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"}, quick...), args...)...))
-	if err := r.c.Do(t.Context(), "CLUSTER", "MEET", n.host, n.port, n.bus).Err(); err != nil {
+	r := describe(t, redistest.Start(t, quick...))
+	n.meet(t, r)
+	r.replicate(t, n, nodes)
+	return r
+}
+
+// meet makes r known to the cluster of n.
+func (n *node) meet(t *testing.T, r *node) {
+	t.Helper()
+	if err := r.c.Do(t.Context(), "CLUSTER", "MEET", "127.0.0.1", n.port, n.bus).Err(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a replica knows its primary", soon, func() bool { return r.c.ClusterReplicate(t.Context(), n.id).Err() == nil })
-	synced(t, r.c)
-	until(t, "a replica knows all", soon, func() bool {
-		info, err := r.c.ClusterInfo(t.Context()).Result()
+}
+
+// replicate makes n a replica, and waits until it has everything and knows all nodes.
+func (n *node) replicate(t *testing.T, of *node, nodes int) {
+	t.Helper()
+	until(t, "a replica knows its primary", soon, func() bool { return n.c.ClusterReplicate(t.Context(), of.id).Err() == nil })
+	synced(t, n.c)
+	n.knows(t, nodes)
+}
+
+func (n *node) knows(t *testing.T, nodes int) {
+	t.Helper()
+	until(t, "a node knows all, and that all slots are served", soon, func() bool {
+		info, err := n.c.ClusterInfo(t.Context()).Result()
 		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d\r", nodes))
 	})
-	return r
 }

@@ -1,0 +1,40 @@
+package redis_test
+
+import (
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// TestF16Reshard moves a quarter of a cluster's slots to another primary, as an operator does, under load.
+func TestF16Reshard(t *testing.T) {
+	const slots = 4096
+	nodes := primaries(t)
+	all := open(t, "redis+cluster://"+nodes[2].Addr, budget, nil)
+	tenants := newTenants(t, 300, plenty, plenty, plenty)
+	var took time.Duration
+	have := load{all, tenants, 8, 10 * time.Millisecond}.run(func() {
+		wait(t.Context(), time.Second)
+		start := time.Now()
+		out, err := exec.CommandContext(t.Context(), "redis-cli", "--cluster", "reshard", nodes[0].Addr, "--cluster-from", nodes[0].id, "--cluster-to", nodes[1].id,
+			"--cluster-slots", strconv.Itoa(slots), "--cluster-yes", "--cluster-pipeline", "1000").CombinedOutput()
+		if took = time.Since(start); err != nil {
+			t.Errorf("redis-cli: %v\n%s", err, out[max(0, len(out)-2000):])
+		}
+		wait(t.Context(), time.Second)
+	})
+	settled(t, all)
+	opened := uint64(0)
+	for _, r := range all {
+		opened += r.Stats().Opened
+	}
+	t.Logf("F16: %d slots were moved in %v; %d answers, %d failed, %d without Redis, no replica stopped asking but %d times; p99 %v, longest %v",
+		slots, took.Round(time.Millisecond), len(have), have.failed(), have.degraded(), opened, have.slow(99), have.slow(100))
+	have.exact(t, all[0].shared, tenants)
+	have.inTime(t)
+	// A call of a slot that is on its way waits for it, within the budget: on a machine that does other things it may take longer.
+	if have.failed() > 0 || opened > 0 || have.degraded()*200 > len(have) {
+		t.Errorf("of %d answers %d failed, %d came without Redis; %d times a replica stopped asking", len(have), have.failed(), have.degraded(), opened)
+	}
+}

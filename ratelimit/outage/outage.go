@@ -83,6 +83,7 @@ type Store struct {
 	owed     journal // admitted without it
 	trouble  trouble
 	settling atomic.Bool
+	handing  atomic.Int64 // operations that settle has taken, and that may not be counted yet
 
 	prefix  uint64 // of the ids made here
 	minted  atomic.Uint64
@@ -277,7 +278,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{
 		Open:     s.openLanes() > 0,
 		Silences: s.silences.Load(), Disorders: s.disorders.Load(), Crowded: s.crowded.Load(),
-		Owed: s.owed.len(), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load(),
+		Owed: s.owed.len() + int(s.handing.Load()), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load(),
 	}
 	for i := range s.lanes {
 		out.Opened += s.lanes[i].opened.Load()

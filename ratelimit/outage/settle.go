@@ -45,6 +45,7 @@ func (s *Store) settle() {
 			}
 		}
 		left = append(left, s.owed.take()...)
+		s.handing.Store(records(left))
 		if len(left) == 0 {
 			return
 		}
@@ -54,12 +55,21 @@ func (s *Store) settle() {
 		case len(left) == 0: // there may be more by now
 		case !failed: // for the next breaker that closes
 			s.owed.giveBack(left)
+			s.handing.Store(0)
 			s.trouble.begin(time.Now(), false)
 			return
 		case !s.pause(wait):
 			return
 		}
 	}
+}
+
+// records is how many there are.
+func records(pages []*page) (n int64) {
+	for _, p := range pages {
+		n += int64(len(p.records))
+	}
+	return n
 }
 
 // settleAll is the pages of which something is left, and whether that is so for another reason than an open breaker.

@@ -83,9 +83,9 @@ func (c *Catalog) catchUp(ctx context.Context) error {
 	at := c.shared.at.Load().revision
 	revision := max(c.revision+1, at)
 	var next *state
-	if news.delta != nil {
+	if news.delta != nil && now.files.ownsNone(&news.delta.put) == nil {
 		next, err = c.after(now, news.delta, revision)
-	} else {
+	} else { // which says of an entry that a file here has, too, that it is there twice
 		next, err = c.build(now.files, news.own, revision)
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -464,6 +465,24 @@ func TestReplicasWithFoldersShareOneNumber(t *testing.T) {
 		within(t, patient, "the file", func() bool { return len(r.View().Plans) == 2 })
 	}
 	same(t, bound, all)
+
+	t.Run("an entry of another replica does not take the place of a file's", func(t *testing.T) {
+		write(t, dirs[1], "i.yaml", "tenants: [{id: barred, plan: filed, suspended: true}]")
+		within(t, patient, "the file", all[1].has("barred"))
+		must(t, all[0].Update(func(e *Edit) error { e.Tenants.Put(quota.Tenant{ID: "barred", Plan: "filed"}); return nil }, false))
+		within(t, bound, "the refusal", func() bool {
+			a := all[1].Snapshot().Account("barred")
+			_, _, refused := all[1].Shared()
+			return refused != nil || !a.Suspended
+		})
+		if a := all[1].Snapshot().Account("barred"); !a.Suspended {
+			t.Error("what a file suspends is not suspended")
+		}
+		must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("barred"); return nil }, false))
+		must(t, os.Remove(filepath.Join(dirs[1], "i.yaml")))
+		within(t, patient, "the file is gone", func() bool { return !all[1].has("barred")() })
+		same(t, bound, all)
+	})
 
 	t.Run("what is not valid beside a replica's files does not decide there", func(t *testing.T) {
 		write(t, dirs[0], "h.yaml", "plans: [{name: here}]")

@@ -226,6 +226,37 @@ func TestReapplyKnowsWhen(t *testing.T) {
 	}
 }
 
+// What is given back again is heard by those who remember a denial, with no right to another channel.
+func TestReapplyTellsOfWhatIsGivenBack(t *testing.T) {
+	server := redistest.Start(t)
+	admin := connect(t, server.Addr)
+	l, charge := limitOf(ratelimit.Fixed, 5, 366*24*time.Hour), []ratelimit.Charge{{Cell: cellOf(1), Hits: 1}}
+	charge[0].Limit = l
+	here, there := openTest(t, Options{Client: admin}), openTest(t, Options{Client: admin})
+	eventually(t, "the channel is heard", func() bool { return there.Stats().Listening })
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "default", "resetchannels", "&sluice:*").Err(); err != nil {
+		t.Fatal(err)
+	}
+	ask := func() bool {
+		ok, err := there.Charge(ratelimit.Operation{}, charge, make([]ratelimit.Outcome, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	for ask() {
+	}
+	back := charge[0]
+	back.Hits = -1
+	if err := here.Reapply(t.Context(), []Applied{{ratelimit.Operation{Now: time.Now().UnixMicro(), ID: [16]byte{1}}, []ratelimit.Charge{back}}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what was given back is there", ask)
+	if ask() {
+		t.Error("more was given back than one")
+	}
+}
+
 func TestCloseLeavesNothing(t *testing.T) {
 	client := connect(t, redistest.Start(t).Addr)
 	if err := Migrate(context.Background(), Options{Client: client}); err != nil {

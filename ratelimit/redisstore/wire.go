@@ -179,11 +179,11 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 		}
 	}
 	ends = append(ends, len(text))
-	switch {
-	case r.forced:
+	if r.forced {
 		text = appendUint(text, min(max(op.Now, 0), maxTime), 7)
 		ends = append(ends, len(text))
-	case r.frees:
+	}
+	if r.frees {
 		text = append(text, s.channel()...)
 		ends = append(ends, len(text))
 	}

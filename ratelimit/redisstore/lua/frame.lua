@@ -5,7 +5,7 @@
 -- id (16), then for each charge:
 -- algorithm (1), flags (1), index of its cell (1), hits (5) and three numbers that
 -- its algorithm knows (7, 6, 5); with SUMMED, what to ask for instead of hits (6).
--- ARGV[2]: with FORCE when it was (7 bytes), with hits given back the channel.
+-- Then, with FORCE, when it was (7 bytes); then, with hits given back, the channel.
 --
 -- The answer: what came of it (1 byte), now (7), then each cell as it was found: its
 -- length (2), and it. What each limit says follows from that, and is for the caller to say.
@@ -159,7 +159,7 @@ local function charge(keys, args)
         apply(i, key, v, at, given)
       end
       if hits < 0 then
-        call('PUBLISH', args[2], key)
+        call('PUBLISH', args[#args], key)
       end
     end
   end

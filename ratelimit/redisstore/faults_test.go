@@ -22,6 +22,7 @@ type lossy struct {
 	every int64 // swallows each so manyth answer; 0: none
 	seen  atomic.Int64
 	lost  atomic.Int64
+	then  func() // after one was swallowed; nil: nothing
 }
 
 func newLossy(t *testing.T, server string) *lossy {
@@ -64,6 +65,9 @@ func (p *lossy) answers(near, far net.Conn) {
 		}
 		if every := atomic.LoadInt64(&p.every); every > 0 && p.seen.Add(1)%every == 0 {
 			p.lost.Add(1)
+			if p.then != nil {
+				p.then()
+			}
 			return
 		}
 		if _, err := near.Write(buf[:n]); err != nil {
@@ -109,6 +113,37 @@ func TestF11LostAnswersCountOnce(t *testing.T) {
 		if n := used(t, s, charges[1].Cell, wide); n != admitted.Load() {
 			t.Errorf("algorithm %d: %d are counted, and %d were admitted", a, n, admitted.Load())
 		}
+	}
+}
+
+// A second try that is refused does not say that the first was not charged.
+func TestARefusalAfterALostAnswerIsNoAnswer(t *testing.T) {
+	server := redistest.Start(t)
+	admin, proxy := connect(t, server.Addr), newLossy(t, server.Addr)
+	s := openTest(t, Options{Client: connect(t, proxy.Addr)})
+	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	proxy.then = func() {
+		atomic.StoreInt64(&proxy.every, 0)
+		if err := admin.Do(context.Background(), "REPLICAOF", "127.0.0.1", "1").Err(); err != nil {
+			t.Error(err)
+		}
+	}
+	l := limitOf(ratelimit.Fixed, 10, time.Hour)
+	if _, err := chargeOne(s, cellOf(1), l, 1); err != nil { // from now on there is a connection
+		t.Fatal(err)
+	}
+	atomic.StoreInt64(&proxy.every, 1)
+	if _, err := chargeOne(s, cellOf(1), l, 1); !errors.Is(err, ErrNoAnswer) || errors.Is(err, ErrRefused) {
+		t.Errorf("%v", err)
+	}
+	if err := admin.Do(context.Background(), "REPLICAOF", "NO", "ONE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n := used(t, s, cellOf(1), l); n != 2 {
+		t.Errorf("%d are charged, want 2", n)
+	}
+	if proxy.lost.Load() == 0 {
+		t.Error("no answer was lost")
 	}
 }
 

@@ -27,6 +27,7 @@ type call struct {
 	mode     int // index of the argument that begins with the mode
 	deadline time.Time
 	tries    int
+	unsure   bool // a try had no answer, so it may have been charged
 	done     chan struct{}
 
 	// Under the pilot's mutex.
@@ -52,6 +53,14 @@ func (c *call) again() {
 	if request := c.args[c.mode].(string); request[0]&^listed == fresh {
 		c.args[c.mode] = string(rune(request[0]+careful)) + request[1:]
 	}
+}
+
+// refused is what an error reply to c comes to: that of a second try says nothing about the first.
+func (c *call) refused() error {
+	if c.unsure {
+		return ErrNoAnswer
+	}
+	return ErrRefused
 }
 
 // pilot gathers calls into pipelines. A call that finds a lane free leaves at
@@ -200,7 +209,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (mo
 		case err == nil:
 			c.reply, c.err = reply, nil
 		case isMissing(err):
-			c.err = fmt.Errorf("%w: %w; run 'sluiced migrate'", ErrRefused, err)
+			c.err = fmt.Errorf("%w: %w; run 'sluiced migrate'", c.refused(), err)
 			if reloaded && c.tries < maxTries && !c.left && now.Before(c.deadline) {
 				again = append(again, c)
 				continue
@@ -210,9 +219,9 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (mo
 			again, moving = append(again, c), true
 			continue
 		case errors.As(err, &refusal):
-			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
+			c.err = fmt.Errorf("%w: %w", c.refused(), err)
 		default:
-			c.err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
+			c.err, c.unsure = fmt.Errorf("%w: %w", ErrNoAnswer, err), true
 			if c.tries < maxTries && !c.left && now.Before(c.deadline) {
 				c.again()
 				p.s.stats.resends.Add(1)

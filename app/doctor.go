@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
 	"github.com/voicecore-ai/sluice/replicas"
@@ -158,6 +159,9 @@ func examineKept(ctx context.Context, config Config, client redis.UniversalClien
 		for _, one := range each(err) {
 			add(codeStore, storeFinding{Severity: "fail", Object: config.Redis.URL, Says: one.Error()})
 		}
+	}
+	if err := catalog.Check(ctx, client, config.Redis.Prefix); err != nil {
+		add(codeStore, storeFinding{Severity: "fail", Object: object, Says: err.Error()})
 	}
 	keys, err := loadKeys(config.secrets())
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,6 +15,7 @@ import (
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
+	"github.com/voicecore-ai/sluice/replicas"
 )
 
 // patienceWithRedis bounds what is asked of Redis outside of requests.
@@ -72,7 +74,9 @@ func migrate(ctx context.Context, config Config, w io.Writer) error {
 	if err := redisconn.Refusal(redisconn.Check(ctx, o)); err != nil {
 		return err
 	}
-	if err := redisstore.Migrate(ctx, config.Redis.store(client)); err != nil {
+	store := config.Redis.store(client)
+	store.Beside = append(slices.Clone(replicas.Keys), catalog.Keys)
+	if err := redisstore.Migrate(ctx, store); err != nil {
 		return errors.Join(err, errors.New("functions: not loaded everywhere; see 'sluiced migrate --help' and docs/stores.md for the rights that it takes, and run it again"))
 	}
 	if err := catalog.Migrate(ctx, client, config.Redis.Prefix); err != nil {

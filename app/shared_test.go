@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/voicecore-ai/sluice/quota"
+	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/replicas"
 )
@@ -83,6 +85,44 @@ func TestReplicasShareARedis(t *testing.T) {
 		command(t, 0, "migrate", "--redis-url", "redis://"+r.Addr, "--redis-prefix", "other:")
 		onRedis(t, r, "--redis-prefix", "other:")
 	})
+}
+
+// The catalogue is one for all replicas, and outlives a Redis that lost everything: it comes back from those who know it,
+// the functions by the next 'sluiced migrate', whatever came first.
+func TestReplicasShareACatalogue(t *testing.T) {
+	r, secrets := newRedis(t), secretsFolder(t)
+	all := []*server{onRedis(t, r, "--secrets", secrets), onRedis(t, r, "--secrets", secrets)}
+	put := func(name string) error {
+		return all[0].catalog.Update(func(e *catalog.Edit) error { e.Plans.Put(quota.Plan{Name: name}); return nil }, false)
+	}
+	has := func(n int) func() bool {
+		return func() bool {
+			return len(all[1].catalog.View().Plans) == n && value(all[0].page(t), "sluice_catalog_revision") == value(all[1].page(t), "sluice_catalog_revision")
+		}
+	}
+	if err := put("gold"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other has the plan", has(1))
+	if confirmed := value(all[1].page(t), "sluice_catalog_confirmed_timestamp_seconds"); confirmed == "" || value(all[1].page(t), "sluice_catalog_refused") != "0" {
+		t.Errorf("confirmed at %q", confirmed)
+	}
+	r.Restart()
+	eventually(t, "the catalogue is back", func() bool {
+		return catalog.Check(t.Context(), all[0].shared.client, all[0].config.Redis.Prefix) == nil
+	})
+	command(t, 0, "migrate", "--redis-url", "redis://"+r.Addr)
+	if err := put("silver"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other has both plans", has(2))
+	third := onRedis(t, r, "--secrets", secrets)
+	if n := len(third.catalog.View().Plans); n != 2 {
+		t.Errorf("a replica that starts now has %d plans", n)
+	}
+	if _, err := os.Stat(filepath.Join(third.config.Data, catalogFile)); err == nil {
+		t.Error("it keeps a file of them")
+	}
 }
 
 // refused is why a server does not start. It leaves nothing running.

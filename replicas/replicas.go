@@ -34,6 +34,9 @@ const (
 	secretKey = "secret"
 )
 
+// Keys are all keys in Redis that this package writes, behind the prefix.
+var Keys = []string{livesKey, secretKey}
+
 // Presence is this replica among the others. It is safe for concurrent use.
 type Presence struct {
 	client redis.UniversalClient

@@ -15,9 +15,13 @@ func Files(c *catalog.Catalog, refused map[string]func() bool) prometheus.Collec
 }
 
 var (
-	revisionDesc = prometheus.NewDesc("sluice_catalog_revision", "The revision of the catalogue that decides requests.", nil, nil)
-	loadedDesc   = prometheus.NewDesc("sluice_catalog_loaded_timestamp_seconds", "When the files of the catalogue were last loaded without a problem.", nil, nil)
-	wrongDesc    = prometheus.NewDesc("sluice_files_refused",
+	revisionDesc  = prometheus.NewDesc("sluice_catalog_revision", "The revision of the catalogue that decides requests.", nil, nil)
+	loadedDesc    = prometheus.NewDesc("sluice_catalog_loaded_timestamp_seconds", "When the files of the catalogue were last loaded without a problem.", nil, nil)
+	confirmedDesc = prometheus.NewDesc("sluice_catalog_confirmed_timestamp_seconds",
+		"When Redis last said that nothing is newer than the shared entries that are known here.", nil, nil)
+	besideDesc = prometheus.NewDesc("sluice_catalog_refused",
+		"1 while the shared entries are not valid beside this replica's files, and the last good catalogue decides. The log says why.", nil, nil)
+	wrongDesc = prometheus.NewDesc("sluice_files_refused",
 		"1 while the files of a setting can't be used as they are now, and what was last good stays in force. The log says why.", []string{"setting"}, nil)
 )
 
@@ -31,6 +35,8 @@ func (f files) Describe(c chan<- *prometheus.Desc) {
 	c <- revisionDesc
 	c <- loadedDesc
 	c <- wrongDesc
+	c <- confirmedDesc
+	c <- besideDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -38,6 +44,10 @@ func (f files) Collect(c chan<- prometheus.Metric) {
 	revision, loaded, _ := f.catalog.Status()
 	c <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(revision))
 	c <- prometheus.MustNewConstMetric(loadedDesc, prometheus.GaugeValue, float64(loaded.UnixMilli())/1e3)
+	if confirmed, shared, refused := f.catalog.Shared(); shared {
+		c <- prometheus.MustNewConstMetric(confirmedDesc, prometheus.GaugeValue, float64(confirmed.UnixMilli())/1e3)
+		c <- prometheus.MustNewConstMetric(besideDesc, prometheus.GaugeValue, oneIf(refused != nil))
+	}
 	for setting, refused := range f.refused {
 		c <- prometheus.MustNewConstMetric(wrongDesc, prometheus.GaugeValue, oneIf(refused()), setting)
 	}

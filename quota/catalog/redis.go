@@ -39,6 +39,9 @@ const (
 	loadAttempts = 5
 )
 
+// Keys begins all keys in Redis that this package writes, behind the prefix.
+const Keys = "{catalog}:"
+
 // position is a change: where somebody has come to.
 type position struct {
 	revision uint64
@@ -56,7 +59,7 @@ type shared struct {
 }
 
 func newShared(client redis.UniversalClient, prefix string, log *slog.Logger) *shared {
-	s := &shared{redis: client, base: prefix + "{catalog}:", log: log}
+	s := &shared{redis: client, base: prefix + Keys, log: log}
 	s.at.Store(&position{})
 	return s
 }
@@ -100,6 +103,13 @@ func Migrate(ctx context.Context, client redis.UniversalClient, prefix string) e
 	if errors.Is(err, redis.TxFailedErr) { // another was faster
 		_, err = s.head(ctx, client)
 	}
+	return s.explain(err)
+}
+
+// Check says what is wrong with the catalogue under the prefix, without reading its entries.
+func Check(ctx context.Context, client redis.UniversalClient, prefix string) error {
+	s := newShared(client, prefix, slog.New(slog.DiscardHandler))
+	_, err := s.head(ctx, client)
 	return s.explain(err)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -178,7 +179,10 @@ func (o *Options) checkKeys(ctx context.Context) error {
 	return each(ctx, o.Client, func(ctx context.Context, c *redis.Client) error {
 		for _, prefix := range []string{o.Prefix, o.Counters} {
 			keys := c.Scan(ctx, 0, escapeGlob(prefix)+"*", 10_000).Iterator()
-			if keys.Next(ctx) {
+			for keys.Next(ctx) {
+				if prefix == o.Prefix && slices.ContainsFunc(o.Beside, func(part string) bool { return strings.HasPrefix(keys.Val(), prefix+part) }) {
+					continue
+				}
 				return fmt.Errorf("redisstore: key %q at %s is another program's; give Sluice prefixes, or a Redis, of its own, or remove the key", keys.Val(), c.Options().Addr)
 			}
 			if err := keys.Err(); err != nil {

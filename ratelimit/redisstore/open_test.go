@@ -192,3 +192,19 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		<-time.After(time.Millisecond)
 	}
 }
+
+// Replicas that run write their own keys to a Redis that lost everything, before anybody migrates it again.
+func TestMigrateKnowsTheKeysBesideIts(t *testing.T) {
+	ctx := t.Context()
+	c := connect(t, redistest.Start(t).Addr)
+	c.Set(ctx, "sluice:secret", "x", 0)
+	o := Options{Client: c, Beside: []string{"secret"}}
+	if err := Migrate(ctx, o); err != nil {
+		t.Error(err)
+	}
+	c.Del(ctx, "sluice:store")
+	c.Set(ctx, "sluice:jobs", "x", 0)
+	if err := Migrate(ctx, o); err == nil || !strings.Contains(err.Error(), `"sluice:jobs"`) {
+		t.Errorf("another program's key: %v", err)
+	}
+}

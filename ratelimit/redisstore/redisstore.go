@@ -56,6 +56,9 @@ type Options struct {
 	Client redis.UniversalClient
 	// Prefix begins the keys and channels that have names; "" is "sluice:".
 	Prefix string
+	// Beside begins, behind Prefix, the keys of others who belong here: those who run write theirs again to a Redis that
+	// lost everything, before Migrate comes to mark the keys.
+	Beside []string
 	// Counters begins the keys of cells; "" is "q:". With a longer one a cell costs 16 bytes more.
 	Counters string
 	// Timeout bounds each call, sent again or not; 0 is 50 ms. Envoy's own

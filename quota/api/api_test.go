@@ -51,10 +51,16 @@ type world struct {
 
 func newWorld(t *testing.T, dir string) *world {
 	t.Helper()
+	return newWorldOn(t, catalog.Options{Dir: dir, DB: filepath.Join(t.TempDir(), "catalog.db")})
+}
+
+func newWorldOn(t *testing.T, o catalog.Options) *world {
+	t.Helper()
 	w := &world{now: start}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	o.CellKey, o.Log = [16]byte{2}, log
 	var err error
-	w.catalog, err = catalog.Open(catalog.Options{Dir: dir, DB: filepath.Join(t.TempDir(), "catalog.db"), CellKey: [16]byte{2}, Log: log})
+	w.catalog, err = catalog.Open(o)
 	must(t, err)
 	w.store = memstore.New(memstore.Options{MaxCells: 10_000})
 	w.service, err = New(Options{

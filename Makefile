@@ -55,11 +55,11 @@ test-faults: need-go gotestsum redis-server ## The fault tests, with figures: ki
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 5m -run '^Test(F[0-9]+|A[0-9]+|RedisIsGone)' -p 1 ./e2e/redis ./ratelimit/outage
 
 # What a stranger's bytes reach first; 'make test' runs the corpora of all targets.
-FUZZ_TARGETS := ./authz:FuzzCanonicalPath ./authz:FuzzCondition ./authz/authn:FuzzParseXFCC ./authz/authn:FuzzToken ./authz/extauthz:FuzzCheck
+FUZZ_TARGETS := ./authz:FuzzCanonicalPath ./authz:FuzzCondition ./authz/authn:FuzzParseXFCC ./authz/authn:FuzzToken ./authz/extauthz:FuzzCheck ./ratelimit/redisstore:FuzzStep
 FUZZ_TIME := 30s
 
 .PHONY: fuzz
-fuzz: need-go ## Fuzz what reads hostile bytes first, FUZZ_TIME (30s) each: paths, conditions, XFCC, tokens, checks
+fuzz: need-go redis-server ## Fuzz what reads hostile bytes first, FUZZ_TIME (30s) each: paths, conditions, XFCC, tokens, checks; and the steps of limits, Go against Redis
 	@for target in $(FUZZ_TARGETS); do \
 		echo "==> $${target#*:} for $(FUZZ_TIME)"; \
 		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(FUZZ_TIME) "$${target%%:*}"; \

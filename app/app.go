@@ -256,7 +256,7 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
 		}
 	}
-	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft()})
+	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft(), OneShard: a.shared != nil && a.shared.counters.OneShard()})
 	a.rls.Register(a.grpc)
 	reflection.Register(a.grpc)
 	return nil

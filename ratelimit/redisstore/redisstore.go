@@ -106,7 +106,7 @@ func (s *Store) Stats() Stats {
 }
 
 // OneShard reports whether all charges of a request must have the same Shard,
-// as on Redis Cluster. Who loads limits that could lie on several refuses them then.
+// as on Redis Cluster. Whoever names the cells keeps those of a request together then.
 func (s *Store) OneShard() bool { return s.cluster }
 
 // Close ends what s has running, in at most Options.Timeout. Calls that come later get ErrClosed.

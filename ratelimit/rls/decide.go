@@ -123,6 +123,9 @@ func (d *Door) match(c *call, dom *domain) bool {
 			m.rule, c.key, first = dom.match(entries, c.key)
 		}
 		if m.rule != nil && m.rule.limit != nil {
+			if d.o.OneShard {
+				first = prefix
+			}
 			m.cell, c.key = d.hash.cell(c.key, first, m.rule.limit)
 		}
 		c.met = append(c.met, m)

@@ -99,6 +99,9 @@ type Options struct {
 	// Soft is the stage of a roll-out in which no limit refuses: all are counted as if in shadow.
 	// What can't be counted, and who may not ask, is answered as ever.
 	Soft bool
+	// OneShard keeps a domain's counters on one shard, for a store that can't charge several at once, such
+	// as a Redis Cluster: descriptors of one request may differ in their first entries.
+	OneShard bool
 	// Headers adds RateLimit-Limit, -Remaining and -Reset to the response, as the
 	// reference can; Envoy's enable_x_ratelimit_headers needs no help from here.
 	Headers bool

@@ -147,7 +147,7 @@ func newHasher(key [16]byte) hasher {
 }
 
 // cell names the counter of key = domain and entries under a limit; the shard
-// comes from the first bytes of key: domain and first entry. The window is
+// comes from the first bytes of key: domain and, where a request may span shards, first entry. The window is
 // part of the name, so another unit is another counter.
 func (h hasher) cell(key []byte, first int, l *ratelimit.Limit) (c ratelimit.Cell, out []byte) {
 	c.Shard = siphash.Hash(h.k0, h.k1, key[:first])

@@ -188,7 +188,7 @@ func supportPacks(t *testing.T, c *lab.Cluster, address string) {
 		"index.json":   `"redacted": `,
 		"status.json":  `"profile": "minimal"`,
 		"proxies.json": `"namespace": "apps"`,
-		"objects/istio-system/Deployment-istiod.yaml": "image: registry.istio.io/release/pilot",
+		"objects/istio-system/Deployment-istiod.yaml": "image: docker.io/istio/pilot",
 		"events/apps.txt":                                        "Warning Planted Pod/shop",
 		"pods/apps/" + shop.Name + ".yaml":                       "name: DATABASE",
 		"logs/istio-system/" + gateway.Name + "/istio-proxy.log": "GET /v1/calls?access_token=[redacted]",

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -182,59 +181,6 @@ func TestF10FunctionsFlushed(t *testing.T) {
 		t.Error("the functions were never loaded again")
 	}
 	t.Logf("loaded again %d times", s.Stats().Reloads)
-}
-
-// Redis frozen, or gone: every call ends in time, nothing stays behind, and it goes on afterwards.
-func TestRedisInTrouble(t *testing.T) {
-	for _, c := range []struct {
-		name       string
-		harm, mend func(s *redistest.Server)
-	}{
-		{"frozen", (*redistest.Server).Freeze, (*redistest.Server).Thaw},
-		{"killed", (*redistest.Server).Kill, (*redistest.Server).Restart},
-	} {
-		t.Run("Redis is "+c.name, func(t *testing.T) {
-			server := redistest.Start(t)
-			client := connect(t, server.Addr)
-			const timeout = 200 * time.Millisecond
-			s := openTest(t, Options{Client: client, Timeout: timeout})
-			l := limitOf(ratelimit.Fixed, 1<<30, 24*time.Hour)
-			eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
-			before := runtime.NumGoroutine()
-			c.harm(server)
-			var wg sync.WaitGroup
-			var slowest atomic.Int64
-			for range 50 {
-				wg.Go(func() {
-					for range 3 {
-						start := time.Now()
-						_, err := chargeOne(s, cellOf(1), l, 1)
-						if !errors.Is(err, ErrNoAnswer) {
-							t.Errorf("it said %v", err)
-						}
-						for d := int64(time.Since(start)); ; {
-							if old := slowest.Load(); d <= old || slowest.CompareAndSwap(old, d) {
-								break
-							}
-						}
-					}
-				})
-			}
-			wg.Wait()
-			t.Logf("the slowest of 150 calls took %v of %v", time.Duration(slowest.Load()), timeout)
-			if d := time.Duration(slowest.Load()); d > 5*timeout { // the machine may be busy; not so busy
-				t.Errorf("a call took %v", d)
-			}
-			eventually(t, "silence is noticed", func() bool { return !s.Stats().Listening })
-			c.mend(server)
-			eventually(t, "it goes on", func() bool {
-				_, err := chargeOne(s, cellOf(2), l, 1)
-				return err == nil
-			})
-			eventually(t, "the channel is heard again", func() bool { return s.Stats().Listening })
-			eventually(t, "no call is parked", func() bool { return runtime.NumGoroutine() <= before+2 })
-		})
-	}
 }
 
 // A refused caller who asks again costs nothing, until something has changed.

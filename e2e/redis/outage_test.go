@@ -1,4 +1,4 @@
-package outage
+package redis_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/outage"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
 	"github.com/voicecore-ai/sluice/redistest"
@@ -19,7 +20,7 @@ import (
 
 // rig is a store on a real Redis, under load.
 type rig struct {
-	*Store
+	*outage.Store
 	t      *testing.T
 	shared *redisstore.Store
 	limit  *ratelimit.Limit
@@ -27,10 +28,10 @@ type rig struct {
 	next   atomic.Uint64
 
 	mu    sync.Mutex
-	calls []sample
+	calls []reply
 }
 
-type sample struct {
+type reply struct {
 	at, took time.Duration // at: since the load began
 	shard    uint64
 	admitted bool
@@ -58,7 +59,7 @@ func newRig(t *testing.T, url string, shards uint64) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = shared.Close() })
-	s := New(Options{Shared: shared, Slot: shared.Slot})
+	s := outage.New(outage.Options{Shared: shared, Slot: shared.Slot})
 	t.Cleanup(s.Close)
 	limit := &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: 1 << 30, Window: 366 * 24 * time.Hour, OnOutage: ratelimit.OutageLocal}
 	return &rig{Store: s, t: t, shared: shared, limit: limit, shards: shards}
@@ -98,7 +99,7 @@ func (r *rig) one(start time.Time) {
 	shard := r.next.Add(1) % r.shards
 	began := time.Now()
 	ok, err := r.Charge(ratelimit.Operation{Now: began.UnixMicro()}, r.charge(shard), o[:])
-	s := sample{began.Sub(start), time.Since(began), shard, ok, o[0].Degraded, err != nil}
+	s := reply{began.Sub(start), time.Since(began), shard, ok, o[0].Degraded, err != nil}
 	r.mu.Lock()
 	r.calls = append(r.calls, s)
 	r.mu.Unlock()
@@ -117,19 +118,6 @@ func (r *rig) used() (sum int64) {
 		sum += r.limit.Hits - o[0].Remaining
 	}
 	return sum
-}
-
-// until waits for what must come true within d.
-func (r *rig) until(what string, d time.Duration, ok func() bool) (took time.Duration) {
-	r.t.Helper()
-	start := time.Now()
-	for !ok() {
-		if time.Since(start) > d {
-			r.t.Fatalf("after %v it is not so: %s", d, what)
-		}
-		pass(5 * time.Millisecond)
-	}
-	return time.Since(start)
 }
 
 type figures struct {
@@ -153,7 +141,7 @@ func (r *rig) figuresOf(from, to time.Duration, of func(shard uint64) bool) (f f
 		}
 		f.calls++
 		took = append(took, s.took)
-		if s.took > r.o.Budget+20*time.Millisecond { // the scheduler's
+		if s.took > budget+20*time.Millisecond { // the scheduler's
 			f.late++
 		}
 		if s.admitted {
@@ -200,18 +188,18 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 			var failed, healed time.Duration
 			var opened, closed time.Duration
 			r.load(func(since func() time.Duration) {
-				pass(3 * time.Second)
+				wait(t.Context(), 3*time.Second)
 				c.fail(server)
 				failed = since()
-				opened = r.until("the breaker is open", time.Second, func() bool { return r.Stats().Open })
-				pass(c.gone - opened)
+				opened = until(t, "the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				wait(t.Context(), c.gone-opened)
 				c.heal(server)
 				healed = since()
-				closed = r.until("the breaker is closed", time.Second, func() bool { return !r.Stats().Open })
-				pass(2 * time.Second)
+				closed = until(t, "the breaker is closed", time.Second, func() bool { return !r.Stats().Open })
+				wait(t.Context(), 2*time.Second)
 			})
-			settled := r.until("nothing is owed", 10*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
-			idle := r.until("its goroutines have ended", 10*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines })
+			settled := settled(t, []*replica{{r.Store, r.shared}})
+			idle := until(t, "its goroutines have ended", 10*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines })
 
 			during, after, all := r.figures(failed, healed), r.figures(healed, ever), r.figures(0, ever)
 			counted := r.used()
@@ -223,7 +211,7 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 				t.Errorf("%d of %d calls failed, %d were admitted", all.failed, all.calls, all.admitted)
 			}
 			if during.calls < 1000 || during.late > during.calls/100 { // a machine that stalls makes all late that are under way
-				t.Errorf("%d of %d calls took longer than the budget of %v", during.late, during.calls, r.o.Budget)
+				t.Errorf("%d of %d calls took longer than the budget of %v", during.late, during.calls, budget)
 			}
 			if float64(during.degraded) < 0.99*float64(during.calls) {
 				t.Errorf("%d of %d answers have the mark", during.degraded, during.calls)
@@ -249,28 +237,28 @@ func TestF15(t *testing.T) {
 		{"a black hole", 0, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := newProxy(t, redistest.Start(t).Addr)
+			p := newLag(t, redistest.Start(t).Addr)
 			r := newRig(t, "redis://"+p.addr, 1)
 			var failed, healed, opened, closed time.Duration
 			r.load(func(since func() time.Duration) {
-				pass(time.Second)
+				wait(t.Context(), time.Second)
 				p.delay.Store(int64(c.delay))
 				p.hole.Store(c.hole)
 				failed = since()
-				opened = r.until("the breaker is open", time.Second, func() bool { return r.Stats().Open })
-				pass(3 * time.Second)
+				opened = until(t, "the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				wait(t.Context(), 3*time.Second)
 				p.delay.Store(0)
 				p.hole.Store(false)
 				healed = since()
-				closed = r.until("the breaker is closed", 10*time.Second, func() bool { return !r.Stats().Open })
-				pass(time.Second)
+				closed = until(t, "the breaker is closed", 10*time.Second, func() bool { return !r.Stats().Open })
+				wait(t.Context(), time.Second)
 			})
-			r.until("nothing is owed", 10*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
+			settled(t, []*replica{{r.Store, r.shared}})
 			during, after, all := r.figures(failed, healed), r.figures(healed, ever), r.figures(0, ever)
 			t.Logf("opened after %v, closed %v after, last degraded answer %v after", opened, closed, after.lastDegraded-healed)
 			t.Logf("during: %d calls, %d degraded, p50 %v, p99 %v, longest %v", during.calls, during.degraded, during.p50, during.p99, during.most)
 			t.Logf("admitted %d, counted %d; %+v", all.admitted, r.used(), r.Stats())
-			if during.p99 > r.o.Budget || during.calls < 1000 {
+			if during.p99 > budget || during.calls < 1000 {
 				t.Errorf("%d calls, p99 %v", during.calls, during.p99)
 			}
 			if during.degraded < during.calls-50 { // those that were under way
@@ -291,16 +279,16 @@ func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
 	others := func(shard uint64) bool { return r.shared.Slot(shard) >= 6144 }
 	var failed, healed, closed time.Duration
 	r.load(func(since func() time.Duration) {
-		pass(time.Second)
+		wait(t.Context(), time.Second)
 		servers[0].Freeze()
 		failed = since()
-		pass(3 * time.Second)
+		wait(t.Context(), 3*time.Second)
 		servers[0].Thaw()
 		healed = since()
-		closed = r.until("every breaker is closed", 2*time.Second, func() bool { return !r.Stats().Open })
-		pass(time.Second)
+		closed = until(t, "every breaker is closed", 2*time.Second, func() bool { return !r.Stats().Open })
+		wait(t.Context(), time.Second)
 	})
-	r.until("nothing is owed", 20*time.Second, func() bool { return r.Stats().Owed == 0 && !r.trouble.begun() && !r.settling.Load() })
+	settled(t, []*replica{{r.Store, r.shared}})
 	gone, there, all := r.figuresOf(failed, healed, third), r.figuresOf(failed, healed, others), r.figures(0, ever)
 	t.Logf("on the frozen one: %d calls, %d degraded, p99 %v, longest %v; elsewhere: %d calls, %d degraded, p99 %v; closed %v after",
 		gone.calls, gone.degraded, gone.p99, gone.most, there.calls, there.degraded, there.p99, closed)
@@ -316,28 +304,28 @@ func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
 	}
 }
 
-// proxy stands between a store and Redis, and is told to be slow or deaf.
-type proxy struct {
+// lag stands between a store and Redis, and is told to be slow or deaf.
+type lag struct {
 	addr  string
 	delay atomic.Int64 // of each piece
 	hole  atomic.Bool
 }
 
-func newProxy(t *testing.T, to string) *proxy {
+func newLag(t *testing.T, to string) *lag {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	p := &proxy{addr: l.Addr().String()}
+	p := &lag{addr: l.Addr().String()}
 	go func() {
 		for {
 			client, err := l.Accept()
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", to)
+			server, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
 			if err != nil {
 				_ = client.Close()
 				continue
@@ -349,7 +337,7 @@ func newProxy(t *testing.T, to string) *proxy {
 	return p
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *lag) copy(to, from net.Conn) {
 	defer func() { _ = to.Close(); _ = from.Close() }()
 	b := make([]byte, 64<<10)
 	for {
@@ -358,7 +346,7 @@ func (p *proxy) copy(to, from net.Conn) {
 			return
 		}
 		if d := time.Duration(p.delay.Load()); d > 0 {
-			pass(d / 2) // both ways
+			wait(context.Background(), d/2) // both ways
 		}
 		if p.hole.Load() {
 			continue

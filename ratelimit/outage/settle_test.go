@@ -1,0 +1,155 @@
+package outage
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
+)
+
+func TestAdmissionsWithoutTheStoreAreCountedAfterwardsOnce(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c, free := charge(limitOf(ratelimit.OutageLocal, 1000), 1), charge(limitOf(ratelimit.OutageAllow, 1000), 2)
+		for range 10 {
+			_, _, _ = w.ask(c, free)
+		}
+		w.open(errSilent)
+		for range 20 {
+			_, _, _ = w.ask(c, free)
+		}
+		back := free
+		back.Hits = -1
+		if ok, o, err := w.ask(back); !ok || err != nil || !o[0].Degraded { // a give-back asks for nothing
+			t.Errorf("%v %+v %v", ok, o, err)
+		}
+		w.fake.set(func(f *fake) { f.reapply = errSilent })
+		w.recover()
+		w.fake.set(func(f *fake) { f.reapply = nil })
+		pass(3 * time.Second)
+		synctest.Wait()
+		if a, b := w.used(c), w.used(free); a != 30 || b != 29 {
+			t.Errorf("%d and %d are counted, want 30 and 29", a, b)
+		}
+		if s := w.Stats(); s.Owed != 0 || s.Dropped != 0 || s.Reapplied != 21 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestAFailoverThatLostAcknowledgedHitsGetsThemBack(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		err   error
+		lasts time.Duration
+		back  int64 // of the 40 acknowledged before
+	}{
+		{"when connections broke", errGone, 0, 40},
+		{"when it was silent for as long as a failover takes", errSilent, 2 * time.Second, 40},
+		{"but a silence that is shorter is none", errSilent, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, Options{}, func(w *world) {
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				for range 10 { // too old by the time of the failover
+					_, _, _ = w.ask(hit)
+				}
+				pass(7 * time.Second)
+				for range 40 {
+					_, _, _ = w.ask(hit)
+				}
+				w.fake.forget()
+				w.open(c.err)
+				for range 20 {
+					_, _, _ = w.ask(hit)
+				}
+				pass(c.lasts)
+				w.recover()
+				if got := w.used(hit); got != c.back+20 {
+					t.Errorf("%d are counted, want %d of before and 20 of the outage", got, c.back)
+				}
+				if s := w.Stats(); s.Dropped != 0 || s.Unsure != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsLostTwiceInAWhileIsGotBackTwice(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		for range 40 {
+			_, _, _ = w.ask(hit)
+		}
+		for range 3 {
+			w.fake.forget()
+			w.open(errGone)
+			_, _, _ = w.ask(hit)
+			w.recover()
+		}
+		if got := w.used(hit); got != 43 {
+			t.Errorf("%d are counted, want 43", got)
+		}
+	})
+}
+
+// An answer that is lost is no charge that is lost: what was admitted in its place is the same operation.
+func TestALostAnswerIsCountedOnce(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+		for i := range 100 {
+			w.fake.set(func(f *fake) {
+				if f.err, f.lose = nil, false; i%10 == 0 {
+					f.err, f.lose = errSilent, true
+				}
+			})
+			if ok, _, err := w.ask(c); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		pass(3 * time.Second)
+		synctest.Wait()
+		if got := w.used(c); got != 100 {
+			t.Errorf("%d are counted, want 100", got)
+		}
+		for id, n := range w.fake.known {
+			if n != 1 {
+				t.Errorf("%x counted %d times", id, n)
+			}
+		}
+	})
+}
+
+func TestTheJournalIsBoundedAndWhatItLosesIsCounted(t *testing.T) {
+	bubble(t, Options{Operations: 1024}, func(w *world) {
+		w.open(errSilent)
+		c := charge(limitOf(ratelimit.OutageAllow, 1<<30), 1)
+		for range 5000 {
+			_, _, _ = w.ask(c)
+		}
+		s := w.Stats()
+		if s.Owed > 1024 || s.Owed < 512 || s.Owed+int(s.Dropped) != 5000 {
+			t.Errorf("%+v", s)
+		}
+		w.recover()
+		if got := w.used(c); got != int64(s.Owed) {
+			t.Errorf("%d are counted of %d", got, s.Owed)
+		}
+	})
+}
+
+func TestAnOperationThatTheStoreCantTakeDoesNotKeepTheOthers(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		for range 3 {
+			_, _, _ = w.ask(charge(limitOf(ratelimit.OutageAllow, 10), 1))
+		}
+		w.fake.set(func(f *fake) { f.reapply = redisstore.ErrShards })
+		w.recover()
+		if s := w.Stats(); s.Owed != 0 || s.Dropped != 3 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

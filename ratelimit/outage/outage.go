@@ -35,7 +35,7 @@ import (
 type Shared interface {
 	ratelimit.Store
 	// Reapply counts operations that were admitted as of when they were, up to the brim of each limit, and
-	// none twice that it did within the last ten seconds.
+	// none twice that it did within the last ten seconds. Its error joins one of each operation that failed.
 	Reapply(ctx context.Context, ops []redisstore.Applied) error
 }
 

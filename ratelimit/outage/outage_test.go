@@ -30,6 +30,7 @@ type fake struct {
 	together int // now
 	most     int // together
 	reapply  error
+	refuse   func(op int) error      // of each operation of a Reapply
 	gone     func(shard uint64) bool // which parts don't answer; nil: all do
 }
 
@@ -84,7 +85,14 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
 	if err := errors.Join(f.err, f.reapply); err != nil {
 		return err
 	}
-	for _, a := range ops {
+	var refused []error
+	for i, a := range ops {
+		if f.refuse != nil {
+			if err := f.refuse(i); err != nil {
+				refused = append(refused, err)
+				continue
+			}
+		}
 		if f.gone != nil && f.gone(a.Charges[0].Cell.Shard) {
 			return errSilent
 		}
@@ -100,7 +108,7 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(refused...)
 }
 
 func (f *fake) set(change func(*fake)) {

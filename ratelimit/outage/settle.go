@@ -143,12 +143,29 @@ func (s *Store) settlePage(due *page, now time.Time) *page {
 	case judge(err) == theirs:
 		return s.settleSingly(due, now)
 	}
+	if untouched(err, len(due.records)) {
+		return due
+	}
 	for i := range due.records {
 		if r := &due.records[i]; r.sent.IsZero() {
 			r.sent = now
 		}
 	}
 	return due
+}
+
+// untouched reports whether err says of each of n operations that the shared store could count nothing: it has seen none of them.
+func untouched(err error, n int) bool {
+	all, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the joined error itself, and none that it wraps
+	if !ok || len(all.Unwrap()) != n {
+		return false
+	}
+	for _, err := range all.Unwrap() {
+		if judge(err) != disorder {
+			return false
+		}
+	}
+	return true
 }
 
 // acknowledge keeps what was counted again as what was counted at once: the next trouble may come any moment.

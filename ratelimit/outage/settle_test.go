@@ -1,6 +1,7 @@
 package outage
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,6 +139,50 @@ func TestTheJournalIsBoundedAndWhatItLosesIsCounted(t *testing.T) {
 			t.Errorf("%d are counted of %d", got, s.Owed)
 		}
 	})
+}
+
+// A store that says of each operation that it can't count has charged none, so it may be asked for as long as it says so.
+func TestWhatWasRefusedInDisorderIsNeverTooOldToBeSent(t *testing.T) {
+	loading := fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("LOADING Redis is loading the dataset in memory"))
+	for _, c := range []struct {
+		name    string
+		refuse  func(op int) error
+		counted int64 // of 20
+		dropped uint64
+	}{
+		{"all are counted where all were refused", func(int) error { return loading }, 20, 0},
+		{"where some were counted it is not known which", func(op int) error {
+			if op%2 == 0 {
+				return nil
+			}
+			return loading
+		}, 10, 20},
+		{"nor where one was not answered", func(op int) error {
+			if op == 7 {
+				return errSilent
+			}
+			return loading
+		}, 0, 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, Options{}, func(w *world) {
+				w.open(errSilent)
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				for range 20 {
+					_, _, _ = w.ask(hit)
+				}
+				w.fake.set(func(f *fake) { f.refuse = c.refuse })
+				w.recover()
+				pass(20 * time.Second)
+				w.fake.set(func(f *fake) { f.refuse = nil })
+				pass(5 * time.Second)
+				synctest.Wait()
+				if got, s := w.used(hit), w.Stats(); got != c.counted || s.Dropped != c.dropped || s.Owed != 0 {
+					t.Errorf("%d are counted, want %d; %+v", got, c.counted, s)
+				}
+			})
+		})
+	}
 }
 
 func TestAnOperationThatTheStoreCantTakeDoesNotKeepTheOthers(t *testing.T) {

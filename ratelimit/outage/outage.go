@@ -180,7 +180,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	lane := s.lane(&charges[0].Cell)
 	term, closed := lane.closedTerm()
 	if !closed {
-		return s.without(op, charges, outcomes, unseen)
+		return s.without(op, charges, outcomes, absence{seen: unseen})
 	}
 	admitted, err := s.calls.charge(op, charges, outcomes, s.o.Budget)
 	switch {
@@ -193,9 +193,9 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 			s.settleSoon()
 		}
 		return admitted, nil
-	case errors.Is(err, errCrowded): // nothing was sent, and nothing is known of the store
+	case errors.Is(err, errCrowded): // nothing was sent, and nothing is known of the store; whoever asks much can bring it about
 		s.crowded.Add(1)
-		return s.without(op, charges, outcomes, unseen)
+		return s.without(op, charges, outcomes, absence{unseen, true})
 	}
 	switch judge(err) {
 	case theirs:
@@ -203,11 +203,11 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	case disorder:
 		s.disorders.Add(1)
 		s.trouble.begin(time.Now(), true)
-		return s.without(op, charges, outcomes, unseen)
+		return s.without(op, charges, outcomes, absence{seen: unseen})
 	default:
 		s.silences.Add(1)
 		s.silent(lane, term, err, charges[0].Cell.Shard)
-		return s.without(op, charges, outcomes, sent)
+		return s.without(op, charges, outcomes, absence{seen: sent})
 	}
 }
 

@@ -17,17 +17,23 @@ type shares struct {
 // unknown is what can be said of a limit that is not counted now.
 var unknown = ratelimit.Outcome{Remaining: -1, Degraded: true}
 
-// without answers while the shared store does not; seen says whether it may have charged op all the same.
+// absence is how the shared store came to say nothing of an operation.
+type absence struct {
+	seen    sight // whether it may have charged it all the same
+	bounded bool  // requests can have brought it about: allow means local
+}
+
+// without answers while the shared store does not.
 //
 // A charge that is Shadowed refuses nothing, and what gives back asks for nothing: of those no OnOutage is asked.
 // A look is answered as its limit would be: not at all for deny.
-func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, seen sight) (bool, error) {
+func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, why absence) (bool, error) {
 	policy := ratelimit.OutageAllow
 	for i := range charges {
 		c := &charges[i]
 		switch {
 		case c.Hits < 0:
-		case counted(c):
+		case counted(c, why.bounded):
 			policy = ratelimit.OutageLocal
 		case c.Limit.OnOutage == ratelimit.OutageAllow, c.Limit.Hits == ratelimit.Unlimited:
 		case !c.Shadowed():
@@ -42,32 +48,33 @@ func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outc
 	}
 	if policy == ratelimit.OutageLocal {
 		var err error
-		if admitted, err = s.share(op, charges, outcomes); err != nil {
+		if admitted, err = s.share(op, charges, outcomes, why.bounded); err != nil {
 			return false, err
 		}
 	}
 	if admitted && changesAny(charges) {
-		s.owed.add(op, charges, seen, time.Now().Add(-owedAge))
+		s.owed.add(op, charges, why.seen, time.Now().Add(-owedAge))
 		s.trouble.begin(time.Now(), false)
 	}
 	return admitted, nil
 }
 
 // counted reports whether c is judged by a share. A limit of 0 is, whatever it says: that it admits nothing needs no store.
-func counted(c *ratelimit.Charge) bool {
-	return c.Hits >= 0 && (c.Limit.OnOutage == ratelimit.OutageLocal || c.Limit.Hits == 0)
+func counted(c *ratelimit.Charge, bounded bool) bool {
+	on := c.Limit.OnOutage
+	return c.Hits >= 0 && (on == ratelimit.OutageLocal || bounded && on == ratelimit.OutageAllow || c.Limit.Hits == 0)
 }
 
 // share charges this replica's share of the local limits, all or none. What gives back is not given
 // back here: the share that it was taken from may be another's.
-func (s *Store) share(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+func (s *Store) share(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, bounded bool) (bool, error) {
 	b := s.scratch.Get().(*shares) //nolint:errcheck // the pool holds nothing else
 	defer s.scratch.Put(b)
 	b.limits, b.charges, b.at = b.limits[:0], b.charges[:0], b.at[:0]
 	n := int64(max(s.o.Replicas(), 1))
 	for i := range charges {
 		c := charges[i]
-		if !counted(&c) {
+		if !counted(&c, bounded) {
 			continue
 		}
 		l := *c.Limit

@@ -20,7 +20,8 @@ import (
 
 // What is in Redis, each key behind the prefix and the hash tag {catalog}, so that a cluster keeps them together:
 //
-//	head             hash: format; revision, the number of the newest change; stamp, a random name of it
+//	head             hash: format; revision, the number of the newest change; stamp, a random name of it;
+//	                 restored, if Redis had lost the catalogue: from which change a replica wrote it back
 //	plans, tenants…  a hash for each list of the catalogue, name → JSON
 //	feed             stream: the newest changes, each under its revision, with its stamp and what it changed
 //	answer:…         what an operation was answered, for a day
@@ -55,6 +56,7 @@ type shared struct {
 	log   *slog.Logger
 
 	at        atomic.Pointer[position] // of what is known
+	line      lineage                  // of what is known
 	confirmed atomic.Int64             // when Redis last said that nothing is newer, Unix ns
 }
 

@@ -30,6 +30,10 @@ func (s *shared) tryLoad(ctx context.Context) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	line, err := s.lineage(ctx, s.redis)
+	if err != nil {
+		return nil, err
+	}
 	e := newEdit(&View{}, &View{})
 	for _, l := range lists {
 		for cursor := uint64(0); ; {
@@ -53,6 +57,7 @@ func (s *shared) tryLoad(ctx context.Context) (*View, error) {
 		return nil, err
 	}
 	s.know(now)
+	s.line = line
 	return e.delta().own, nil
 }
 
@@ -148,16 +153,19 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 	head, err := s.head(ctx, s.redis)
 	switch {
 	case errors.Is(err, errNoHead), err == nil && head.revision == 1 && known.revision > 1:
-		wrote, err := s.restore(ctx, own, known)
-		if err != nil || !wrote {
-			return nil, s.unavailable(err)
-		}
-		return &news{delta: &delta{own: own}, own: own}, nil
+		return s.giveBack(ctx, own, known)
 	case err != nil:
 		return nil, s.unavailable(err)
 	case head == known:
 		s.confirmed.Store(time.Now().UnixNano())
 		return nil, nil
+	}
+	line, err := s.lineage(ctx, s.redis)
+	if err != nil {
+		return nil, s.unavailable(err)
+	}
+	if s.line.outranks(known, line) {
+		return s.giveBack(ctx, own, known)
 	}
 	e := newEdit(&View{}, own)
 	now, err := s.replay(ctx, e, known)
@@ -181,10 +189,20 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 	return &news{own: whole, lost: lost}, nil
 }
 
+// giveBack is pull where Redis has less than this process knows.
+func (s *shared) giveBack(ctx context.Context, own *View, known position) (*news, error) {
+	wrote, err := s.restore(ctx, own, known)
+	if err != nil || !wrote {
+		return nil, s.unavailable(err)
+	}
+	return &news{delta: &delta{own: own}, own: own}, nil
+}
+
 // restore writes what this process knows to a Redis that has lost everything: started again without its data, or with a
-// catalogue that was made empty since. Of several replicas one does.
+// catalogue that was made empty since, or that got an older state back from a replica that had been cut off. Of several replicas one does.
 func (s *shared) restore(ctx context.Context, own *View, known position) (wrote bool, err error) {
 	next := position{known.revision + 1, newStamp()}
+	line := lineage{stamp: next.stamp, parent: s.line.stamp, from: known.revision}
 	e := newEdit(&View{}, &View{})
 	for _, l := range lists {
 		l.putAll(e, own)
@@ -196,11 +214,21 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 	}
 	err = s.redis.Watch(ctx, func(tx *redis.Tx) error {
 		head, err := s.head(ctx, tx)
-		switch {
-		case err == nil && head.revision > 1:
-			return redis.TxFailedErr
-		case err != nil && !errors.Is(err, errNoHead):
+		if err != nil && !errors.Is(err, errNoHead) {
 			return err
+		}
+		if err == nil && head.revision > 1 {
+			there, err := s.lineage(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if !s.line.outranks(known, there) {
+				return redis.TxFailedErr
+			}
+			if s.line.parent == there.parent && s.line.from > there.from { // its own restoration was written over
+				line.parent, line.from = s.line.parent, s.line.from
+			}
+			next.revision = max(next.revision, head.revision+1)
 		}
 		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			for _, l := range lists {
@@ -209,6 +237,7 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 			p.Del(ctx, s.key("feed"))
 			s.write(ctx, p, changes)
 			s.step(ctx, p, next, changes)
+			p.HSet(ctx, s.key("head"), "restored", line.String())
 			p.Publish(ctx, s.key("changed"), next.String())
 			return nil
 		})
@@ -221,7 +250,8 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 		return false, err
 	}
 	s.know(next)
-	s.log.Error("Redis had lost the whole catalogue; this replica wrote back what it knew",
+	s.line = line
+	s.log.Error("Redis had lost the catalogue, or had an older one; this replica wrote back what it knew",
 		"revision", next.revision, "entries", len(changes), "hint", "let Redis write to disk (appendonly yes); to begin anew on purpose, stop every replica first")
 	return true, nil
 }

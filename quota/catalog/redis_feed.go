@@ -40,7 +40,11 @@ func (c *Catalog) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case ring := <-rings:
+		case ring, open := <-rings:
+			if !open { // the client was closed
+				rings = nil
+				continue
+			}
 			if m, ok := ring.(*redis.Message); ok && m.Payload == c.shared.at.Load().String() {
 				continue // this replica's own change, or one that is known
 			}

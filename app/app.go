@@ -310,9 +310,7 @@ func (a *App) Start() error {
 		a.part("stage", a.remind)
 	}
 	a.part("access log", a.recorder.Run)
-	if a.embedded != nil {
-		a.part("sweep", a.sweep)
-	}
+	a.part("sweep", a.sweep)
 	if a.shared != nil {
 		a.part("presence", a.shared.presence.Run)
 	}
@@ -373,7 +371,11 @@ func (a *App) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			a.embedded.Sweep(now.UnixMicro())
+			if a.shared != nil {
+				a.shared.outage.Sweep(now.UnixMicro())
+			} else {
+				a.embedded.Sweep(now.UnixMicro())
+			}
 		}
 	}
 }

@@ -149,6 +149,10 @@ func (s *Store) Close() {
 	s.running.Wait()
 }
 
+// Sweep lets go of local shares that are whole again at now, in Unix microseconds, and says how many.
+// Without it what an outage counted here stays until there are MaxCells of it.
+func (s *Store) Sweep(now int64) (removed int) { return s.local.Sweep(now) }
+
 // start runs f on a goroutine that Close waits for, unless s is closed.
 func (s *Store) start(f func()) bool {
 	s.mu.Lock()

@@ -310,6 +310,23 @@ func TestAFlappingStoreGivesNoFreshShare(t *testing.T) {
 	})
 }
 
+func TestAShareThatIsWholeAgainIsSwept(t *testing.T) {
+	bubble(t, Options{}, func(w *world) {
+		w.open(errSilent)
+		if ok, _, err := w.ask(charge(limitOf(ratelimit.OutageLocal, 5), 1)); !ok {
+			t.Fatal(err)
+		}
+		w.recover()
+		if n := w.Sweep(time.Now().UnixMicro()); n != 0 {
+			t.Errorf("%d shares were let go of within their window", n)
+		}
+		pass(time.Hour)
+		if n := w.Sweep(time.Now().UnixMicro()); n != 1 || w.local.Len() != 0 {
+			t.Errorf("%d shares were let go of and %d left, want 1 and 0", n, w.local.Len())
+		}
+	})
+}
+
 // What a request can bring about must not make limits mean less, for itself or for others.
 func TestNoRequestCanChooseTheOutage(t *testing.T) {
 	for name, err := range map[string]error{

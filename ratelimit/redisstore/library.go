@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed" // the parts of the library
 	"fmt"
 	"strconv"
@@ -12,8 +13,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Version is that of the functions and of what cells look like. It is part of
-// the names, so that two versions of sluiced can run side by side.
+// Version is that of what cells look like. It is part of the functions' names,
+// and so is a digest of their text: two versions of sluiced run side by side, and
+// no build ever replaces, or calls, another text than its own.
 const Version = 1
 
 var (
@@ -30,14 +32,21 @@ var (
 	//go:embed lua/frame.lua
 	frameLua string
 
-	functionName = fmt.Sprintf("sluice_%d", Version)
+	body         = strings.Join([]string{arithmeticLua, gcraLua, fixedLua, hardLua, operationsLua, frameLua}, "\n")
+	functionName = nameFor(body)
 	helloName    = functionName + "_hello"
 	library      = strings.Join([]string{
-		"#!lua name=" + functionName, arithmeticLua, gcraLua, fixedLua, hardLua, operationsLua, frameLua,
+		"#!lua name=" + functionName, body,
 		fmt.Sprintf("redis.register_function('%s', charge)", functionName),
 		fmt.Sprintf("redis.register_function{function_name='%s', flags={'no-writes'}, callback=function() return %d end}", helloName, Version),
 	}, "\n")
 )
+
+// nameFor is what the library with that text is called, and its function.
+func nameFor(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return fmt.Sprintf("sluice_%d_%x", Version, sum[:6])
+}
 
 // each calls f for every server that keeps cells.
 func each(ctx context.Context, client redis.UniversalClient, f func(ctx context.Context, c *redis.Client) error) error {

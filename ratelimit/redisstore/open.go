@@ -74,7 +74,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		case version > 0 && version < Version:
 			return fmt.Errorf("redisstore: the functions at %s are of version %d, and this sluiced needs %d; run 'sluiced migrate'", c.Options().Addr, version, Version)
 		}
-		return fmt.Errorf("redisstore: the functions are missing at %s; run 'sluiced migrate', and let Redis keep them (appendonly, or a snapshot) if it restarts", c.Options().Addr)
+		return fmt.Errorf("redisstore: the functions are missing at %s, or are another build's: this sluiced calls %s; run 'sluiced migrate', and let Redis keep them (appendonly, or a snapshot) if it restarts", c.Options().Addr, functionName)
 	})
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func redisFlags(f *pflag.FlagSet) {
 	f.String("redis-user", "", "`name` of Redis' user; \"\" for its default user")
 	f.String("redis-password-file", "", "`file` with the password of --redis-user, read for each new connection; \"\" for none")
 	f.String("redis-sentinel-user", "", "`name` of the Sentinels' user; \"\" for their default user")
-	f.String("redis-sentinel-password-file", "", "`file` with the Sentinels' password; \"\" for none")
+	f.String("redis-sentinel-password-file", "", "`file` with the Sentinels' password, read at the start; \"\" for none")
 	f.String("redis-ca", "", "PEM `file` with the certificates that Redis' must chain to; \"\" for the system's")
 	f.String("redis-cert", "", "PEM `file` with the certificate that Redis asks for; \"\" for none")
 	f.String("redis-key", "", "PEM `file` with the private key for --redis-cert")

@@ -4,10 +4,14 @@
 //
 // It knows connections, not what is kept in Redis: that is for who uses the client.
 //
-// The client never sends a command again by itself, except where a cluster says
-// that a key is elsewhere, and it never sends anything over plain text to
-// another machine, whatever address Sentinel or a cluster names, unless it was told to. Password
-// and certificates are read from their files for every new connection, so that a renewed one needs no restart.
+// The client of one server or of Sentinels never sends a command again by itself. That of a
+// cluster does: where a key is elsewhere, and a pipeline whose answer was lost, up to three
+// times. What must count once needs an id that Redis knows it by.
+//
+// Nothing goes over plain text to another machine, whatever address Sentinel or a cluster
+// names, unless the client was told to. Redis' password and the certificates are read from
+// their files for every new connection, so that a renewed one needs no restart; the Sentinels'
+// password is read by New alone, for go-redis takes it as text.
 package redisconn
 
 import (

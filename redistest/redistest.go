@@ -190,7 +190,7 @@ func Cluster(t testing.TB, args ...string) []*Server {
 			if ctx.Err() != nil {
 				t.Fatalf("redistest: the cluster is not whole: %s", clients[i].ClusterNodes(context.Background()))
 			}
-			time.Sleep(pause)
+			<-time.After(pause)
 		}
 	}
 	return servers

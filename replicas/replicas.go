@@ -52,7 +52,7 @@ type Presence struct {
 // Join says that this replica lives and counts the others. Run goes on with it.
 func Join(ctx context.Context, client redis.UniversalClient, prefix string, log *slog.Logger) (*Presence, error) {
 	var id [6]byte
-	rand.Read(id[:]) //nolint:errcheck // never fails
+	rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
 	host, _ := os.Hostname()
 	p := &Presence{client: client, key: prefix + livesKey, name: host + "/" + hex.EncodeToString(id[:]), log: log}
 	p.count.Store(1)

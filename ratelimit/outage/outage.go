@@ -132,7 +132,7 @@ func New(o Options) *Store {
 	s.calls = newCalls(o.Shared, int64(o.InFlight), s.quit)
 	s.scratch.New = func() any { return new(shares) }
 	var seed [8]byte
-	_, _ = rand.Read(seed[:]) // never fails
+	rand.Read(seed[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
 	s.prefix = binary.BigEndian.Uint64(seed[:])
 	return s
 }

@@ -122,7 +122,7 @@ func (s *Store) Close() error {
 func newStore(o Options) *Store {
 	_, cluster := o.Client.(*redis.ClusterClient)
 	s := &Store{o: o.withDefaults(), cluster: cluster}
-	_, _ = rand.Read(s.minted[:]) // never fails
+	rand.Read(s.minted[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
 	s.pilots = make([]pilot, 1)
 	if cluster {
 		s.pilots = make([]pilot, clusterPilots)

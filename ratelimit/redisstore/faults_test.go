@@ -103,7 +103,7 @@ func TestF11LostAnswersCountOnce(t *testing.T) {
 		wg.Wait()
 		lost, again := proxy.lost.Load()-before, s.Stats().Resends-resends
 		t.Logf("algorithm %d: %d of 4000 admitted, %d answers lost, %d calls sent again", a, admitted.Load(), lost, again)
-		if lost == 0 || int64(again) < int64(lost) {
+		if lost == 0 || int64(again) < lost {
 			t.Errorf("%d answers were lost, and %d calls sent again", lost, again)
 		}
 		if admitted.Load() != 3000 {

@@ -3,7 +3,6 @@ package redis_test
 import (
 	"context"
 	"math"
-	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -313,46 +312,17 @@ type lag struct {
 
 func newLag(t *testing.T, to string) *lag {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	p := &lag{addr: l.Addr().String()}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
+	p := &lag{}
+	p.addr = redistest.Proxy(t, to, func() redistest.Piece {
+		return func(b []byte, _ bool) (int, bool) {
+			if d := time.Duration(p.delay.Load()); d > 0 {
+				wait(context.Background(), d/2) // both ways
 			}
-			server, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
-			if err != nil {
-				_ = client.Close()
-				continue
+			if p.hole.Load() {
+				return 0, false
 			}
-			go p.copy(server, client)
-			go p.copy(client, server)
+			return len(b), false
 		}
-	}()
+	})
 	return p
-}
-
-func (p *lag) copy(to, from net.Conn) {
-	defer func() { _ = to.Close(); _ = from.Close() }()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if err != nil {
-			return
-		}
-		if d := time.Duration(p.delay.Load()); d > 0 {
-			wait(context.Background(), d/2) // both ways
-		}
-		if p.hole.Load() {
-			continue
-		}
-		if _, err := to.Write(b[:n]); err != nil {
-			return
-		}
-	}
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/voicecore-ai/sluice/redistest"
 )
 
 type conn = net.Conn
@@ -23,49 +25,16 @@ type proxy struct {
 
 func newProxy(t *testing.T, to string) *proxy {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	p := &proxy{addr: l.Addr().String(), rng: rand.New(rand.NewPCG(1, 2))}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
+	p := &proxy{rng: rand.New(rand.NewPCG(1, 2))}
+	p.addr = redistest.Proxy(t, to, func() redistest.Piece {
+		return func(b []byte, answers bool) (int, bool) {
+			if answers {
+				return p.lose(len(b))
 			}
-			server, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			go p.copy(server, client, false)
-			go p.copy(client, server, true)
+			return len(b), false
 		}
-	}()
+	})
 	return p
-}
-
-// copy carries bytes one way; answers are those of Redis.
-func (p *proxy) copy(to, from net.Conn, answers bool) {
-	defer func() { _ = to.Close(); _ = from.Close() }()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if err != nil {
-			return
-		}
-		lost := false
-		if answers {
-			if keep, yes := p.lose(n); yes {
-				n, lost = keep, true
-			}
-		}
-		if _, err := to.Write(b[:n]); err != nil || lost {
-			return
-		}
-	}
 }
 
 // lose decides whether n bytes are lost, and how many come all the same.

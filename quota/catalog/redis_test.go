@@ -633,61 +633,21 @@ type cutter struct {
 
 func startCutter(t *testing.T, to string) *cutter {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	c := &cutter{addr: l.Addr().String()}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go c.serve(client, to)
-		}
-	}()
-	return c
-}
-
-func (c *cutter) serve(client net.Conn, to string) {
-	server, err := net.Dial("tcp", to)
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	var cut atomic.Bool
-	end := func() { _, _ = client.Close(), server.Close() }
-	go func() {
-		defer end()
-		b := make([]byte, 64<<10)
-		for {
-			n, err := client.Read(b)
-			if err != nil {
-				return
-			}
-			if strings.Contains(strings.ToLower(string(b[:n])), "\r\nexec\r\n") && c.armed.CompareAndSwap(true, false) {
+	c := &cutter{}
+	c.addr = redistest.Proxy(t, to, func() redistest.Piece {
+		var cut atomic.Bool
+		return func(b []byte, answers bool) (int, bool) {
+			switch {
+			case answers && cut.Load():
+				c.cuts.Add(1)
+				return 0, true // it was done, and nobody is told
+			case !answers && strings.Contains(strings.ToLower(string(b)), "\r\nexec\r\n") && c.armed.CompareAndSwap(true, false):
 				cut.Store(true)
 			}
-			if _, err := server.Write(b[:n]); err != nil {
-				return
-			}
+			return len(b), false
 		}
-	}()
-	defer end()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := server.Read(b)
-		if err != nil {
-			return
-		}
-		if cut.Load() {
-			c.cuts.Add(1)
-			return // it was done, and nobody is told
-		}
-		if _, err := client.Write(b[:n]); err != nil {
-			return
-		}
-	}
+	})
+	return c
 }
 
 // A change whose reply is lost is found in the feed by its stamp: it is neither made twice nor told to have failed.

@@ -3,8 +3,6 @@ package redisstore
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,54 +23,22 @@ type lossy struct {
 }
 
 func newLossy(t *testing.T, server string) *lossy {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &lossy{Addr: l.Addr().String()}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", server)
-			if err != nil {
-				_ = near.Close()
-				continue
-			}
-			go func() {
-				_, _ = io.Copy(far, near)
-				_ = far.Close()
-			}()
-			go p.answers(near, far)
-		}
-	}()
+	t.Helper()
+	p := &lossy{}
+	p.Addr = redistest.Proxy(t, server, func() redistest.Piece { return p.piece })
 	return p
 }
 
-func (p *lossy) answers(near, far net.Conn) {
-	defer func() {
-		_ = near.Close()
-		_ = far.Close()
-	}()
-	for buf := make([]byte, 64<<10); ; {
-		n, err := far.Read(buf)
-		if err != nil {
-			return
-		}
-		if every := atomic.LoadInt64(&p.every); every > 0 && p.seen.Add(1)%every == 0 {
-			p.lost.Add(1)
-			if p.then != nil {
-				p.then()
-			}
-			return
-		}
-		if _, err := near.Write(buf[:n]); err != nil {
-			return
-		}
+func (p *lossy) piece(b []byte, answers bool) (keep int, last bool) {
+	every := atomic.LoadInt64(&p.every)
+	if !answers || every == 0 || p.seen.Add(1)%every != 0 {
+		return len(b), false
 	}
+	p.lost.Add(1)
+	if p.then != nil {
+		p.then()
+	}
+	return 0, true
 }
 
 // F11: of a hundredth of the pipelines and more the answer is lost after Redis counted.

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
@@ -21,27 +22,6 @@ import (
 
 // exitFailed is the exit status of a doctor who found something, as sluice mesh doctor's.
 const exitFailed = 3
-
-// exitError is an error with an exit status of its own.
-type exitError struct {
-	code int
-	error
-}
-
-// Unwrap is the error without the status.
-func (e *exitError) Unwrap() error { return e.error }
-
-// ExitCode is the exit status for what a command returned: 1 unless the command documents another.
-func ExitCode(err error) int {
-	var e *exitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &e):
-		return e.code
-	}
-	return 1
-}
 
 // storeFinding and storeResult are written as sluice mesh doctor writes them.
 type storeFinding struct {
@@ -101,7 +81,7 @@ docs/stores.md explains each code. The exit status is 3 if a check fails.`,
 			return err
 		}
 		if n := count(results, "fail"); n > 0 {
-			return &exitError{exitFailed, fmt.Errorf("%d checks: %d failed", len(results), n)}
+			return exit.With(exitFailed, fmt.Errorf("%d checks: %d failed", len(results), n))
 		}
 		return nil
 	})

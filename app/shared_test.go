@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/redistest"
@@ -31,8 +32,8 @@ func command(t *testing.T, status int, args ...string) (out string) {
 	c.SetArgs(args)
 	c.SetOut(&b)
 	err := c.ExecuteContext(t.Context())
-	if ExitCode(err) != status {
-		t.Fatalf("%q: exit status %d, want %d: %v\n%s", args, ExitCode(err), status, err, &b)
+	if exit.Code(err) != status {
+		t.Fatalf("%q: exit status %d, want %d: %v\n%s", args, exit.Code(err), status, err, &b)
 	}
 	if err != nil {
 		b.WriteString(err.Error())

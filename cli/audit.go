@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 func auditCommand() *cobra.Command {
@@ -51,7 +52,7 @@ The exit status is 0 if the log is whole, 1 if it is not, 2 if that could not be
   sluice audit verify ./copy --public-key audit.pub -o json | jq .problem`,
 		Args: func(c *cobra.Command, args []string) error {
 			if err := cobra.ExactArgs(1)(c, args); err != nil {
-				return &exitError{2, err}
+				return exit.With(2, err)
 			}
 			return nil
 		},
@@ -63,14 +64,14 @@ The exit status is 0 if the log is whole, 1 if it is not, 2 if that could not be
 			}
 			switch {
 			case err != nil:
-				return &exitError{2, fmt.Errorf("audit verify: %w", err)}
+				return exit.With(2, fmt.Errorf("audit verify: %w", err))
 			case report.Problem != nil:
 				return errTampered
 			}
 			return nil
 		},
 	}
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{2, err} })
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(2, err) })
 	c.Flags().StringVar(&key, "public-key", "", "file with the public key, as audit.pub; several keys in it if it was changed")
 	c.Flags().StringVar(&checkpoint, "checkpoint", "", "file with a checkpoint that was kept elsewhere")
 	c.Flags().BoolVar(&closed, "closed", false, "nobody writes the log now: a record that is not signed is a problem")

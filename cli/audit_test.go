@@ -11,6 +11,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 // run is one command line: what it prints, and its exit status.
@@ -22,7 +23,7 @@ func run(t *testing.T, args ...string) (out string, code int, err error) {
 	c.SetErr(&b)
 	c.SetArgs(args)
 	err = c.Execute()
-	return b.String(), ExitCode(err), err
+	return b.String(), exit.Code(err), err
 }
 
 func auditLog(t *testing.T) (dir, key string) {

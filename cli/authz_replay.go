@@ -16,6 +16,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 func authzReplayCommand() *cobra.Command {
@@ -215,7 +216,7 @@ func replay(c *cobra.Command, out *format, log, against string) error {
 		}
 	}
 	if r.Changed > 0 {
-		return &exitError{2, fmt.Errorf("%d of %d decisions would change", r.Changed, r.Asked)}
+		return exit.With(2, fmt.Errorf("%d of %d decisions would change", r.Changed, r.Asked))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/voicecore-ai/sluice/cli"
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 const catalogYAML = `plans:
@@ -64,7 +65,7 @@ func sluice(stdin string, args ...string) (code int, out, problem string) {
 	if err != nil {
 		problem = err.Error()
 	}
-	return cli.ExitCode(err), b.String(), problem
+	return exit.Code(err), b.String(), problem
 }
 
 func TestPolicyTests(t *testing.T) {

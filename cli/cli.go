@@ -2,7 +2,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -29,25 +28,4 @@ func Command() *cobra.Command {
 	})
 	root.AddCommand(demoCommand(), authzCommand(), auditCommand(), meshCommand(), app.VersionCommand())
 	return root
-}
-
-// exitError is an error with an exit status of its own.
-type exitError struct {
-	code int
-	error
-}
-
-// Unwrap is the error without the status.
-func (e *exitError) Unwrap() error { return e.error }
-
-// ExitCode is the exit status for what a command returned: 1 unless the command documents another.
-func ExitCode(err error) int {
-	var e *exitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &e):
-		return e.code
-	}
-	return 1
 }

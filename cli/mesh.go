@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/voicecore-ai/sluice/app"
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 	"github.com/voicecore-ai/sluice/installer/profile"
 	"github.com/voicecore-ai/sluice/installer/render"
@@ -70,7 +71,7 @@ The exit status of every command here:
 		RunE: meshGroup,
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &exitError{exitUsage, fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())}
+		return exit.With(exitUsage, fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath()))
 	})
 	addMesh(c, meshCommands)
 	return c
@@ -90,7 +91,7 @@ func addMesh(under *cobra.Command, commands []func() *cobra.Command) {
 // meshGroup is what a command does that has only commands under it.
 func meshGroup(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return &exitError{exitUsage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath())}
+		return exit.With(exitUsage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath()))
 	}
 	return c.Help()
 }
@@ -99,7 +100,7 @@ func meshGroup(c *cobra.Command, args []string) error {
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return &exitError{exitUsage, fmt.Errorf("%w; see '%s --help'", err, c.CommandPath())}
+			return exit.With(exitUsage, fmt.Errorf("%w; see '%s --help'", err, c.CommandPath()))
 		}
 		return nil
 	}
@@ -109,18 +110,17 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 func meshErrors(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
 		err := run(c, args)
-		var already *exitError
 		switch {
-		case err == nil, errors.As(err, &already):
+		case err == nil, exit.Has(err):
 			return err
 		case errors.Is(err, context.Canceled):
-			return &exitError{exitInterrupted, fmt.Errorf("interrupted (%w); 'sluice mesh status' says where, running it again goes on", err)}
+			return exit.With(exitInterrupted, fmt.Errorf("interrupted (%w); 'sluice mesh status' says where, running it again goes on", err))
 		case errors.Is(err, cluster.ErrConflict):
-			return &exitError{exitConflict, err}
+			return exit.With(exitConflict, err)
 		case errors.Is(err, cluster.ErrNotReady):
-			return &exitError{exitNotReady, err}
+			return exit.With(exitNotReady, err)
 		case errors.Is(err, cluster.ErrRefused):
-			return &exitError{exitRefused, err}
+			return exit.With(exitRefused, err)
 		}
 		return err
 	}
@@ -182,7 +182,7 @@ func (f *meshFlags) outputs(c *cobra.Command, usual string, also ...string) {
 				return run(c, args)
 			}
 		}
-		return &exitError{exitUsage, fmt.Errorf("-o %q; one of %s", f.output, strings.Join(all, ", "))}
+		return exit.With(exitUsage, fmt.Errorf("-o %q; one of %s", f.output, strings.Join(all, ", ")))
 	}
 }
 
@@ -211,11 +211,11 @@ func (f *meshFlags) mesh() (*cluster.Mesh, error) {
 	}
 	v, err := profile.Load(o)
 	if err != nil {
-		return nil, &exitError{exitInput, err}
+		return nil, exit.With(exitInput, err)
 	}
 	components, err := render.All(v)
 	if err != nil {
-		return nil, &exitError{exitInput, err}
+		return nil, exit.With(exitInput, err)
 	}
 	return &cluster.Mesh{Values: v, Components: components}, nil
 }
@@ -227,7 +227,7 @@ func (f *meshFlags) confirm(c *cobra.Command, question string) error {
 	}
 	in, ok := c.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return &exitError{exitUsage, errors.New("nothing was changed: there is no terminal to ask on; say --yes, or --dry-run to only look")}
+		return exit.With(exitUsage, errors.New("nothing was changed: there is no terminal to ask on; say --yes, or --dry-run to only look"))
 	}
 	if _, err := io.WriteString(c.ErrOrStderr(), question+" [y/N] "); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 	"github.com/voicecore-ai/sluice/installer/istioctl"
@@ -118,7 +119,7 @@ func readObjects(in io.Reader, names []string) (all render.Objects, err error) {
 			err = eachFile(name, read)
 		}
 		if err != nil {
-			return nil, &exitError{exitInput, err}
+			return nil, exit.With(exitInput, err)
 		}
 	}
 	return all, nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/bundle"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
@@ -44,9 +45,9 @@ func (f *meshFlags) bundled() (*cluster.Mesh, error) {
 	name, sum, exact := strings.Cut(f.bundle, "@sha256:")
 	switch {
 	case exact && sum == "":
-		return nil, &exitError{exitUsage, errors.New("--bundle ends with @sha256: and no digest")}
+		return nil, exit.With(exitUsage, errors.New("--bundle ends with @sha256: and no digest"))
 	case f.profile.Profile != "" || f.charts != "":
-		return nil, &exitError{exitUsage, errors.New("--bundle has a profile and charts of its own; leave out --profile and --charts")}
+		return nil, exit.With(exitUsage, errors.New("--bundle has a profile and charts of its own; leave out --profile and --charts"))
 	}
 	b, err := openBundle(name, sum)
 	if err != nil {
@@ -54,7 +55,7 @@ func (f *meshFlags) bundled() (*cluster.Mesh, error) {
 	}
 	m, err := b.Mesh(f.profile)
 	if err != nil && !errors.Is(err, cluster.ErrRefused) {
-		err = &exitError{exitInput, err}
+		err = exit.With(exitInput, err)
 	}
 	return m, err
 }
@@ -68,7 +69,7 @@ func openBundle(name, sum string) (*bundle.Bundle, error) {
 	defer func() { _ = file.Close() }()
 	b, err := bundle.Open(file, sum)
 	if err != nil {
-		return nil, &exitError{exitRefused, fmt.Errorf("%s: %w", name, err)}
+		return nil, exit.With(exitRefused, fmt.Errorf("%s: %w", name, err))
 	}
 	return b, nil
 }

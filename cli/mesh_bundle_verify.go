@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/profile"
 )
 
@@ -27,7 +28,7 @@ The exit status is 3 if it is not whole, another file, or another sluice's.`,
 				return err
 			}
 			if _, err := b.Mesh(profile.Options{}); err != nil {
-				return &exitError{exitRefused, fmt.Errorf("%s: %w", args[0], err)}
+				return exit.With(exitRefused, fmt.Errorf("%s: %w", args[0], err))
 			}
 			return printBundle(c, &b.Manifest, b.Sum, args[0])
 		},

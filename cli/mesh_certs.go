@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 )
 
@@ -49,7 +50,7 @@ not: a warning. Below mesh.certificates.critical it is a failure, and the exit s
 				err = encode(c.OutOrStdout(), all, f.output)
 			}
 			if err == nil && slices.ContainsFunc(all, func(c check.Certificate) bool { return c.Severity == check.Fail }) {
-				err = &exitError{exitRefused, errors.New("a certificate is near its end, or is missing")}
+				err = exit.With(exitRefused, errors.New("a certificate is near its end, or is missing"))
 			}
 			return err
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
@@ -32,7 +33,7 @@ func (f *meshFlags) installed(ctx context.Context, k *cluster.Cluster) (*cluster
 // failing makes a report that failed the exit status 3.
 func failing(r *check.Report) error {
 	if r.Failed() {
-		return &exitError{exitRefused, fmt.Errorf("%s", r)}
+		return exit.With(exitRefused, fmt.Errorf("%s", r))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 )
 
@@ -82,7 +83,7 @@ warn  SV231  a request gets its answer
 		}
 	})
 	t.Run("a failure is the exit status 3, a warning none", func(t *testing.T) {
-		if code := ExitCode(failing(report())); code != 3 {
+		if code := exit.Code(failing(report())); code != 3 {
 			t.Errorf("%d", code)
 		}
 		if err := failing(&check.Report{Results: report().Results[2:]}); err != nil {
@@ -108,7 +109,7 @@ patch: {operation: MERGE, value: {name: envoy.filters.http.ext_authz, typed_conf
 		c.SetErr(&out)
 		c.SetIn(strings.NewReader(in))
 		c.SetArgs(append([]string{"mesh", "analyze"}, args...))
-		return ExitCode(c.Execute())
+		return exit.Code(c.Execute())
 	}
 	for _, c := range []struct {
 		name, in string

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
@@ -41,7 +42,7 @@ The exit status is 0 if nothing differs, 2 if something does.`,
 			}
 			for i := range changes {
 				if changes[i].Action != cluster.Keep {
-					return &exitError{exitDiff, fmt.Errorf("the cluster differs: %s", cluster.Count(changes))}
+					return exit.With(exitDiff, fmt.Errorf("the cluster differs: %s", cluster.Count(changes)))
 				}
 			}
 			return nil

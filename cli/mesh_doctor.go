@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 )
 
@@ -30,7 +31,7 @@ explains each code. The exit status is 3 if a check fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if pod != "" && strings.Count(pod, "/") != 1 {
-				return &exitError{exitUsage, fmt.Errorf("--pod %q; a namespace and a name, such as voicecore-ai/billing-service-7d4b9c-x2x1z", pod)}
+				return exit.With(exitUsage, fmt.Errorf("--pod %q; a namespace and a name, such as voicecore-ai/billing-service-7d4b9c-x2x1z", pod))
 			}
 			k, err := f.connect(c.Context())
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/check"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
@@ -85,7 +86,7 @@ func (f *meshFlags) before(c *cobra.Command, k *cluster.Cluster, m *cluster.Mesh
 	if err := printResults(c.ErrOrStderr(), r.Problems()); err != nil {
 		return err
 	}
-	return &exitError{exitRefused, fmt.Errorf("nothing was changed: %s; --skip-checks goes on all the same", r)}
+	return exit.With(exitRefused, fmt.Errorf("nothing was changed: %s; --skip-checks goes on all the same", r))
 }
 
 // proving is how long proxies may take to run what was laid down.
@@ -104,7 +105,7 @@ func (f *meshFlags) after(c *cobra.Command, k *cluster.Cluster, m *cluster.Mesh)
 		_, err := fmt.Fprintln(c.ErrOrStderr(), r)
 		return err
 	}
-	return &exitError{exitRefused, fmt.Errorf("the mesh was laid down, and does not act: %s; 'sluice mesh verify' asks again", r)}
+	return exit.With(exitRefused, fmt.Errorf("the mesh was laid down, and does not act: %s; 'sluice mesh verify' asks again", r))
 }
 
 // lay installs or rolls back, with progress, and prints what was changed.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/render"
 )
 
@@ -60,7 +61,7 @@ func choose(all []render.Rendered, names []string) ([]render.Rendered, error) {
 	}
 	for _, n := range names {
 		if !slices.Contains(known, n) {
-			return nil, &exitError{exitUsage, fmt.Errorf("these values render no component %q; one of %s", n, strings.Join(known, ", "))}
+			return nil, exit.With(exitUsage, fmt.Errorf("these values render no component %q; one of %s", n, strings.Join(known, ", ")))
 		}
 	}
 	return out, nil

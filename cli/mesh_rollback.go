@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
@@ -26,7 +27,7 @@ one could orphan what is stored. The rollback becomes a revision of its own.`,
 			if len(args) == 1 {
 				var err error
 				if number, err = strconv.Atoi(args[0]); err != nil || number < 1 {
-					return &exitError{exitUsage, fmt.Errorf("REVISION %q is not a number from 1", args[0])}
+					return exit.With(exitUsage, fmt.Errorf("REVISION %q is not a number from 1", args[0]))
 				}
 			}
 			k, err := f.connect(c.Context())

@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
@@ -37,7 +38,7 @@ The exit status is 0 if all is ready, 4 if something is not or was left unfinish
 			if err := show(c, f.output, s, printStatus); err != nil || s.Ready() {
 				return err
 			}
-			return &exitError{exitNotReady, errors.New("the mesh is not ready")}
+			return exit.With(exitNotReady, errors.New("the mesh is not ready"))
 		},
 	}
 	f.outputs(c, "table", "json", "yaml")

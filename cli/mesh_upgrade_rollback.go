@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
@@ -25,7 +26,7 @@ the upgrade. The custom resource definitions stay as they are: older ones could 
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if remove && only != "" {
-				return &exitError{exitUsage, errors.New("--remove and --namespace: the new control plane can go only when all namespaces have moved back")}
+				return exit.With(exitUsage, errors.New("--remove and --namespace: the new control plane can go only when all namespaces have moved back"))
 			}
 			return f.move(c, "Move "+orAll(only)+" back to the old control plane?", func(k *cluster.Cluster, o cluster.Options) error {
 				return k.RollbackUpgrade(c.Context(), f.namespace, cluster.MoveOptions{Options: o, Namespace: only, Remove: remove})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 	"github.com/voicecore-ai/sluice/installer/render"
 )
@@ -26,7 +27,7 @@ func (f *upgradeFlags) target(c *cobra.Command) {
 // next is the mesh that is installed, with the control plane that is wanted.
 func (f *upgradeFlags) next(c *cobra.Command, k *cluster.Cluster) (from, to *cluster.Mesh, err error) {
 	if f.to == "" {
-		return nil, nil, &exitError{exitUsage, errors.New("say which version with --to, such as --to 1.31.5")}
+		return nil, nil, exit.With(exitUsage, errors.New("say which version with --to, such as --to 1.31.5"))
 	}
 	if from, err = k.Installed(c.Context(), f.namespace); err != nil {
 		return nil, nil, err
@@ -38,11 +39,11 @@ func (f *upgradeFlags) next(c *cobra.Command, k *cluster.Cluster) (from, to *clu
 	}
 	v.Istio.Charts = f.charts // those of the installed version are not those of this one
 	if problems := v.Validate(); len(problems) > 0 {
-		return nil, nil, &exitError{exitInput, problems}
+		return nil, nil, exit.With(exitInput, problems)
 	}
 	components, err := render.All(&v)
 	if err != nil {
-		return nil, nil, &exitError{exitInput, err}
+		return nil, nil, exit.With(exitInput, err)
 	}
 	return from, &cluster.Mesh{Values: &v, Components: components}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/installer/cluster"
 )
 
@@ -37,7 +38,7 @@ The exit status is 0 if no upgrade is under way or all proxies have moved, 4 if 
 			if err := show(c, f.output, s, printUpgrade); err != nil || s.Done() {
 				return err
 			}
-			return &exitError{exitNotReady, errors.New("the upgrade is not done")}
+			return exit.With(exitNotReady, errors.New("the upgrade is not done"))
 		},
 	}
 	f.outputs(c, "table", "json", "yaml")

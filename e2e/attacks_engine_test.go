@@ -17,6 +17,7 @@ import (
 	"github.com/voicecore-ai/sluice/cli"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
+	"github.com/voicecore-ai/sluice/exit"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
 
@@ -32,7 +33,7 @@ func sluice(t *testing.T, args ...string) (out string, code int) {
 	if err != nil {
 		b.WriteString(err.Error())
 	}
-	return b.String(), cli.ExitCode(err)
+	return b.String(), exit.Code(err)
 }
 
 // conditions that would cost too much are refused when they are made, or end when they do.

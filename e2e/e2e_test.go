@@ -23,9 +23,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/voicecore-ai/sluice/cli"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
+	"github.com/voicecore-ai/sluice/exit"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
 
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	if command, ok := shims[filepath.Base(os.Args[0])]; ok {
 		if err := command(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(cli.ExitCode(err))
+			os.Exit(exit.Code(err))
 		}
 		return
 	}

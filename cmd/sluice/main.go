@@ -10,6 +10,7 @@ import (
 	_ "time/tzdata" // conditions with time zones, in an image without them
 
 	"github.com/voicecore-ai/sluice/cli"
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 func main() {
@@ -17,6 +18,6 @@ func main() {
 	defer stop()
 	if err := cli.Command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sluice:", err)
-		os.Exit(cli.ExitCode(err)) //nolint:gocritic // stop only un-registers signals
+		os.Exit(exit.Code(err)) //nolint:gocritic // stop only un-registers signals
 	}
 }

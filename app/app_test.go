@@ -45,8 +45,8 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// build makes a server with a data folder of its own, as 'sluiced serve' would with these arguments.
-func build(t *testing.T, args ...string) *server {
+// configOf is what 'sluiced serve' would make of these arguments, with a data folder of its own and free ports.
+func configOf(t *testing.T, args ...string) (Config, error) {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	if _, err := Init(data); err != nil {
@@ -57,7 +57,13 @@ func build(t *testing.T, args ...string) *server {
 	if err := f.Parse(append([]string{"--data", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	config, err := LoadConfig(f, nil)
+	return LoadConfig(f, nil)
+}
+
+// build makes a server with a data folder of its own, as 'sluiced serve' would with these arguments.
+func build(t *testing.T, args ...string) *server {
+	t.Helper()
+	config, err := configOf(t, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
-
 	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/catalog"
@@ -129,16 +127,7 @@ func TestReplicasShareACatalogue(t *testing.T) {
 // refused is why a server does not start. It leaves nothing running.
 func refused(t *testing.T, args ...string) error {
 	t.Helper()
-	data := filepath.Join(t.TempDir(), "data")
-	if _, err := Init(data); err != nil {
-		t.Fatal(err)
-	}
-	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	Flags(f)
-	if err := f.Parse(append([]string{"--data", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}, args...)); err != nil {
-		t.Fatal(err)
-	}
-	config, err := LoadConfig(f, nil)
+	config, err := configOf(t, args...)
 	if err != nil {
 		return err
 	}

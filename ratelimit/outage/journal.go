@@ -111,10 +111,33 @@ func (j *journal) take() []*page {
 	return taken
 }
 
+// giveBack puts pages before what came since.
+func (j *journal) giveBack(pages []*page) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.chunks = append(pages, j.chunks...)
+	for _, p := range pages {
+		j.held += len(p.records)
+	}
+}
+
 func (j *journal) len() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.held
+}
+
+// push adds those of charges that are wanted, and r if there is one.
+func (p *page) push(r record, charges []ratelimit.Charge, wanted func(*ratelimit.Charge) bool) {
+	r.from = len(p.charges)
+	for i := range charges {
+		if wanted(&charges[i]) {
+			p.charges = append(p.charges, charges[i])
+		}
+	}
+	if len(p.charges) > r.from {
+		p.records = append(p.records, r)
+	}
 }
 
 // of is the charges of record i.

@@ -112,19 +112,6 @@ func (s *Store) due(p *page) (due, shut *page) {
 	return due, shut
 }
 
-// push adds those of charges that are wanted, and r if there is one.
-func (p *page) push(r record, charges []ratelimit.Charge, wanted func(*ratelimit.Charge) bool) {
-	r.from = len(p.charges)
-	for i := range charges {
-		if wanted(&charges[i]) {
-			p.charges = append(p.charges, charges[i])
-		}
-	}
-	if len(p.charges) > r.from {
-		p.records = append(p.records, r)
-	}
-}
-
 // settlePage is what is left of due; nil for nothing.
 func (s *Store) settlePage(due *page, now time.Time) *page {
 	if len(due.records) == 0 {
@@ -232,15 +219,5 @@ func (s *Store) reapply(p *page) error {
 		return err
 	case <-ctx.Done():
 		return errTimeout
-	}
-}
-
-// giveBack puts pages before what came since.
-func (j *journal) giveBack(pages []*page) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.chunks = append(pages, j.chunks...)
-	for _, p := range pages {
-		j.held += len(p.records)
 	}
 }

@@ -50,7 +50,7 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 		Config: mutual(ca, gateway),
 		Args:   []string{"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", ca.file, "--peers", envoyID + "," + operatorID},
 	}, way{"", credentials.NewTLS(config.Clone())})
-	key := w.tenant(t, "acme", limit("per-hour", fixed, 3, time.Hour))
+	key := w.tenant(t, "acme", limit("per-hour", hard, 3, time.Hour))
 
 	t.Run("Envoy's requests are decided, and each costs one hit", func(t *testing.T) {
 		if s := w.get(t.Context(), "slk_00000000_none"); s.status != http.StatusUnauthorized {

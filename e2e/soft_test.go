@@ -31,7 +31,7 @@ func testSoftStage(t *testing.T, config string) {
 	}
 	stage("soft")
 	w := start(t, stack.Options{Config: config, Args: []string{"--config", settings}})
-	key := w.tenant(t, "acme", limit("per-hour", fixed, 2, time.Hour))
+	key := w.tenant(t, "acme", limit("per-hour", hard, 2, time.Hour))
 	nobody := func(r *http.Request) { r.Header.Del("x-api-key") }
 	expect := func(what string, want int, edits ...func(*http.Request)) {
 		t.Helper()

@@ -455,7 +455,7 @@ func TestALocalReplyIsChargedOnce(t *testing.T) {
 		t.Run("E-09 with "+name+" a 503 and a 404 of Envoy's own are charged once each", func(t *testing.T) {
 			config := strings.NewReplacer("${UPSTREAM_PORT}", "1", "match: {prefix: /}", "match: {prefix: /v1}").Replace(config)
 			w := start(t, stack.Options{Config: config})
-			key := w.tenant(t, "acme", limit("per-hour", fixed, 4, time.Hour))
+			key := w.tenant(t, "acme", limit("per-hour", hard, 4, time.Hour))
 			var got []int
 			for _, path := range []string{"/v1/calls", "/nowhere", "/v1/calls", "/nowhere", "/v1/calls", "/nowhere"} {
 				s := w.get(t.Context(), key, func(r *http.Request) { r.URL.Path = path })

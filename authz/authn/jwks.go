@@ -230,6 +230,7 @@ func (k *KeySets) list() []*source {
 // sweep makes the sources what the issuers say, and starts the fetches that are due.
 func (k *KeySets) sweep() {
 	now := k.now()
+	before := k.list() // the issuers are read after it: what a later change of them brings meanwhile stays
 	wanted := map[sourceID]bool{}
 	for _, i := range k.o.Issuers().All() {
 		wanted[sourceID{i.JWKSURI, i.AllowPrivate}] = true
@@ -237,11 +238,12 @@ func (k *KeySets) sweep() {
 			k.source(i, "")
 		}
 	}
-	for _, s := range k.list() {
+	for _, s := range before {
 		if !wanted[s.issuer] || s.issuer != s.sourceID && k.idle(now, s) {
 			k.drop(s)
-			continue
 		}
+	}
+	for _, s := range k.list() {
 		s.mu.Lock()
 		// A clock that was set back must not stop the refresh.
 		if due := now >= s.next || s.next-now > 2*k.o.Refresh.Microseconds(); due && s.fetching == nil {

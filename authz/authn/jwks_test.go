@@ -498,6 +498,43 @@ func TestAnIssuerThatIsRemovedOrChanged(t *testing.T) {
 	})
 }
 
+// The sweep reads the issuers, and before it goes on they change and a request brings a token of the new one.
+func TestASweepKeepsTheKeysOfAnIssuerThatComesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &idp{body: map[string]string{mainKeys: keyA}, fetches: map[string]int{}}
+		token := sign(header(m{"kid": `"a"`}), payload(m{"iat": "", "exp": fmt.Sprint(time.Now().Add(time.Hour).Unix())}), "ES256", p256())
+		before, after := compile(t, 1, testIssuers()[1:]), compile(t, 2, testIssuers())
+		var a *authn.Authenticator
+		present := func() error {
+			_, _, err := a.Identify(t.Context(), time.Now().UnixMicro(), after, &authz.Credentials{Tokens: []string{token}})
+			return err
+		}
+		asked := 0
+		sets := authn.NewKeySets(authn.KeySetsOptions{Fetch: i.fetch, Issuers: func() *trust.Issuers {
+			if asked++; asked > 1 {
+				return after.Issuers
+			}
+			if err := present(); err != nil {
+				t.Errorf("within the sweep: %v", err)
+			}
+			return before.Issuers
+		}})
+		a = authn.New(authn.Options{Pepper: pepper, KeySets: sets})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { sets.Run(ctx); close(done) }()
+		synctest.Wait()
+		if err := present(); err != nil {
+			t.Errorf("after the sweep: %v", err)
+		}
+		if n := i.count(mainKeys); n != 1 {
+			t.Errorf("%d fetches, want 1", n)
+		}
+		stop()
+		<-done
+	})
+}
+
 func TestF09AClockThatIsSetBack(t *testing.T) {
 	var mu sync.Mutex
 	clock := time.UnixMicro(now)

@@ -23,7 +23,7 @@ const isSuspended = "suspended"
 
 // alongside are a tenant's limits: one that the edge charges, one that every hop does.
 func alongside() []*quotav1.Limit {
-	edge, service := limit("calls", fixed, 1000, 24*time.Hour), limit("hops", fixed, 1000, 24*time.Hour)
+	edge, service := limit("calls", fixed, 1000, ever), limit("hops", fixed, 1000, ever)
 	service.At = "service"
 	return []*quotav1.Limit{edge, service}
 }
@@ -292,9 +292,9 @@ func testRevocations(t *testing.T, h *threeHops) {
 		h.b.judge(t, isNobody, show(tok))
 	})
 	t.Run("a service's limit that is used up refuses at the inner hop, and costs the edge nothing", func(t *testing.T) {
-		few := limit("hops", fixed, 2, 24*time.Hour)
+		few := limit("hops", fixed, 2, ever)
 		few.At = "service"
-		key := h.tenant(t, "small", limit("calls", fixed, 100, 24*time.Hour), few)
+		key := h.tenant(t, "small", limit("calls", fixed, 100, ever), few)
 		_, _, seen := throughGateway(t, h, passes, http1("GET", "/v1/calls", "x-api-key: "+key))
 		h.b.judge(t, verdict{http.StatusTooManyRequests, "over_limit"}, show(told(t, seen, "small", key)))
 		if got, want := h.used(t, "small"), map[string]int64{"calls": 1, "hops": 2}; !maps.Equal(got, want) {

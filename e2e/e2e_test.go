@@ -221,6 +221,9 @@ const (
 	gcra  = "gcra"
 	hard  = "hard"
 	fixed = "fixed"
+
+	// ever is the longest window: a fixed one that begins anew once in a year.
+	ever = 366 * 24 * time.Hour
 )
 
 func limit(name, algorithm string, n int64, window time.Duration) *quotav1.Limit {

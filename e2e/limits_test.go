@@ -73,7 +73,7 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 	})
 
 	t.Run("64 connections on one hot tenant admit exactly the limit", func(t *testing.T) {
-		key := w.tenant(t, "hot", limit("per-hour", fixed, 500, time.Hour))
+		key := w.tenant(t, "hot", limit("ever", fixed, 500, ever))
 		shots := make(chan shot, 64*25)
 		for range 64 {
 			go func() {
@@ -103,7 +103,7 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 	})
 
 	t.Run("a limit raised or lowered by API holds for the next request in the middle of a window", func(t *testing.T) {
-		key := w.tenant(t, "changing", limit("per-hour", fixed, 3, time.Hour))
+		key := w.tenant(t, "changing", limit("ever", fixed, 3, ever))
 		statuses := func(n int) (ok int) {
 			for range n {
 				if w.get(t.Context(), key).status == http.StatusOK {
@@ -115,7 +115,7 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 		set := func(n int64) {
 			t.Helper()
 			_, err := w.quota.UpdatePlan(w.admin(t), &quotav1.UpdatePlanRequest{
-				Plan:       &quotav1.Plan{Name: "plans/changing", Limits: []*quotav1.Limit{limit("per-hour", fixed, n, time.Hour)}},
+				Plan:       &quotav1.Plan{Name: "plans/changing", Limits: []*quotav1.Limit{limit("ever", fixed, n, ever)}},
 				UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"limits"}},
 			})
 			if err != nil {
@@ -143,7 +143,7 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 func TestKillNineNeverAdmitsMoreThanTheQuota(t *testing.T) {
 	const quota, kills = 2000, 50
 	w := start(t, stack.Options{})
-	key := w.tenant(t, "durable", limit("per-day", fixed, quota, 24*time.Hour))
+	key := w.tenant(t, "durable", limit("ever", fixed, quota, ever))
 	admitted := 0
 	for range kills {
 		answers := make(chan shot, 64)

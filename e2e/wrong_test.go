@@ -269,7 +269,7 @@ func TestAWrongCatalogueFileChangesNothing(t *testing.T) {
 		}
 	}
 	plan := func(limit string) string {
-		return "plans:\n  - name: gold\n    limits:\n      - {name: per-hour, algorithm: fixed, window: 1h, limit: " + limit + "}\ntenants:\n  - {id: acme, plan: gold}\n"
+		return "plans:\n  - name: gold\n    limits:\n      - {name: ever, algorithm: fixed, window: 8784h, limit: " + limit + "}\ntenants:\n  - {id: acme, plan: gold}\n"
 	}
 	write(plan("1000"))
 	w := start(t, stack.Options{Catalog: dir})

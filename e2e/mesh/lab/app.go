@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -28,6 +29,33 @@ type Answer struct {
 	Host   string
 	Path   string
 	Header http.Header
+}
+
+// Workload is the manifest of a Deployment of the app, with its Service and an identity of its own.
+func Workload(namespace, name string) string {
+	return strings.NewReplacer("NAMESPACE", namespace, "NAME", name).Replace(`
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: NAME, namespace: NAMESPACE}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: NAME, namespace: NAMESPACE}
+spec: {selector: {app: NAME}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata: {labels: {app: NAME}}
+    spec:
+      serviceAccountName: NAME
+      # Not before it listens, and until the other proxies have heard that it goes.
+      containers: [{name: app, image: lab/app, readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}, lifecycle: {preStop: {sleep: {seconds: 10}}}}]
+`)
 }
 
 // Ask sends a GET and returns the status and, if the answer is the app's, what it says. A header Host is the request's host.

@@ -55,40 +55,13 @@ spec:
   http: [{route: [{destination: {host: b, port: {number: 8080}}}]}]
 `
 
-// workload is a service with an identity of its own.
-func workload(name string) string {
-	return strings.ReplaceAll(`
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: NAME, namespace: apps}
----
-apiVersion: v1
-kind: Service
-metadata: {name: NAME, namespace: apps}
-spec: {selector: {app: NAME}, ports: [{name: http, port: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: NAME, namespace: apps}
-spec:
-  selector: {matchLabels: {app: NAME}}
-  template:
-    metadata: {labels: {app: NAME}}
-    spec:
-      serviceAccountName: NAME
-      # Not before it listens, and until the sidecars have heard that the pod ends.
-      containers: [{name: app, image: lab/app, readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}, lifecycle: {preStop: {sleep: {seconds: 10}}}}]
-`, "NAME", name)
-}
-
 func TestAMeshOnOneMachine(t *testing.T) {
 	c := Start(t, Options{})
 	c.Kubectl(t, "", "create", "namespace", "istio-system")
 	c.Apply(t, istio(t, c))
 	c.Pod(t, "istio-system", "app=istiod")
 	c.Pod(t, "istio-system", "app=istio-ingressgateway")
-	c.Apply(t, apps+workload("a")+workload("b"))
+	c.Apply(t, apps+Workload("apps", "a")+Workload("apps", "b"))
 	a, b := c.Pod(t, "apps", "app=a"), c.Pod(t, "apps", "app=b")
 
 	// identities waits for a 200 and wants both workloads' identities in the hop's certificate header.

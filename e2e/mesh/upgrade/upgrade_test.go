@@ -37,37 +37,6 @@ mesh:
   - {name: shop, callers: [ingress], paths: [/], retries: {attempts: 0}}
 `
 
-// workload is a Deployment with its Service and identity.
-func workload(namespace, name string) string {
-	return strings.NewReplacer("NAMESPACE", namespace, "NAME", name).Replace(`
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: NAME, namespace: NAMESPACE}
----
-apiVersion: v1
-kind: Service
-metadata: {name: NAME, namespace: NAMESPACE}
-spec: {selector: {app: NAME}, ports: [{name: http, port: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: NAME, namespace: NAMESPACE}
-spec:
-  selector: {matchLabels: {app: NAME}}
-  template:
-    metadata: {labels: {app: NAME}}
-    spec:
-      serviceAccountName: NAME
-      containers:
-      - name: app
-        image: lab/app
-        # Not before it listens, and until the other proxies have heard that it goes.
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 10}}}
-`)
-}
-
 // mesh is the mesh under test, and the command that moves it.
 type mesh struct {
 	*lab.Cluster
@@ -213,7 +182,7 @@ func install(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	m.command(t, "install", "--yes", "--profile", "minimal", "-f", m.values)
-	m.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: canary, labels: {istio-injection: enabled}}\n"+workload("canary", "bird")+workload("apps", "shop"))
+	m.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: canary, labels: {istio-injection: enabled}}\n"+lab.Workload("canary", "bird")+lab.Workload("apps", "shop"))
 	m.Pod(t, "canary", "app=bird")
 	m.Pod(t, "apps", "app=shop")
 	return m

@@ -26,6 +26,7 @@ import (
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+	"github.com/voicecore-ai/sluice/loopback"
 )
 
 // The workloads of a mesh beside its gateway (envoyID).
@@ -189,13 +190,11 @@ func runEnvoy(t *testing.T, name, config, admin string) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := loopback.Ports(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return ports[0]
 }
 
 // plainly sends a request in plain text: to a gateway, or to the Envoy of the service

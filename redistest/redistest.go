@@ -11,11 +11,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,12 +21,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/loopback"
 )
 
 const (
-	lowPort, highPort = 12_000, 28_000
-	patience          = 20 * time.Second
-	pause             = 2 * time.Millisecond
+	patience = 20 * time.Second
+	pause    = 2 * time.Millisecond
 )
 
 // Server is one redis-server. Its methods are for the goroutine of the test.
@@ -213,18 +212,13 @@ func whole(ctx context.Context, c *redis.Client, n int) bool {
 		strings.Contains(info, "cluster_slots_ok:16384\r") && strings.Contains(info, fmt.Sprintf("cluster_size:%d\r", n))
 }
 
-// freePort is a port that nobody listens on now.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for range 1000 {
-		port := strconv.Itoa(lowPort + rand.IntN(highPort-lowPort)) //nolint:gosec // a port is no secret
-		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
-			_ = l.Close()
-			return port
-		}
+	ports, err := loopback.Ports(1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("redistest: no free port")
-	return ""
+	return ports[0]
 }
 
 // output keeps what a process says, for when it fails.

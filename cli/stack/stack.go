@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/app"
+	"github.com/voicecore-ai/sluice/loopback"
 )
 
 // Options say what to start.
@@ -72,7 +72,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if replicas > 1 && s.options.RedisServer == "" {
 		return errors.New("stack: replicas without a Redis would count separately")
 	}
-	ports, err := freePorts(3 + 2*replicas)
+	ports, err := loopback.Ports(3 + 2*replicas)
 	if err != nil {
 		return err
 	}
@@ -259,20 +259,4 @@ func tail(path string) string {
 	}
 	text, _ := io.ReadAll(f)
 	return string(text)
-}
-
-// freePorts returns n different ports that were free a moment ago.
-func freePorts(n int) (ports []string, err error) {
-	var held []net.Listener
-	for len(held) < n && err == nil {
-		var l net.Listener
-		if l, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			held, ports = append(held, l), append(ports, port)
-		}
-	}
-	for _, l := range held {
-		err = errors.Join(err, l.Close())
-	}
-	return ports, err
 }

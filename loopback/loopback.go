@@ -1,0 +1,39 @@
+// Package loopback finds ports of 127.0.0.1 for processes that are told where to listen.
+package loopback
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"strconv"
+)
+
+// The ports that are given out lie below those that Linux gives to outgoing connections (from 32768 on): a
+// connection that somebody opens meanwhile takes none of them.
+const (
+	lowest, above = 12_000, 28_000
+	attempts      = 1000
+)
+
+// Ports returns n different ports, in decimal, on which nobody listened a moment ago. Two that ask at once
+// rarely get the same: ports are drawn at random.
+func Ports(n int) (ports []string, err error) {
+	held := make([]net.Listener, 0, n)
+	for try := 0; len(held) < n && try < n+attempts; try++ {
+		port := strconv.Itoa(lowest + rand.IntN(above-lowest)) //nolint:gosec // a port is no secret
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			held, ports = append(held, l), append(ports, port)
+		}
+	}
+	if len(held) == n {
+		err = nil
+	}
+	for _, l := range held {
+		err = errors.Join(err, l.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ports, nil
+}

@@ -22,6 +22,7 @@ GRPC_GATEWAY_VERSION := v2.33.0
 TOOLS := $(CURDIR)/.tools/bin
 ENVOY := $(TOOLS)/envoy
 MESH_TOOLS := $(CURDIR)/.tools/mesh/bin
+OBSERVE_TOOLS := $(CURDIR)/.tools/observe/bin
 export PATH := $(TOOLS):$(PATH)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -68,7 +69,7 @@ fuzz: need-go redis-server ## Fuzz what reads hostile bytes first, FUZZ_TIME (30
 .PHONY: test-e2e
 test-e2e: need-go gotestsum envoy redis-server ## The built server behind a real Envoy
 	@echo "==> end-to-end tests, with $$($(ENVOY) --version | sed 's/.*version: //')"
-	@packages=$$(go list ./e2e/...); packages=$$(grep -Ev '/e2e/(mesh|redis)' <<<"$$packages"); \
+	@packages=$$(go list ./e2e/...); packages=$$(grep -Ev '/e2e/(mesh|observe|redis)' <<<"$$packages"); \
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
 
 .PHONY: test-mesh
@@ -76,6 +77,12 @@ test-mesh: need-go need-namespaces gotestsum envoy build mesh-tools ## A real me
 	@echo "==> tests in a real mesh, with $$($(ENVOY) --version | sed -n 's/.*version: //p')"
 	@SLUICE_ENVOY=$(ENVOY) SLUICE_MESH_TOOLS=$(MESH_TOOLS) SLUICE_MESH_LOGS=$(CURDIR)/artifacts/mesh SLUICE_BIN=$(CURDIR)/bin \
 		gotestsum --format testname -- -count=1 -p 1 -timeout 15m ./e2e/mesh/...
+
+.PHONY: test-observe
+test-observe: need-go gotestsum envoy observe-tools ## What Sluice shows of itself, to a real Jaeger and a real Prometheus; the first run builds them
+	@echo "==> traces and metrics, with $$($(ENVOY) --version | sed -n 's/.*version: //p')"
+	@SLUICE_ENVOY=$(ENVOY) SLUICE_OBSERVE_TOOLS=$(OBSERVE_TOOLS) \
+		gotestsum --format testname -- -count=1 -p 1 -timeout 10m ./e2e/observe/...
 
 .PHONY: lint
 lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as locked, known vulnerabilities, generated code as committed
@@ -147,12 +154,15 @@ need-namespaces:
 redis-server:
 	@scripts/install-redis-server
 
-.PHONY: envoy mesh-tools gotestsum golangci-lint govulncheck buf-plugins
+.PHONY: envoy mesh-tools observe-tools gotestsum golangci-lint govulncheck buf-plugins
 envoy:
 	@scripts/install-envoy
 
 mesh-tools: need-go
 	@scripts/build-mesh-tools
+
+observe-tools: need-go
+	@scripts/build-observe-tools
 
 gotestsum: need-go
 	@scripts/install-go-tool $@ $(GOTESTSUM_VERSION) gotest.tools/gotestsum

@@ -1,0 +1,104 @@
+package observe
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/voicecore-ai/sluice/loopback"
+)
+
+// jaeger is a running one, which keeps traces in memory.
+type jaeger struct {
+	otlp string // host:port of its OTLP receiver, gRPC
+	api  string // base URL of its query API
+}
+
+const jaegerConfig = `
+service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines:
+    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
+  telemetry:
+    metrics: {level: none}
+    logs: {level: warn}
+extensions:
+  jaeger_storage: {backends: {kept: {memory: {max_traces: 10000}}}}
+  jaeger_query:
+    storage: {traces: kept}
+    http: {endpoint: "127.0.0.1:${HTTP}"}
+    grpc: {endpoint: "127.0.0.1:${GRPC}"}
+receivers:
+  otlp: {protocols: {grpc: {endpoint: "127.0.0.1:${OTLP}"}}}
+exporters:
+  jaeger_storage_exporter: {trace_storage: kept}
+`
+
+// startJaeger returns when it answers.
+func startJaeger(t *testing.T) *jaeger {
+	t.Helper()
+	ports, err := loopback.Ports(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	config := strings.NewReplacer("${HTTP}", ports[0], "${GRPC}", ports[1], "${OTLP}", ports[2]).Replace(jaegerConfig)
+	path := filepath.Join(dir, "jaeger.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "jaeger.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(tool("jaeger"), "--config", path)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it keeps nothing
+		_ = cmd.Wait()
+		if text, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("jaeger.log:\n%s", text)
+		}
+	})
+	j := &jaeger{otlp: "127.0.0.1:" + ports[2], api: "http://127.0.0.1:" + ports[0]}
+	within(t, time.Minute, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
+	return j
+}
+
+// services are the names of all that sent spans.
+func (j *jaeger) services() (names []string, err error) {
+	err = j.get("/api/services", &names)
+	return names, err
+}
+
+// get reads the data of one answer of the query API.
+func (j *jaeger) get(path string, data any) error {
+	response, err := (&http.Client{Timeout: 10 * time.Second}).Get(j.api + path)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, response.Status)
+	}
+	return json.NewDecoder(response.Body).Decode(&struct {
+		Data any `json:"data"`
+	}{data})
+}
+
+func TestJaegerAnswers(t *testing.T) {
+	if names, err := startJaeger(t).services(); err != nil || len(names) != 0 {
+		t.Errorf("%q, %v", names, err)
+	}
+}

@@ -133,6 +133,8 @@ type Options struct {
 	// Soft is the stage of a roll-out in which nothing is protected: who the caller is, rules and limits are
 	// found out and counted, and what they decline is admitted, and recorded as such. Whatever else denies, denies.
 	Soft bool
+	// Observe is told each decision once it is made, for figures, and keeps none: it is d's only while it runs. Nil: nobody is.
+	Observe func(now int64, d *Decision)
 }
 
 // Gate admits requests. It is safe for concurrent use.
@@ -177,6 +179,7 @@ func (g *Gate) Admit(ctx context.Context, now int64, r *Request, d *Decision) {
 		g.shadow.Add(1)
 	}
 	g.counts[d.Reason].Add(1)
+	g.observe(now, d)
 	// A door may keep d for as long as a stream lasts: not the catalogue of now with it, nor the request.
 	d.snapshot, d.account, d.input, d.entry = nil, nil, authz.Input{}, audit.Entry{}
 }
@@ -200,7 +203,21 @@ func (g *Gate) Refuse(now int64, r *Request, d *Decision) {
 	d.Edge, d.Revision = d.ID, g.o.Snapshot().Revision
 	g.counts[reason].Add(1)
 	g.record(now, r, d)
+	g.observe(now, d)
 	d.entry = audit.Entry{}
+}
+
+// observe changes no decision: what panics there is contained.
+func (g *Gate) observe(now int64, d *Decision) {
+	if g.o.Observe == nil {
+		return
+	}
+	defer func() {
+		if recover() != nil {
+			g.panicked()
+		}
+	}()
+	g.o.Observe(now, d)
 }
 
 // Charge applies charges that no tenant stands behind, for doors whose

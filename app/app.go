@@ -38,6 +38,7 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit/memstore"
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 	"github.com/voicecore-ai/sluice/telemetry"
+	"github.com/voicecore-ai/sluice/telemetry/traffic"
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
@@ -70,6 +71,7 @@ type App struct {
 	accesslog *accesslog.Server
 	recorder  *accesslog.Logger
 	requests  *telemetry.Requests
+	traffic   *traffic.Traffic
 	grpc      *grpc.Server
 	http      *http.Server
 	status    *http.Server

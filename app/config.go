@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/voicecore-ai/sluice/authz/trust"
+	"github.com/voicecore-ai/sluice/telemetry/traffic"
 )
 
 // Config is all that sluiced can be told. The name in the tag is the flag, the
@@ -56,6 +57,7 @@ type Config struct {
 	DrainDelay         time.Duration `koanf:"drain-delay"`
 	DrainTimeout       time.Duration `koanf:"drain-timeout"`
 	OTLPEndpoint       string        `koanf:"otlp-endpoint"`
+	MetricsTenants     int           `koanf:"metrics-tenants"`
 	LogLevel           string        `koanf:"log-level"`
 	LogFormat          string        `koanf:"log-format"`
 	Redis              RedisConfig   `koanf:",squash"`
@@ -90,7 +92,7 @@ func Flags(f *pflag.FlagSet) {
 	f.String("uds", "", "`path` of a Unix socket for the doors; who may open it is a peer")
 	f.String("http-listen", "127.0.0.1:9091", "TCP `address` of the REST quota API, /metrics, /healthz and /readyz; \"\" for none")
 	f.Bool("http-remote", false, "let --http-listen be other than loopback; it carries the admin token in the clear, so put TLS before it")
-	f.String("status-listen", "", "TCP `address` of /metrics, /healthz and /readyz alone, for probes and Prometheus; nothing there is secret, so it may be any; \"\" for none")
+	f.String("status-listen", "", "TCP `address` of /metrics, /healthz and /readyz alone, for probes and Prometheus; nothing there is secret but, to some, the ids of tenants (--metrics-tenants), so it may be any; \"\" for none")
 	f.String("tls-cert", "", "PEM `file` with the certificate chain of the gRPC server; makes it demand a client certificate")
 	f.String("tls-key", "", "PEM `file` with the private key for --tls-cert")
 	f.String("tls-client-ca", "", "PEM `file` with the certificates that a client's must chain to")
@@ -114,6 +116,7 @@ func Flags(f *pflag.FlagSet) {
 	f.Duration("drain-delay", 0, "after SIGTERM, `time` to keep serving while readiness already says no; set it to what endpoints take to propagate")
 	f.Duration("drain-timeout", 20*time.Second, "after --drain-delay, `time` for calls in flight before they are cut")
 	f.String("otlp-endpoint", "", "`host:port` of an OpenTelemetry collector (gRPC, plain text) for spans; \"\" for none")
+	f.Int("metrics-tenants", 20, "most tenants with series of their own on /metrics, those that ask most, as a `number` up to 100; the others share one; 0 names none")
 	f.String("log-level", "info", "`word` for the least that is logged: debug, info, warn, error")
 	f.String("log-format", "text", "`word` text or json")
 }
@@ -306,6 +309,9 @@ func (c Config) check() (problems []error) {
 	}
 	if c.MaxCells < 1000 {
 		wrong("max-cells %d: at least 1000", c.MaxCells)
+	}
+	if c.MetricsTenants < 0 || c.MetricsTenants > traffic.MaxTenants {
+		wrong("metrics-tenants %d: 0 to %d", c.MetricsTenants, traffic.MaxTenants)
 	}
 	for _, least := range []struct {
 		setting  string

@@ -47,14 +47,14 @@ func TestEveryWrongSettingIsNamedAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := load(t, nil, []string{
-		"--config", path, "--grpc-listen", "0.0.0.0:9090", "--http-listen", ":9091", "--max-cells", "1",
+		"--config", path, "--grpc-listen", "0.0.0.0:9090", "--http-listen", ":9091", "--max-cells", "1", "--metrics-tenants", "101",
 		"--journal-on-damage", "ignore", "--ratelimit-format", "draft-99", "--log-level", "loud", "--log-format", "xml", "--drain-timeout", "-1s",
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		`"max-cell" is no setting`, "grpc-listen 0.0.0.0:9090", "http-listen :9091", "max-cells 1",
+		`"max-cell" is no setting`, "grpc-listen 0.0.0.0:9090", "http-listen :9091", "max-cells 1", "metrics-tenants 101: 0 to 100",
 		`journal-on-damage "ignore": one of deny, forget`, `ratelimit-format "draft-99"`, `log-level "loud"`, `log-format "xml"`, "drain-timeout",
 	} {
 		if !strings.Contains(err.Error(), want) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/outbound"
+	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/telemetry/traffic"
 )
 
 // keepLastUsed is how often the times at which API keys were last used go to
@@ -35,10 +38,14 @@ func (a *App) buildIdentity(keys keys) error {
 	if err := a.loadLastUsed(); err != nil {
 		return err
 	}
+	a.traffic = traffic.New(traffic.Options{
+		Tenants: a.config.MetricsTenants, Now: time.Now, Revision: func() uint64 { return a.catalog.Snapshot().Revision },
+		Limits: func() iter.Seq2[string, *ratelimit.Limit] { return a.catalog.Snapshot().PlanLimits() },
+	})
 	a.gate = gate.New(gate.Options{
 		Snapshot: a.catalog.Snapshot, Authenticator: a.authn, Store: a.store, Shared: a.shared != nil, IDKey: keys.decision,
 		Tokens: token.New(token.Options{Secret: keys.token}), Audit: a.auditor(), Log: a.log,
-		Edges: a.config.EdgePeers, Soft: a.config.Stage == soft,
+		Edges: a.config.EdgePeers, Soft: a.config.Stage == soft, Observe: a.traffic.Observe,
 	})
 	return nil
 }

@@ -18,6 +18,7 @@ func (a *App) metrics() *prometheus.Registry {
 		telemetry.Identity(a.authn, a.keysets),
 		telemetry.AccessLog(a.accesslog, a.recorder),
 		a.requests,
+		a.traffic,
 		telemetry.Streams(a.extproc),
 		telemetry.RLS(a.rls),
 		telemetry.Files(a.catalog, a.refused()),

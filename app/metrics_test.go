@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -44,7 +45,9 @@ func folder(t *testing.T, name, content string) string {
 // metric is one of ours on /metrics or in the documentation.
 type metric struct {
 	kind   string
+	unit   string
 	labels string // sorted, with commas between
+	series int    // there are, or at most may be
 }
 
 var (
@@ -52,7 +55,7 @@ var (
 	seriesLine    = regexp.MustCompile(`(?m)^(sluice_\w+)(?:\{(.*)\})? \S+$`)
 	histogramPart = regexp.MustCompile(`_(bucket|sum|count)$`)
 	labelPair     = regexp.MustCompile(`(\w+)="[^"]*"`)
-	tableRow      = regexp.MustCompile("(?m)^\\| `(sluice_\\w+)` \\| ((?:`\\w+`(?:, )?)*) ?\\| (\\w+) \\|")
+	tableRow      = regexp.MustCompile("(?m)^\\| `(sluice_\\w+)` \\| ((?:`\\w+`(?:, )?)*) ?\\| (\\w+) \\| ([\\w ]+) \\| ([\\d,]+) \\|")
 	mention       = regexp.MustCompile(`\bsluice_\w+(?:\{\w+="[^"{}]*"\})?`)
 )
 
@@ -60,7 +63,7 @@ var (
 func shownOn(page string) map[string]metric {
 	all := map[string]metric{}
 	for _, m := range typeLine.FindAllStringSubmatch(page, -1) {
-		all[m[1]] = metric{kind: m[2], labels: all[m[1]].labels}
+		all[m[1]] = metric{kind: m[2], unit: unit(m[1], m[2])}
 	}
 	for _, m := range seriesLine.FindAllStringSubmatch(page, -1) {
 		name := m[1]
@@ -74,9 +77,27 @@ func shownOn(page string) map[string]metric {
 			}
 		}
 		slices.Sort(labels)
-		all[name] = metric{kind: all[name].kind, labels: strings.Join(labels, ",")}
+		is := all[name]
+		is.labels = strings.Join(labels, ",")
+		is.series++
+		all[name] = is
 	}
 	return all
+}
+
+// unit is what the name of a metric says, as Prometheus has it.
+func unit(name, kind string) string {
+	for _, u := range []struct{ suffix, unit string }{
+		{"_timestamp_seconds", "Unix seconds"}, {"_seconds", "seconds"}, {"_bytes_total", "bytes"}, {"_ratio", "0 to 1"}, {"_total", "count"},
+	} {
+		if strings.HasSuffix(name, u.suffix) {
+			return u.unit
+		}
+	}
+	if kind == "gauge" {
+		return "count"
+	}
+	return "no unit that its name says"
 }
 
 // everything is a server with all that has metrics of its own.
@@ -86,9 +107,23 @@ func everything(t *testing.T) *server {
 		"--otlp-endpoint", "127.0.0.1:1", "--audit-otlp")...)
 }
 
+// mostSeries is the most that a family may have, whatever the catalogue holds and callers send.
+const mostSeries = 2000
+
 func TestTheDocumentedMetricsAreThoseOfARunningServer(t *testing.T) {
-	page := everything(t).page(t) + onRedis(t, newRedis(t)).page(t)
-	shown := shownOn(page)
+	asked := run(t, "--catalog", folder(t, "a.yaml", catalogue))
+	if got := check(t, asked, "spiffe://demo/ns/acme/sa/app", "accept", "text/html"); got != 0 {
+		t.Fatalf("a tenant's request got %d", got)
+	}
+	shown, page := map[string]metric{}, ""
+	for _, s := range []*server{everything(t), onRedis(t, newRedis(t)), asked} {
+		text := s.page(t)
+		page += text
+		for name, m := range shownOn(text) {
+			m.series = max(m.series, shown[name].series)
+			shown[name] = m
+		}
+	}
 	if len(shown) < 30 {
 		t.Fatalf("only %d metrics of ours on the page", len(shown))
 	}
@@ -103,13 +138,17 @@ func TestTheDocumentedMetricsAreThoseOfARunningServer(t *testing.T) {
 		if _, twice := documented[m[1]]; twice {
 			t.Errorf("%s is in the table twice", m[1])
 		}
-		documented[m[1]] = metric{m[3], strings.Join(labels, ",")}
+		bound, err := strconv.Atoi(strings.ReplaceAll(m[5], ",", ""))
+		if err != nil || bound > mostSeries {
+			t.Errorf("%s: %s series at most, want a number up to %d", m[1], m[5], mostSeries)
+		}
+		documented[m[1]] = metric{m[3], strings.Replace(m[4], "0 or 1", "count", 1), strings.Join(labels, ","), bound}
 	}
 	for _, name := range slices.Sorted(maps.Keys(shown)) {
 		if d, ok := documented[name]; !ok {
 			t.Errorf("%s is shown and not in docs/reference/metrics.md", name)
-		} else if d != shown[name] {
-			t.Errorf("%s is documented as %+v, and is %+v", name, d, shown[name])
+		} else if is := shown[name]; d.kind != is.kind || d.unit != is.unit || d.labels != is.labels || d.series < is.series {
+			t.Errorf("%s is documented as %+v, and is %+v", name, d, is)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
@@ -150,13 +189,37 @@ func value(page, series string) string {
 	return ""
 }
 
-func TestWhatIsCountedIsShown(t *testing.T) {
-	s := run(t, "--catalog", folder(t, "a.yaml", catalogue))
+func dial(t *testing.T, s *server) *grpc.ClientConn {
+	t.Helper()
 	conn, err := grpc.NewClient(s.Addr("grpc-listen").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// check asks about a request with one header, and gives the code of the answer.
+func check(t *testing.T, s *server, principal, header, value string) int32 {
+	t.Helper()
+	r, err := authv3.NewAuthorizationClient(dial(t, s)).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Source: &authv3.AttributeContext_Peer{Principal: principal},
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Id: "1", Method: "GET", Path: "/v1/calls", Host: "api.example.com", HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+				{Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")},
+				{Key: ":authority", RawValue: []byte("api.example.com")}, {Key: header, RawValue: []byte(value)},
+			}},
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.GetStatus().GetCode()
+}
+
+func TestWhatIsCountedIsShown(t *testing.T) {
+	s := run(t, "--catalog", folder(t, "a.yaml", catalogue))
+	conn := dial(t, s)
 	shows := func(t *testing.T, want map[string]string) {
 		t.Helper()
 		page := s.page(t)
@@ -189,20 +252,15 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 			{"", "x-api-key", "slk_00000000_none", 16}, {"", "x-api-key", "slk_00000000_none", 16},
 			{"", "authorization", "Bearer ey.b.c", 16}, {"spiffe://demo/ns/acme/sa/app", "accept", "text/html", 0},
 		} {
-			r, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-				Source: &authv3.AttributeContext_Peer{Principal: c.principal},
-				Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
-					Id: "1", Method: "GET", Path: "/v1/calls", Host: "api.example.com", HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
-						{Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")},
-						{Key: ":authority", RawValue: []byte("api.example.com")}, {Key: c.header, RawValue: []byte(c.value)},
-					}},
-				}},
-			}})
-			if err != nil || r.GetStatus().GetCode() != c.want {
-				t.Fatalf("%+v: %v, %v", c, r, err)
+			if got := check(t, s, c.principal, c.header, c.value); got != c.want {
+				t.Fatalf("%+v: %d", c, got)
 			}
 		}
-		shows(t, map[string]string{badKey: "2", badToken: "1", shadowed: "1", `sluice_decisions_total{reason="admitted"}`: "1"})
+		shows(t, map[string]string{
+			badKey: "2", badToken: "1", shadowed: "1", `sluice_decisions_total{reason="admitted"}`: "1",
+			`sluice_tenant_requests_total{outcome="allowed",tenant="acme"}`: "1", `sluice_tenant_requests_total{outcome="denied",tenant="_none"}`: "3",
+			`sluice_limit_configured{limit="per-second",plan="gold"}`: "50", `sluice_limit_decisions_total{limit="per-second",outcome="allowed",plan="gold"}`: "1",
+		})
 	})
 	t.Run("streams of ext_proc that are of no use", func(t *testing.T) {
 		for _, first := range []*extprocv3.ProcessingRequest{

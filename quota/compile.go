@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"iter"
 	"reflect"
 	"runtime"
 	"slices"
@@ -24,6 +25,19 @@ const MaxLimitsPerTenant = 16
 func (s *Snapshot) Account(id tenant.ID) *Account {
 	a, _ := s.tenants.get(id)
 	return a
+}
+
+// PlanLimits are the limits of all plans, with their plan's name, in no order. A tenant's own are not among them.
+func (s *Snapshot) PlanLimits() iter.Seq2[string, *ratelimit.Limit] {
+	return func(yield func(string, *ratelimit.Limit) bool) {
+		for plan, limits := range s.plans.all() {
+			for _, l := range limits {
+				if !yield(plan, l.Limit) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Key is the API key with that digest.

@@ -1,6 +1,6 @@
 // Package telemetry sets up what the server tells of itself: Prometheus metrics
-// with bounded labels and OpenTelemetry spans. No metric has a tenant label:
-// a tenant's own figures are the quota API's usage.
+// with bounded labels and OpenTelemetry spans. What counts by tenant is package traffic;
+// all of a tenant's figures are the quota API's usage.
 //
 // It decides nothing and sits on no hot path: counters are kept where
 // they are counted and read when somebody scrapes.

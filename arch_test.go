@@ -40,6 +40,7 @@ var (
 	yamlModules = []string{"gopkg.in/yaml.v2", "gopkg.in/yaml.v3", "go.yaml.in/yaml", "sigs.k8s.io/yaml", "github.com/goccy/go-yaml"}
 	bolt        = []string{"go.etcd.io/bbolt"}
 	redis       = []string{"github.com/redis/go-redis", "github.com/redis/rueidis", "github.com/valkey-io"}
+	javascript  = []string{"github.com/grafana/sobek"}
 )
 
 // rule is one sentence that holds for the whole module.
@@ -115,6 +116,16 @@ var rules = []rule{
 		says:  "sluiced links nothing of Kubernetes, Helm, Istio or Flux",
 		why:   "the server is one small static binary with few parts to audit",
 		check: linksNothingOf("cmd/sluiced", cluster),
+	},
+	{
+		says:  "only the loadtest runner imports an interpreter of JavaScript",
+		why:   "what runs scripts is a tool of tests, and nothing that a user runs should be able to",
+		check: imports(all, not(in("loadtest/runner")), external(javascript)),
+	},
+	{
+		says:  "only loadtest imports loadtest",
+		why:   "it makes load and reads scripts, so nothing of it may be linked into sluiced or sluice",
+		check: imports(all, not(under("loadtest")), oursUnder("loadtest")),
 	},
 	{says: "no init()", why: "work at import time can't fail, be tested or be left out", check: noInit},
 	{says: "each package has one package comment", why: "a reader looks for it in one place", check: onePackageComment},
@@ -237,6 +248,16 @@ func TestEveryRuleCatchesItsBreach(t *testing.T) {
 				"cmd/sluiced/main.go": imp(module + "/app"), "app/a.go": imp("fmt"), "app/a_test.go": imp(module + "/installer"),
 				"cmd/sluice/main.go": imp(module + "/installer"), "installer/a.go": imp("k8s.io/client-go/rest"),
 			},
+		},
+		{
+			"only the loadtest runner imports an interpreter of JavaScript",
+			map[string]string{"loadtest/a_test.go": imp("github.com/grafana/sobek/parser")}, "loadtest/a_test.go",
+			map[string]string{"loadtest/runner/a.go": imp("github.com/grafana/sobek")},
+		},
+		{
+			"only loadtest imports loadtest",
+			map[string]string{"app/a.go": imp(module + "/loadtest/runner")}, "app/a.go",
+			map[string]string{"loadtest/cmd/runner/a.go": imp(module + "/loadtest/runner"), "loadtest/a_test.go": imp(module+"/loadtest", module+"/app")},
 		},
 		{
 			"no init()",
@@ -456,6 +477,11 @@ func ours(but ...string) ban {
 // oursIn bans these packages of the module, except to themselves.
 func oursIn(dirs ...string) ban {
 	return func(from string, to target) bool { return to.ours && to.path != from && in(dirs...)(to.path) }
+}
+
+// oursUnder bans these packages of the module, and those in their folders.
+func oursUnder(roots ...string) ban {
+	return func(_ string, to target) bool { return to.ours && under(roots...)(to.path) }
 }
 
 func external(modules ...[]string) ban {

@@ -20,8 +20,9 @@ import (
 // if the connection died without a sign, than two beats.
 //
 // What is given up: of the other limits of such a request, what other replicas charged
-// since is not seen. And an operation that was admitted, and is asked again of a replica
-// that has refused for its cell since, is refused there; it is not charged twice.
+// since is not seen. And an operation that another replica admitted, and that is asked again of one
+// that has refused for its cell since, is refused there; it is not charged twice. One that this
+// replica may have asked for is asked for again (see asked.go).
 
 const (
 	beat    = 500 * time.Millisecond // silence after which the channel is asked for a sign of life
@@ -165,9 +166,9 @@ func (d *denials) listens(yes bool) {
 }
 
 // refused answers from memory, if that says that r is refused.
-func (s *Store) refused(r *request, op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) bool {
-	at, ok := s.denied.fill(r, time.Now())
-	if !ok {
+func (s *Store) refused(r *request, op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, now time.Time) bool {
+	at, ok := s.denied.fill(r, now)
+	if !ok || op.ID != ([16]byte{}) && s.asked.has(op.ID, now) {
 		return false
 	}
 	if s.o.CallerTime {
@@ -205,7 +206,7 @@ func (s *Store) listen(ctx context.Context) {
 		s.denied.listens(false)
 		select {
 		case <-ctx.Done():
-		case <-time.After(beat / 5):
+		case <-time.After(s.o.beat / 5):
 		}
 	}
 }
@@ -220,7 +221,7 @@ func (s *Store) hear(ctx context.Context) {
 	}()
 	asked := false
 	for {
-		msg, err := sub.ReceiveTimeout(ctx, beat)
+		msg, err := sub.ReceiveTimeout(ctx, s.o.beat)
 		switch msg := msg.(type) {
 		case *redis.Subscription:
 			s.denied.listens(true)

@@ -66,6 +66,7 @@ type Options struct {
 	Timeout time.Duration
 	// Observe is told of each pipeline: how many calls, how long, whether it broke.
 	Observe func(calls int, took time.Duration, err error)
+	beat    time.Duration // see denied.go
 	// CallerTime goes by Operation.Now and lets no key expire: for tests.
 	CallerTime bool
 }
@@ -78,6 +79,7 @@ type Store struct {
 	next    atomic.Uint64
 	pilots  []pilot // by slot, so that a server that hangs keeps the calls of others from no pipeline
 	denied  denials
+	asked   asked
 	stats   counters
 
 	loading  sync.Mutex // held while functions that vanished are loaded again
@@ -143,6 +145,9 @@ func (o Options) withDefaults() Options {
 	if o.Counters == "" {
 		o.Counters = "q:"
 	}
+	if o.beat == 0 {
+		o.beat = beat
+	}
 	if o.Timeout <= 0 {
 		o.Timeout = 50 * time.Millisecond
 	}
@@ -175,10 +180,14 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if len(r.cells) == 0 {
 		return r.judge(charges, outcomes, reply{now: op.Now, status: admitted}), nil
 	}
-	if s.refused(&r, op, charges, outcomes) {
+	sent := time.Now()
+	if s.refused(&r, op, charges, outcomes, sent) {
 		return false, nil
 	}
-	heard, sent := s.denied.heard(&r), time.Now()
+	if op.ID != ([16]byte{}) && !r.idle {
+		s.asked.add(op.ID, sent)
+	}
+	heard := s.denied.heard(&r)
 	text, err := s.pilot(r.shard).call(s.encode(&r, op, charges))
 	if err != nil {
 		return false, err

@@ -121,6 +121,10 @@ func (s *Store) probe(lane *breaker, shard uint64) {
 			}
 			lane.close()
 			s.o.Log.Info("the shared store answers again", "owed", s.owed.len())
+			select {
+			case s.mended <- struct{}{}:
+			default:
+			}
 			s.settleSoon()
 			return
 		}

@@ -111,7 +111,7 @@ func (j *journal) take() []*page {
 	return taken
 }
 
-// giveBack puts pages before what came since.
+// giveBack puts pages before what came since. What is full forgets its oldest.
 func (j *journal) giveBack(pages []*page) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -119,6 +119,12 @@ func (j *journal) giveBack(pages []*page) {
 	for _, p := range pages {
 		j.held += len(p.records)
 	}
+	n := 0
+	for ; j.held > j.most; n++ {
+		j.lost.Add(uint64(len(j.chunks[n].records)))
+		j.held -= len(j.chunks[n].records)
+	}
+	j.chunks = j.chunks[n:]
 }
 
 func (j *journal) len() int {

@@ -21,7 +21,10 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +38,7 @@ import (
 type Shared interface {
 	ratelimit.Store
 	// Reapply counts operations that were admitted as of when they were, up to the brim of each limit, and
-	// none twice that it did within the last ten seconds. Its error joins one of each operation that failed.
+	// none twice that it did within Options.Remembered. Its error joins one of each operation that failed.
 	Reapply(ctx context.Context, ops []redisstore.Applied) error
 }
 
@@ -57,6 +60,9 @@ type Options struct {
 	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged in the
 	// last 5 s, and of those that it has not seen; default 65536 of each, about 200 bytes an operation.
 	Operations int
+	// Remembered is how long Shared knows an operation's id; default 10 s. What it may have counted is handed to it again up to 2 s before
+	// that, or never: so a failover that takes longer, less the time that counting takes, loses what was not replicated.
+	Remembered time.Duration
 	MaxCells   int // of the local shares; default that of memstore
 	InFlight   int // calls of Shared at once; default 1024. More wait for their turn, within the budget
 	Log        *slog.Logger
@@ -66,11 +72,10 @@ const (
 	defaultBudget     = 100 * time.Millisecond
 	defaultOperations = 1 << 16
 	defaultInFlight   = 1024
-	ackedAge          = 5 * time.Second // of acknowledged admissions that a failover may have lost
-	// What the shared store has seen and may hold is not sent again after so long: it knows an id for ten
-	// seconds, of which a call and a batch may take some.
-	remembered = 8 * time.Second
-	owedAge    = 10 * time.Minute // of those that were never there
+	defaultRemembered = 10 * time.Second
+	ackedAge          = 5 * time.Second  // of acknowledged admissions that a failover may have lost
+	reserve           = 2 * time.Second  // of Remembered: a call and a batch may take some
+	owedAge           = 10 * time.Minute // of those that were never there
 )
 
 // Store is a ratelimit.Store around a shared one. It is safe for concurrent use.
@@ -81,9 +86,12 @@ type Store struct {
 	lanes    []breaker
 	acked    journal // admitted by the shared store
 	owed     journal // admitted without it
+	again    journal // admitted by it, and perhaps lost since
 	trouble  trouble
 	settling atomic.Bool
-	handing  atomic.Int64 // operations that settle has taken, and that may not be counted yet
+	asked    atomic.Bool   // to settle, since it last began
+	mended   chan struct{} // a breaker has closed
+	handing  atomic.Int64  // operations that settle has taken, and that may not be counted yet
 
 	prefix  uint64 // of the ids made here
 	minted  atomic.Uint64
@@ -114,6 +122,9 @@ func New(o Options) *Store {
 	if o.Operations <= 0 {
 		o.Operations = defaultOperations
 	}
+	if o.Remembered <= reserve {
+		o.Remembered = defaultRemembered
+	}
 	if o.InFlight <= 0 {
 		o.InFlight = defaultInFlight
 	}
@@ -121,8 +132,8 @@ func New(o Options) *Store {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{
-		o: o, local: memstore.New(memstore.Options{MaxCells: o.MaxCells}), quit: make(chan struct{}),
-		acked: journal{most: o.Operations}, owed: journal{most: o.Operations},
+		o: o, local: memstore.New(memstore.Options{MaxCells: o.MaxCells}), quit: make(chan struct{}), mended: make(chan struct{}, 1),
+		acked: journal{most: o.Operations}, owed: journal{most: o.Operations}, again: journal{most: o.Operations},
 	}
 	if o.Slot == nil {
 		s.o.Slot, s.lanes = func(uint64) int { return 0 }, make([]breaker, 1)
@@ -199,20 +210,34 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		return admitted, nil
 	case errors.Is(err, errCrowded): // nothing was sent, and nothing is known of the store; whoever asks much can bring it about
 		s.crowded.Add(1)
-		return s.without(op, charges, outcomes, absence{unseen, true})
-	}
-	switch judge(err) {
-	case theirs:
-		return false, err
-	case disorder:
-		s.disorders.Add(1)
-		s.trouble.begin(time.Now(), true)
-		return s.without(op, charges, outcomes, absence{seen: unseen})
+		admitted, err = s.without(op, charges, outcomes, absence{unseen, true})
 	default:
-		s.silences.Add(1)
-		s.silent(lane, term, err, charges[0].Cell.Shard)
-		return s.without(op, charges, outcomes, absence{seen: sent})
+		switch judge(err) {
+		case theirs:
+			return false, fmt.Errorf("limits %s: %w", names(charges), err)
+		case disorder:
+			s.disorders.Add(1)
+			s.trouble.begin(time.Now(), true)
+			admitted, err = s.without(op, charges, outcomes, absence{seen: unseen})
+		default:
+			s.silences.Add(1)
+			s.silent(lane, term, err, charges[0].Cell.Shard)
+			admitted, err = s.without(op, charges, outcomes, absence{seen: sent})
+		}
 	}
+	s.settleSoon() // nobody else may come for a long time
+	return admitted, err
+}
+
+// names are those of the limits of charges.
+func names(charges []ratelimit.Charge) string {
+	var all []string
+	for i := range charges {
+		if n := charges[i].Limit.Name; !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 const (
@@ -221,9 +246,9 @@ const (
 )
 
 // lane is the breaker of a cell's part of the shared store. Charges on several shards go by the first.
-func (s *Store) lane(c *ratelimit.Cell) *breaker {
-	return &s.lanes[s.o.Slot(c.Shard)*len(s.lanes)/slots]
-}
+func (s *Store) lane(c *ratelimit.Cell) *breaker { return &s.lanes[s.laneOf(c)] }
+
+func (s *Store) laneOf(c *ratelimit.Cell) int { return s.o.Slot(c.Shard) * len(s.lanes) / slots }
 
 // openLanes is how many breakers are open.
 func (s *Store) openLanes() (n int) {
@@ -282,7 +307,8 @@ func (s *Store) Stats() Stats {
 	out := Stats{
 		Open:     s.openLanes() > 0,
 		Silences: s.silences.Load(), Disorders: s.disorders.Load(), Crowded: s.crowded.Load(),
-		Owed: s.owed.len() + int(s.handing.Load()), Reapplied: s.reapplied.Load(), Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load(),
+		Owed: s.owed.len() + s.again.len() + int(s.handing.Load()), Reapplied: s.reapplied.Load(),
+		Dropped: s.dropped.Load() + s.owed.lost.Load(), Unsure: s.unsure.Load() + s.again.lost.Load(),
 	}
 	for i := range s.lanes {
 		out.Opened += s.lanes[i].opened.Load()

@@ -15,29 +15,41 @@ const (
 	settleMost   = 2 * time.Second // between two attempts
 )
 
-// settleSoon counts again what is owed, on a goroutine that ends when nothing is.
+// settleSoon counts again what is owed, on one goroutine, which ends when nothing is. Whoever asks while it
+// runs is not forgotten: it may be past what he means.
 func (s *Store) settleSoon() {
+	s.asked.Store(true)
 	if !s.settling.CompareAndSwap(false, true) {
 		return
 	}
-	if !s.start(s.settle) {
+	ended := func() {
+		s.settling.Store(false)
+		if s.asked.Load() {
+			s.settleSoon()
+		}
+	}
+	if !s.start(func() {
+		defer ended()
+		s.settle()
+	}) {
 		s.settling.Store(false)
 	}
 }
 
 // settle hands the shared store what it may not have: all that was admitted without it, and, where it may have lost what it had
 // acknowledged, what it acknowledged last. It leaves what is left when the breaker opens to the next one.
+// While the store says that it can't count, it asks with a batch of each lane, and ever less often.
 func (s *Store) settle() {
-	defer s.settling.Store(false)
 	first := settleFirst // a server that has just come back has enough to do
 	if s.openLanes() > 0 {
 		first = settleMost
 	}
-	if !s.pause(first) {
+	if !s.rest(first) {
 		return
 	}
-	var left []*page
 	for wait := settleFirst; ; wait = min(2*wait, settleMost) {
+		s.asked.Store(false)
+		left := s.again.take()
 		if since, lossy := s.trouble.end(); lossy {
 			for _, p := range s.acked.take() {
 				p.horizon = since.Add(-ackedAge)
@@ -49,19 +61,46 @@ func (s *Store) settle() {
 		if len(left) == 0 {
 			return
 		}
-		var failed bool
-		left, failed = s.settleAll(left)
+		left, failed := s.settleAll(left)
+		s.keepBack(left)
 		switch {
 		case len(left) == 0: // there may be more by now
 		case !failed: // for the next breaker that closes
-			s.owed.giveBack(left)
-			s.handing.Store(0)
 			s.trouble.begin(time.Now(), false)
 			return
-		case !s.pause(wait):
+		case !s.rest(wait):
 			return
 		}
 	}
+}
+
+// rest is a pause that ends soon after a breaker has closed. It is false if s was closed.
+func (s *Store) rest(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.mended:
+		return s.pause(settleFirst)
+	case <-s.quit:
+		return false
+	}
+}
+
+// keepBack is for another time. There is no more room for it than for what comes.
+func (s *Store) keepBack(left []*page) {
+	var owed, acked []*page
+	for _, p := range left {
+		if p.records[0].seen == acknowledged { // then all are
+			acked = append(acked, p)
+		} else {
+			owed = append(owed, p)
+		}
+	}
+	s.again.giveBack(acked)
+	s.owed.giveBack(owed)
+	s.handing.Store(0)
 }
 
 // records is how many there are.
@@ -74,35 +113,43 @@ func records(pages []*page) (n int64) {
 
 // settleAll is the pages of which something is left, and whether that is so for another reason than an open breaker.
 func (s *Store) settleAll(pages []*page) (left []*page, failed bool) {
+	var bad [clusterLanes]bool // lanes of which a batch came back; the next would, too
 	for _, p := range pages {
-		due, shut := s.due(p)
+		due, shut := s.due(p, &bad)
 		if len(shut.records) > 0 {
 			left = append(left, shut)
 		}
 		start := time.Now()
 		if rest := s.settlePage(due, start); rest != nil {
 			left, failed = append(left, rest), true
+			for i := range rest.records {
+				bad[s.laneOf(&rest.of(i)[0].Cell)] = true
+			}
 		}
 		s.pause(time.Since(start)) // requests come first: they have at least half of the time to themselves
 	}
 	return left, failed
 }
 
-// due is what of p is to be counted again now, and what is to be when a breaker is closed.
-func (s *Store) due(p *page) (due, shut *page) {
+// due is what of p is to be counted again now, and what is to be when its lane is well again.
+func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 	now := time.Now()
 	due, shut = &page{}, &page{horizon: p.horizon}
+	var closed [clusterLanes]bool // for all of the page alike
+	for i := range s.lanes {
+		closed[i] = !bad[i] && !s.lanes[i].isOpen()
+	}
 	for i := range p.records {
 		r, charges := p.records[i], p.of(i)
 		switch {
 		case r.at.Before(p.horizon):
-		case !r.sent.IsZero() && now.Sub(r.sent) > remembered || now.Sub(r.at) > owedAge:
+		case !r.sent.IsZero() && now.Sub(r.sent) > s.o.Remembered-reserve || now.Sub(r.at) > owedAge:
 			if r.seen == acknowledged {
 				s.unsure.Add(1)
 			} else {
 				s.dropped.Add(1)
 			}
-		case s.lane(&charges[0].Cell).isOpen():
+		case !closed[s.laneOf(&charges[0].Cell)]:
 			shut.push(r, charges, func(*ratelimit.Charge) bool { return true })
 		default:
 			then := r.op.Now
@@ -125,7 +172,7 @@ func (s *Store) settlePage(due *page, now time.Time) *page {
 		return nil
 	case judge(err) == theirs && len(due.records) == 1:
 		s.dropped.Add(1)
-		s.o.Log.Error("what was admitted can't be counted in the shared store", "error", err)
+		s.o.Log.Error("what was admitted can't be counted in the shared store", "limits", names(due.charges), "error", err)
 		return nil
 	case judge(err) == theirs:
 		return s.settleSingly(due, now)

@@ -78,6 +78,100 @@ func TestAFailoverThatLostAcknowledgedHitsGetsThemBack(t *testing.T) {
 	}
 }
 
+// A Sentinel waits for half a minute before it makes another server the primary, unless it is told otherwise.
+func TestASlowFailoverIsWithinWhatTheStoreRemembers(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		remembered   time.Duration
+		back, unsure int64 // of 40
+	}{
+		{"all is counted again while the store would know what it has not lost", time.Minute, 40, 0},
+		{"and later nothing, for it could be twice", 10 * time.Second, 0, 40},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, Options{Remembered: c.remembered}, func(w *world) {
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				for range 40 {
+					_, _, _ = w.ask(hit)
+				}
+				w.fake.forget()
+				w.open(errSilent)
+				for range 20 {
+					_, _, _ = w.ask(hit)
+				}
+				pass(40 * time.Second)
+				w.recover()
+				if got, s := w.used(hit), w.Stats(); got != c.back+20 || s.Dropped != 0 || int64(s.Unsure) != c.unsure {
+					t.Errorf("%d are counted, want %d of before and 20 of the outage; %+v", got, c.back, s)
+				}
+			})
+		})
+	}
+}
+
+// Whoever was admitted last need not come again for what he used to be counted.
+func TestWhatIsOwedIsCountedThoughNobodyAsks(t *testing.T) {
+	oom := fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("OOM command not allowed"))
+	for name, err := range map[string]error{"after a disorder": oom, "after an answer that was lost": errSilent} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{Remembered: time.Minute}, func(w *world) {
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				w.fake.set(func(f *fake) { f.err = err })
+				if ok, o, got := w.ask(hit); !ok || !o[0].Degraded || got != nil {
+					t.Fatal(ok, o, got)
+				}
+				pass(20 * time.Second)
+				w.fake.set(func(f *fake) { f.err = nil })
+				pass(settleMost)
+				synctest.Wait()
+				if got, s := w.used(hit), w.Stats(); got != 1 || s.Owed != 0 || s.Reapplied != 1 {
+					t.Errorf("%d counted; %+v", got, s)
+				}
+				pass(time.Second)
+				asked := w.fake.count()
+				pass(time.Minute)
+				if w.settling.Load() || w.fake.count() != asked {
+					t.Error("it goes on though nothing is owed")
+				}
+			})
+		})
+	}
+}
+
+// A store that can't count is not kept busy saying so, and what waits for it takes no more room than it may.
+func TestALongDisorderCostsLittle(t *testing.T) {
+	bubble(t, Options{Operations: 1024}, func(w *world) {
+		hit := charge(limitOf(ratelimit.OutageAllow, 1<<30), 1)
+		for range 1500 {
+			_, _, _ = w.ask(hit)
+		}
+		loading := fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("LOADING Redis is loading the dataset in memory"))
+		w.fake.set(func(f *fake) { f.err = loading })
+		asked, most := w.fake.count(), 0
+		for range 60 {
+			for range 100 {
+				_, _, _ = w.ask(hit)
+			}
+			pass(time.Second)
+			most = max(most, w.Stats().Owed)
+		}
+		if n := w.fake.count() - asked - 6000; n < 30 || n > 40 { // every 2 s, and at first more often
+			t.Errorf("it was asked %d times in a minute", n)
+		}
+		if most > 2*1024 {
+			t.Errorf("%d operations were kept, of 1024 that were acknowledged and 1024 that were not", most)
+		}
+		w.fake.set(func(f *fake) { f.err = nil })
+		owed := w.Stats().Owed
+		pass(5 * time.Second)
+		synctest.Wait()
+		s := w.Stats()
+		if got := w.used(hit); s.Owed != 0 || int(s.Reapplied) != owed || int(s.Dropped)+owed != 6000 || got != 1500+int64(owed) {
+			t.Errorf("%d counted of 1500 and %d; %+v", got, owed, s)
+		}
+	})
+}
+
 func TestWhatIsLostTwiceInAWhileIsGotBackTwice(t *testing.T) {
 	bubble(t, Options{}, func(w *world) {
 		hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)

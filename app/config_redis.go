@@ -25,6 +25,7 @@ type RedisConfig struct {
 	PlainText            bool          `koanf:"redis-plaintext"`
 	Prefix               string        `koanf:"redis-prefix"`
 	Timeout              time.Duration `koanf:"redis-timeout"`
+	Failover             time.Duration `koanf:"redis-failover"`
 	Connections          int           `koanf:"redis-connections"`
 }
 
@@ -32,6 +33,7 @@ type RedisConfig struct {
 const (
 	redisPrefix      = "sluice:"
 	redisTimeout     = 100 * time.Millisecond
+	redisFailover    = 35 * time.Second // a Sentinel waits for 30 s before it begins one, a cluster for 15, unless they are told otherwise
 	redisConnections = 64
 	leastConnections = 32 // six ranges of slots on a primary have up to four pipelines each; one more than there are gets no connection
 )
@@ -48,11 +50,18 @@ func redisFlags(f *pflag.FlagSet) {
 	f.Bool("redis-plaintext", false, "let plain text go to a Redis on another machine, where something else encrypts the way; who can write to it decides who is admitted")
 	f.String("redis-prefix", redisPrefix, "`text` with which names in Redis begin; sluiceds with the same one share everything")
 	f.Duration("redis-timeout", redisTimeout, "`time` within which Redis has to answer before a limit means what its on_outage says; keep it below Envoy's timeout for the call")
+	f.Duration("redis-failover", redisFailover, "`time` that a failover of Redis may take: what was acknowledged before it is counted again within that; Redis keeps an id of each request for so long and 15 s more. The same for all replicas")
 	f.Int("redis-connections", redisConnections, "most connections to each node of Redis, as a `number`")
 }
 
 // longestRedisTimeout is more than any Envoy waits.
 const longestRedisTimeout = 10 * time.Second
+
+// A failover loses what was acknowledged in the seconds before it, and to count that again takes some more; Redis knows operations for ten minutes at most.
+const (
+	besideFailover  = 15 * time.Second
+	longestFailover = 9 * time.Minute
+)
 
 // check opens no file and dials nobody.
 func (c RedisConfig) check(wrong func(string, ...any)) {
@@ -64,6 +73,9 @@ func (c RedisConfig) check(wrong func(string, ...any)) {
 	}
 	if c.Timeout < time.Millisecond || c.Timeout > longestRedisTimeout {
 		wrong("redis-timeout %v: from 1ms to %v", c.Timeout, longestRedisTimeout)
+	}
+	if c.Failover < 0 || c.Failover > longestFailover {
+		wrong("redis-failover %v: from 0s to %v", c.Failover, longestFailover)
 	}
 	if c.Connections < leastConnections {
 		wrong("redis-connections %d: at least %d; a request that finds none counts as unanswered", c.Connections, leastConnections)
@@ -90,7 +102,7 @@ func (c RedisConfig) beside() (set []string) {
 		{"redis-user", c.User != ""}, {"redis-password-file", c.PasswordFile != ""}, {"redis-sentinel-user", c.SentinelUser != ""},
 		{"redis-sentinel-password-file", c.SentinelPasswordFile != ""}, {"redis-ca", c.CA != ""}, {"redis-cert", c.Cert != ""}, {"redis-key", c.Key != ""},
 		{"redis-plaintext", c.PlainText}, {"redis-prefix", c.Prefix != redisPrefix}, {"redis-timeout", c.Timeout != redisTimeout},
-		{"redis-connections", c.Connections != redisConnections},
+		{"redis-failover", c.Failover != redisFailover}, {"redis-connections", c.Connections != redisConnections},
 	} {
 		if s.given {
 			set = append(set, s.name)
@@ -109,7 +121,7 @@ func (c RedisConfig) options() (redisconn.Options, error) {
 
 // store is where counters are. Their keys are short because there are many; under a prefix of one's own they begin with that.
 func (c RedisConfig) store(client redis.UniversalClient) redisstore.Options {
-	o := redisstore.Options{Client: client, Prefix: c.Prefix, Timeout: c.Timeout}
+	o := redisstore.Options{Client: client, Prefix: c.Prefix, Timeout: c.Timeout, Remember: c.Failover + besideFailover}
 	if c.Prefix != redisPrefix {
 		o.Counters = c.Prefix + "q:"
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -44,6 +45,49 @@ func TestF12FailoverInACluster(t *testing.T) {
 	}
 	all := open(t, "redis+cluster://"+nodes[2].Addr, budget, nil)
 	failover(t, all, func(round int) { nodes[round].Kill() })
+}
+
+// TestASlowFailover: Redis is away for eleven seconds, and comes back without the last two before. Others remember
+// for ten seconds what they can count again; these for as long as it takes.
+func TestASlowFailover(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	url := "redis://" + server.Addr
+	if err := redisstore.Migrate(t.Context(), redisstore.Options{Client: connect(t, url, nil)}); err != nil {
+		t.Fatal(err)
+	}
+	var all []*replica
+	for range replicas {
+		all = append(all, openFor(t, connect(t, url, nil), patient, 40*time.Second))
+	}
+	tenants := newTenants(t, 30, plenty)
+	var kept int64
+	have := load{all, tenants, 4, 10 * time.Millisecond}.run(func() {
+		wait(t.Context(), time.Second)
+		if err := alone(t, server).Save(t.Context()).Err(); err != nil {
+			t.Error(err)
+		}
+		wait(t.Context(), 2*time.Second)
+		server.Kill()
+		wait(t.Context(), 11*time.Second)
+		server.Restart()
+		wait(t.Context(), time.Second)
+	})
+	settled(t, all)
+	var again, lost uint64
+	for _, r := range all {
+		s := r.Stats()
+		again, lost = again+s.Reapplied, lost+s.Dropped+s.Unsure
+	}
+	for _, c := range tenants {
+		kept += counted(t, all[0].shared, c)[0]
+	}
+	t.Logf("a slow failover: %d answers, %d failed, %d without Redis; %d counted of %d admitted; %d handed to Redis again, %d never",
+		len(have), have.failed(), have.degraded(), kept, have.admitted(), again, lost)
+	have.exact(t, all[0].shared, tenants)
+	if have.failed() > 0 || have.degraded() == 0 || lost > 0 {
+		t.Errorf("of %d answers %d failed and %d came without Redis; %d are lost", len(have), have.failed(), have.degraded(), lost)
+	}
 }
 
 // failover kills primaries under load. Of some tenants the limit is reached meanwhile.

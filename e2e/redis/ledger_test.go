@@ -67,12 +67,18 @@ func open(t *testing.T, url string, within time.Duration, dial func(dialer) dial
 
 func openOne(t *testing.T, client redis.UniversalClient, within time.Duration) *replica {
 	t.Helper()
-	shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: client, Timeout: within})
+	return openFor(t, client, within, 0)
+}
+
+// openFor opens a replica that counts again what Redis may have lost, for as long as that remembers what it has not.
+func openFor(t *testing.T, client redis.UniversalClient, within, remember time.Duration) *replica {
+	t.Helper()
+	shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: client, Timeout: within, Remember: remember})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = shared.Close() })
-	r := &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within}), shared}
+	r := &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within, Remembered: remember}), shared}
 	t.Cleanup(r.Close)
 	return r
 }

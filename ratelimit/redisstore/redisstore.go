@@ -16,8 +16,8 @@
 // In a pipeline a decision of one limit costs Redis six to eight times the CPU of a
 // function that does nothing, and each further limit three to four times: 9 to 14 µs
 // and 5 to 8 on two shared cores (BenchmarkRedisCPU). A cell of one fixed limit is
-// 129 bytes, an operation about 80 for the ten to twenty seconds that it is known
-// (on a cluster 120, for ten); a call costs the caller about 40 allocations.
+// 129 bytes, an operation about 80 for as long as it is known and up to ten seconds more
+// (on a cluster 120, and no longer); a call costs the caller about 40 allocations.
 package redisstore
 
 import (
@@ -64,6 +64,9 @@ type Options struct {
 	// Timeout bounds each call, sent again or not; 0 is 50 ms. Envoy's own
 	// default is 20 ms for RLS and 200 ms for ext_authz; Redis answers in one.
 	Timeout time.Duration
+	// Remember is how long Redis knows an operation, so that Reapply does not count it twice: tens of seconds, at most ten minutes;
+	// 0 is ten seconds. It is to be the same for all that share, or the shortest holds.
+	Remember time.Duration
 	// Observe is told of each pipeline: how many calls, how long, whether it broke.
 	Observe func(calls int, took time.Duration, err error)
 	beat    time.Duration // see denied.go
@@ -154,6 +157,17 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// period is that of operations.lua, and most how many it can tell apart.
+const (
+	period   = 10 * time.Second
+	mostKept = 60
+)
+
+// keep is Remember in periods, rounded up.
+func (o *Options) keep() byte {
+	return byte(min(max((o.Remember+period-1)/period, 1), mostKept))
+}
+
 // id is that of op, or a new one; own says that nobody else can ask with it.
 func (s *Store) id(op ratelimit.Operation) (id [16]byte, own bool) {
 	if op.ID != id {
@@ -219,9 +233,9 @@ type Applied struct {
 
 // Reapply charges what Redis may have lost. An operation whose id Redis knows is
 // skipped; of one it does not know every charge is applied up to the brim, as of
-// when it was, and never refused. Redis knows an id for ten seconds: of one that is
+// when it was, and never refused. Redis knows an id for Options.Remember: of one that is
 // older than that and was not lost, the charges count twice. After an error some
-// may have been applied; to do it all again is safe within those ten seconds.
+// may have been applied; to do it all again is safe within that time.
 func (s *Store) Reapply(ctx context.Context, ops []Applied) error {
 	for first := range ops {
 		if len(ops[first].Charges) > MaxCharges {

@@ -209,6 +209,73 @@ func TestReapply(t *testing.T) {
 	}
 }
 
+// However long a failover takes, within what was asked for: what it kept is known, what it lost is not.
+func TestReapplyKnowsAnOperationForAsLongAsItIsToldTo(t *testing.T) {
+	const now = int64(1_700_000_000_000_000)
+	l := limitOf(ratelimit.Fixed, 100, 24*time.Hour)
+	client := connect(t, redistest.Start(t).Addr)
+	for n, c := range []struct {
+		remember, later time.Duration
+		counted         int64
+	}{
+		{0, 9 * time.Second, 3}, {0, 25 * time.Second, 6},
+		{50 * time.Second, 49 * time.Second, 3}, {45 * time.Second, 49 * time.Second, 3}, {50 * time.Second, 65 * time.Second, 6},
+		{10 * time.Minute, 599 * time.Second, 3}, {time.Hour, 599 * time.Second, 3},
+	} {
+		s := openTest(t, Options{Client: client, CallerTime: true, Remember: c.remember})
+		charges := []ratelimit.Charge{{Limit: l, Cell: cellOf(uint64(n)), Hits: 3}}
+		op := ratelimit.Operation{Now: now, ID: [16]byte{byte(n), 1}}
+		if ok, err := s.Charge(op, charges, make([]ratelimit.Outcome, 1)); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		later := ratelimit.Operation{Now: now + c.later.Microseconds(), ID: op.ID}
+		for range 2 {
+			if err := s.Reapply(t.Context(), []Applied{{later, charges}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var o [1]ratelimit.Outcome
+		if _, err := s.Charge(ratelimit.Operation{Now: now}, []ratelimit.Charge{{Limit: l, Cell: charges[0].Cell}}, o[:]); err != nil || 100-o[0].Remaining != c.counted {
+			t.Errorf("told %v, after %v: %d are charged, %v, want %d", c.remember, c.later, 100-o[0].Remaining, err, c.counted)
+		}
+	}
+}
+
+// Redis forgets what need not be known any more, and not before.
+func TestOperationsExpire(t *testing.T) {
+	for name, client := range map[string]redis.UniversalClient{"on one server": connect(t, redistest.Start(t).Addr), "on a cluster": connectCluster(t)} {
+		t.Run(name, func(t *testing.T) {
+			for n, remember := range []time.Duration{0, 50 * time.Second, 20 * time.Second} { // the longest holds for a set that they share
+				s := openTest(t, Options{Client: client, Remember: remember})
+				if _, err := chargeOne(s, cellOf(uint64(n)), limitOf(ratelimit.Fixed, 100, 24*time.Hour), 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var mu sync.Mutex // servers are asked at once
+			var ids, longest int
+			if err := each(t.Context(), client, func(ctx context.Context, c *redis.Client) error {
+				mu.Lock()
+				defer mu.Unlock()
+				keys, err := c.Keys(ctx, "q:*").Result()
+				for _, k := range keys {
+					if ttl := c.PTTL(ctx, k).Val(); ttl < 0 {
+						t.Errorf("%q does not expire", k)
+					} else if ttl < 2*time.Minute { // not a cell
+						ids++
+						longest = max(longest, int(ttl/time.Second))
+					}
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if ids < 1 || longest < 40 || longest > 61 {
+				t.Errorf("%d keys of operations, of which one stays for %d s, want 50 to 61", ids, longest)
+			}
+		})
+	}
+}
+
 // What was admitted in a window that is over must not count in the next one.
 func TestReapplyKnowsWhen(t *testing.T) {
 	s := openTest(t, Options{Client: connect(t, redistest.Start(t).Addr)})

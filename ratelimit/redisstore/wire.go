@@ -169,7 +169,7 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 	if s.o.CallerTime {
 		now = op.Now
 	}
-	text = appendUint(append(text, mode), now, 7)
+	text = appendUint(append(text, mode, s.o.keep()), now, 7)
 	if mode >= listed {
 		text = append(text, id[:]...)
 	}

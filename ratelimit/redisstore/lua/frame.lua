@@ -1,7 +1,7 @@
 -- One call charges one request: all charges or none.
 --
 -- KEYS: the sets' or the operation's, unless the call only looks; then each cell's, once.
--- ARGV[1]: mode (1 byte), now (7; 0: this server's clock), with LISTED the operation's
+-- ARGV[1]: mode (1 byte), keep (1: for how many times ten seconds an operation is known), now (7; 0: this server's clock), with LISTED the operation's
 -- id (16), then for each charge:
 -- algorithm (1), flags (1), index of its cell (1), hits (5) and three numbers that
 -- its algorithm knows (7, 6, 5); with SUMMED, what to ask for instead of hits (6).
@@ -77,7 +77,7 @@ local function charge(keys, args)
     globals()
   end
   local request = args[1]
-  local mode, now, pos = sunpack('>BI7', request)
+  local mode, keep, now, pos = sunpack('>BBI7', request)
   local id
   if mode >= LISTED then
     mode, id, pos = mode - LISTED, sub(request, pos, pos + 15), pos + 16
@@ -128,8 +128,9 @@ local function charge(keys, args)
   if mode == LOOK then
     return answer(fits and ADMITTED or DENIED, now, found, cells)
   end
+  local before = mode == CAREFUL and 1 or 0
   if mode == FORCE then
-    fits = true
+    fits, before = true, keep
   end
   if not fits then
     if mode == CAREFUL and known(keys[1], id, now) then
@@ -137,7 +138,7 @@ local function charge(keys, args)
     end
     return answer(DENIED, now, found, cells)
   end
-  if not record(keys[1], id, now, mode == 0) then
+  if not record(keys[1], id, now, before, keep) then
     return answer(REPEATED, now, found, cells)
   end
 

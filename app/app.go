@@ -58,6 +58,7 @@ type App struct {
 	audit       *audit.Log           // nil: off
 	auditCopies *telemetry.AuditLogs // nil: none
 	spans       *telemetry.Spans     // nil: nobody traces
+	doors       *telemetry.Doors
 	keysets     *authn.KeySets
 	authn       *authn.Authenticator
 	gate        *gate.Gate
@@ -196,11 +197,10 @@ func (a *App) quotaAPI(keys keys) (*api.Service, error) {
 func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	options := append(grpcOptions(), grpc.ForceServerCodecV2(rls.Codec()))
 	if a.config.OTLPEndpoint != "" {
-		tracing, spans, err := telemetry.Tracing(context.Background(), a.config.OTLPEndpoint, Version, a.log)
+		spans, err := telemetry.OpenSpans(context.Background(), a.config.OTLPEndpoint, Version, a.log)
 		if err != nil {
 			return err
 		}
-		options = append(options, tracing)
 		a.spans = spans
 		a.teardown.add(spans.Stop)
 	}
@@ -228,10 +228,11 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	if a.audit != nil {
 		o.Ended = a.recordEnd
 	}
-	if a.config.OTLPEndpoint != "" {
-		check.Trace, check.Observe = telemetry.TraceID, telemetry.Decision
-		o.Trace, o.Observe = telemetry.TraceID, telemetry.Decision
-	}
+	a.doors = telemetry.NewDoors(a.spans)
+	door := a.doors.Door("ext_authz", "envoy.service.auth.v3.Authorization/Check")
+	check.Trace, check.Observe = door.Begin, door.Decided
+	door = a.doors.Door("ext_proc", "envoy.service.ext_proc.v3.ExternalProcessor/Process")
+	o.Trace, o.Observe = door.Begin, door.Decided
 	a.extauthz = extauthz.New(check)
 	a.extauthz.Register(a.grpc)
 	a.extproc = extproc.New(o)
@@ -249,8 +250,17 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 		},
 	})
 	a.accesslog.Register(a.grpc)
+	if err := a.buildRLS(keys); err != nil {
+		return err
+	}
+	reflection.Register(a.grpc)
+	return nil
+}
+
+func (a *App) buildRLS(keys keys) error {
 	rlsConfig := &rls.Config{}
 	if a.config.RLSConfig != "" {
+		var err error
 		if rlsConfig, err = rls.Load(a.config.RLSConfig); err != nil {
 			return fmt.Errorf("rls-config: %w", err)
 		}
@@ -258,9 +268,12 @@ func (a *App) buildGRPC(keys keys, service *api.Service) error {
 			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
 		}
 	}
-	a.rls = rls.New(rls.Options{Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft(), OneShard: a.shared != nil && a.shared.counters.OneShard()})
+	door := a.doors.Door("rls", "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
+	a.rls = rls.New(rls.Options{
+		Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft(),
+		OneShard: a.shared != nil && a.shared.counters.OneShard(), Trace: door.BeginCall, Observe: door.Called,
+	})
 	a.rls.Register(a.grpc)
-	reflection.Register(a.grpc)
 	return nil
 }
 

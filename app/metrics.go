@@ -14,6 +14,7 @@ func (a *App) metrics() *prometheus.Registry {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		telemetry.Decisions(a.gate),
+		a.doors.Collector(),
 		telemetry.Panics(map[string]telemetry.Counter{"gate": a.gate, "ext_authz": a.extauthz, "ext_proc": a.extproc}),
 		telemetry.Identity(a.authn, a.keysets),
 		telemetry.AccessLog(a.accesslog, a.recorder),

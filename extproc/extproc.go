@@ -45,10 +45,10 @@ type Options struct {
 	// Peer names who calls, from the transport; false refuses the stream, and the name is its address then, if that
 	// is known. Required.
 	Peer func(context.Context) (string, bool)
-	// Trace is the id of the call's trace, and Observe is told what was decided, both for
-	// a span. Nil: nobody traces.
-	Trace   func(context.Context) [16]byte
-	Observe func(context.Context, *gate.Request, *gate.Decision)
+	// Trace begins a span: the context has it, and the id is its trace's. Observe is told what was decided, with that
+	// context, and ends it, however long the stream lasts. Optional, each.
+	Trace   func(context.Context) (context.Context, [16]byte)
+	Observe func(ctx context.Context, began time.Time, r *gate.Request, d *gate.Decision)
 	// Refused is told of each refusal that the door makes itself, without asking; its contract is
 	// gate.Gate.Refuse. Nil: nobody records them.
 	Refused func(now int64, r *gate.Request, d *gate.Decision)

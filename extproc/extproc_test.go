@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	modev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
@@ -446,7 +447,7 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		peer     bool
-		observe  func(context.Context, *gate.Request, *gate.Decision)
+		observe  func(context.Context, time.Time, *gate.Request, *gate.Decision)
 		messages []*request
 		want     string
 	}{
@@ -454,8 +455,8 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 		{"E-02 what comes out of order", true, nil, []*request{requestBody()}, answertest.Peer + "  malformed: a request body came out of order"},
 		{"E-02 what comes out of order after an admission", true, nil, []*request{good(), good()}, answertest.Peer + "  malformed: request headers came out of order, after decision "},
 		{"E-07 a body mode that is not served", true, nil, []*request{full}, answertest.Peer + "  internal: body mode FULL_DUPLEX_STREAMED is not served"},
-		{"F-02 a panic after an admission", true, func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{good()}, answertest.Peer + "  internal: the door failed, after decision "},
-		{"F-02 no panic after a refusal, which is on record", true, func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{requestHeaders()}, ""},
+		{"F-02 a panic after an admission", true, func(context.Context, time.Time, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{good()}, answertest.Peer + "  internal: the door failed, after decision "},
+		{"F-02 no panic after a refusal, which is on record", true, func(context.Context, time.Time, *gate.Request, *gate.Decision) { panic("sk_secret") }, []*request{requestHeaders()}, ""},
 		{"nothing of what goes well", true, nil, []*request{good(), responseHeaders()}, ""},
 		{"nothing of what the gate refuses", true, nil, []*request{requestHeaders()}, ""},
 	} {

@@ -74,14 +74,15 @@ func (x *exchange) admit(ctx context.Context, in *extprocv3.ProcessingRequest, h
 	request.Credentials.Source, _, _ = net.SplitHostPort(attributes[attributeSource].GetStringValue())
 	x.source = request.Credentials.Source
 	request.Holder = spiffeOf(attributes, attributeHolder)
-	now := s.o.Now().UnixMicro()
+	began := s.o.Now()
+	now := began.UnixMicro()
 	// The stream is the request, and Envoy does not ask twice on it: no id is needed.
 	if s.o.Trace != nil {
-		request.Trace = s.o.Trace(ctx)
+		ctx, request.Trace = s.o.Trace(ctx)
 	}
 	s.o.Gate.Admit(ctx, now, &request, &x.decision)
 	if s.o.Observe != nil {
-		s.o.Observe(ctx, &request, &x.decision)
+		s.o.Observe(ctx, began, &request, &x.decision)
 	}
 	d := &x.decision
 	if d.Allowed() && !d.Forwardable() {

@@ -8,46 +8,52 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"google.golang.org/grpc"
 )
 
-// flushTimeout bounds what a collector that is down adds to a stop.
-const flushTimeout = 2 * time.Second
+const (
+	flushTimeout = 2 * time.Second // what a collector that is down adds to a stop, at most
+	spanQueue    = 2048            // spans that wait for the collector before new ones are dropped
 
-// Tracing exports spans to an OTLP collector (gRPC, plain text) at endpoint.
-// A span's parent is the context that Envoy put in the gRPC metadata, whose
-// sampling decision it keeps; the client's own HTTP headers are never believed.
-// The option belongs on the gRPC server. A collector that is down costs its spans and a line in the log, nothing else.
+	// What one span holds at most: names of limits and rules are an operator's, and may be long.
+	spanAttributes     = 32
+	spanAttributeBytes = 256 // of a text; a list's members each
+	spanLinks          = 1
+)
+
+// OpenSpans exports spans to an OTLP collector (gRPC, plain text) at endpoint. Whether a call has one is decided by
+// whoever calls, never here. A collector that is down costs its spans and a line in the log, nothing else.
 // The SDK has one place for errors in a process, which is pointed at log.
-func Tracing(ctx context.Context, endpoint, version string, log *slog.Logger) (option grpc.ServerOption, spans *Spans, err error) {
+func OpenSpans(ctx context.Context, endpoint, version string, log *slog.Logger) (*Spans, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans were lost", "error", err) }))
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(endpoint), otlptracegrpc.WithInsecure())
 	if err != nil {
-		return nil, nil, fmt.Errorf("otlp-endpoint: %w", err)
+		return nil, fmt.Errorf("otlp-endpoint: %w", err)
 	}
-	spans = &Spans{log: log}
+	spans := &Spans{log: log}
 	spans.SpanProcessor = sdktrace.NewBatchSpanProcessor(counted{exporter, spans}, sdktrace.WithMaxQueueSize(spanQueue))
-	provider := sdktrace.NewTracerProvider(
+	spans.provider = sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(spans),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())),
+		sampler(),
+		sdktrace.WithRawSpanLimits(spanLimits()),
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", "sluiced"), attribute.String("service.version", version))),
 	)
-	handler := otelgrpc.NewServerHandler(
-		otelgrpc.WithTracerProvider(provider), otelgrpc.WithPropagators(propagation.TraceContext{}))
-	spans.provider = provider
-	return grpc.StatsHandler(handler), spans, nil
+	return spans, nil
 }
 
-// spanQueue is how many spans wait for the collector before new ones are dropped.
-const spanQueue = 2048
+// sampler keeps what the caller decided: without a parent there is no span.
+func sampler() sdktrace.TracerProviderOption {
+	return sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample()))
+}
+
+func spanLimits() sdktrace.SpanLimits {
+	return sdktrace.SpanLimits{AttributeCountLimit: spanAttributes, AttributeValueLengthLimit: spanAttributeBytes, LinkCountLimit: spanLinks}
+}
 
 // Spans counts what becomes of spans. The SDK drops without a word.
 type Spans struct {

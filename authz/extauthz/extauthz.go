@@ -45,10 +45,10 @@ type Options struct {
 	// whoever can call this door can claim any principal; the name is then its address, if that is known. Required. The
 	// access-log door must name the same Envoy the same way: a decision id is bound to it.
 	Peer func(context.Context) (string, bool)
-	// Trace is the id of the call's trace, and Observe is told what was decided, both for
-	// a span. Nil: nobody traces.
-	Trace   func(context.Context) [16]byte
-	Observe func(context.Context, *gate.Request, *gate.Decision)
+	// Trace begins a span: the context has it, and the id is its trace's. Observe is told what was decided, with that
+	// context, and ends it. Optional, each.
+	Trace   func(context.Context) (context.Context, [16]byte)
+	Observe func(ctx context.Context, began time.Time, r *gate.Request, d *gate.Decision)
 	// Refused is told of each refusal that the door makes itself, without asking; its contract is
 	// gate.Gate.Refuse. Nil: nobody records them.
 	Refused func(now int64, r *gate.Request, d *gate.Decision)
@@ -190,12 +190,13 @@ func (s *Server) check(ctx context.Context, c *call) (out *rawpb.Raw) {
 		return s.refuse(c, d)
 	}
 	c.ask(peer)
+	began := s.o.Now()
 	if s.o.Trace != nil {
-		c.request.Trace = s.o.Trace(ctx)
+		ctx, c.request.Trace = s.o.Trace(ctx)
 	}
-	s.o.Gate.Admit(ctx, s.o.Now().UnixMicro(), &c.request, &c.decision)
+	s.o.Gate.Admit(ctx, began.UnixMicro(), &c.request, &c.decision)
 	if s.o.Observe != nil {
-		s.o.Observe(ctx, &c.request, &c.decision)
+		s.o.Observe(ctx, began, &c.request, &c.decision)
 	}
 	if !c.decision.Allowed() {
 		return s.refuse(c, &c.decision)

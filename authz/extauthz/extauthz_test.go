@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -500,7 +501,7 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 			r := new(told)
 			s := extauthz.New(extauthz.Options{
 				Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Refused: r.refused, Peer: known,
-				Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, *gate.Request, *gate.Decision) { panic("sk_secret") },
+				Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, time.Time, *gate.Request, *gate.Decision) { panic("sk_secret") },
 			})
 			refused(t, check(t, dial(t, s), request("x-api-key", c.key)), 503, false)
 			if !slices.Equal(r.all, c.want) {

@@ -107,6 +107,10 @@ type Options struct {
 	Headers bool
 	// Peer names the caller and reports whether it may ask; nil lets everybody.
 	Peer func(context.Context) (string, bool)
+	// Trace begins a span, which the context has. Observe is told what the call came to, with that context, and
+	// ends it. Optional, each.
+	Trace   func(context.Context) context.Context
+	Observe func(ctx context.Context, began time.Time, a Answer)
 	// OnLimit is told about every limit that a call met, shadow ones too; nil: nobody.
 	OnLimit func(limit string, hits int64, over bool)
 	Log     *slog.Logger // nil: none
@@ -209,8 +213,34 @@ func (d *Door) answer(ctx context.Context, c *call) (whole bool) {
 			return true
 		}
 	}
-	result = d.decide(c, d.o.Now())
+	now := d.o.Now()
+	var began time.Time
+	if d.o.Observe != nil {
+		began = time.Now()
+	}
+	if d.o.Trace != nil {
+		ctx = d.o.Trace(ctx)
+	}
+	came := d.decide(c, now)
+	if d.o.Observe != nil {
+		d.o.Observe(ctx, began, Answer{c, came, d.passes(came)})
+	}
+	result = came
 	return true
+}
+
+// passes reports whether a call that came to r was answered OK.
+func (d *Door) passes(r Result) bool {
+	switch r {
+	case OK, Shadowed:
+		return true
+	case UnknownDomain:
+		return d.o.UnknownDomain == Allow
+	case StoreFailed:
+		return d.o.OnError == Allow
+	default:
+		return false
+	}
 }
 
 // warn logs a line of its kind at most once a minute.

@@ -73,6 +73,9 @@ func (r *Replica) Terminate() (<-chan error, error) {
 	return ended, nil
 }
 
+// Running reports whether it was started, and neither killed nor told to end.
+func (r *Replica) Running() bool { return r.cmd != nil }
+
 // Process is the server's.
 func (r *Replica) Process() *os.Process { return r.cmd.Process }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/voicecore-ai/sluice/tenant"
 )
 
-// Upstream is the service behind Envoy: it answers 200 and remembers the
+// Upstream is the service behind Envoy: it answers 200, counts, and remembers the
 // headers of the newest request, so that a test sees what an upstream would.
 type Upstream struct {
 	port   string
@@ -17,6 +17,7 @@ type Upstream struct {
 
 	mu      sync.Mutex
 	headers http.Header
+	served  int
 }
 
 func startUpstream() (*Upstream, error) {
@@ -35,6 +36,7 @@ func startUpstream() (*Upstream, error) {
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.mu.Lock()
 	u.headers = r.Header.Clone()
+	u.served++
 	u.mu.Unlock()
 	w.Header().Set("content-type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("hello " + r.Header.Get(tenant.Header) + "\n")) //nolint:gosec // plain text
@@ -45,4 +47,11 @@ func (u *Upstream) Headers() http.Header {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.headers.Clone()
+}
+
+// Served is how many requests have come.
+func (u *Upstream) Served() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.served
 }

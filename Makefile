@@ -55,6 +55,24 @@ test-faults: need-go gotestsum redis-server ## The fault tests, with figures: ki
 	@echo "==> Redis in trouble"
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 10m -p 1 ./e2e/redis
 
+LOAD := go run ./loadtest/cmd/load -envoy $(ENVOY) -sluiced bin/sluiced -runner bin/loadrunner $(if $(SUITE),-suite $(SUITE)) -parallel $(or $(PARALLEL),1)
+
+.PHONY: load
+load: load-tools ## Load tests that hold what is allowed against the limits (STORE=memory, redis; SUITE=name,…; DURATION=n times the short form; SHORT=1: the short form, side by side)
+	@$(LOAD) -store $(or $(STORE),both) $(if $(SHORT),-scale 1 -parallel 3,-scale $(or $(DURATION),3))
+
+.PHONY: load-selftest
+load-selftest: load-tools ## The load tests against limiters that are broken: each defect must fail the suites that are about it
+	@$(LOAD) -selftest -parallel $(or $(PARALLEL),3)
+
+.PHONY: accuracy
+accuracy: load-tools ## What each algorithm allows in each wiring, on each store, beside what a log of all hits allows
+	@$(LOAD) -accuracy -store $(or $(STORE),both) -scale $(or $(DURATION),3)
+
+.PHONY: load-tools
+load-tools: need-go build envoy redis-server
+	@CGO_ENABLED=0 go build -o bin/loadrunner ./loadtest/cmd/runner
+
 # What a stranger's bytes reach first; 'make test' runs the corpora of all targets.
 FUZZ_TARGETS := ./authz:FuzzCanonicalPath ./authz:FuzzCondition ./authz/authn:FuzzParseXFCC ./authz/authn:FuzzToken ./authz/extauthz:FuzzCheck ./ratelimit/redisstore:FuzzStep
 FUZZ_TIME := 30s
@@ -95,8 +113,14 @@ lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as loc
 	@go vet ./...
 	@echo "==> golangci-lint"
 	@golangci-lint run --timeout 20m ./...
+	@$(MAKE) --no-print-directory load-check
 	@$(MAKE) --no-print-directory vuln
 	@$(MAKE) --no-print-directory generate-check
+
+.PHONY: load-check
+load-check: need-node ## Types of the load tests' scripts, and their bounds against limiters that keep a log
+	@echo "==> load tests' scripts"
+	@cd loadtest && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --no-audit --no-fund --loglevel=error; } && npm run --silent check
 
 .PHONY: vuln
 vuln: need-go govulncheck ## Known vulnerabilities that our code reaches; the database comes as a Go module
@@ -139,12 +163,15 @@ clean: ## Remove what was built; .tools/ stays (delete it by hand to fetch the t
 
 # --- what the targets above stand on
 
-.PHONY: need-go need-cc need-namespaces
+.PHONY: need-go need-cc need-node need-namespaces
 need-go:
 	@command -v go >/dev/null || { echo "Go is not in PATH; install the version that go.mod names: $$(sed -n 's/^go //p' go.mod)" >&2; exit 1; }
 
 need-cc:
 	@command -v "$$(go env CC)" >/dev/null || { echo "no C compiler ($$(go env CC)): the race detector needs one (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+need-node:
+	@command -v npm >/dev/null || { echo "npm is not in PATH: it checks the load tests' scripts (Debian: apt-get install npm; Node 20 or newer)" >&2; exit 1; }
 
 need-namespaces:
 	@scripts/check-mesh-machine

@@ -1,0 +1,203 @@
+package loadtest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+)
+
+// defect is something wrong outside of sluiced, by which suites show that they can fail. Either it is in what is
+// configured, or it stands between the suite and Envoy.
+type defect struct {
+	name  string
+	says  string
+	about []string // suites that must be red
+	set   func(o *stack.Options) error
+	shim  func(p *path, next http.Handler) http.Handler
+}
+
+var defects = []defect{
+	{
+		name: "off", says: "the limiter is switched off", set: inConfig("                      transport_api_version: V3\n                      grpc_service:\n                        envoy_grpc: {cluster_name: sluice}\n                        timeout",
+			"                      filter_enabled: {default_value: {numerator: 0}}\n"),
+		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "overhead", "scale-out"},
+	},
+	{
+		name: "doubled", says: "limits are twice as high", set: setDoubled,
+		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "scale-out"},
+	},
+	{
+		name: "one-tenant", says: "limits ignore the tenant", shim: oneTenant,
+		about: []string{"smoke", "under", "over", "burst", "isolation", "headers", "retries", "failure", "scale-out"},
+	},
+	{name: "lying", says: "headers lie", shim: lying, about: []string{"headers", "refill"}},
+	{name: "late", says: "a refill comes late", shim: late, about: []string{"over", "refill"}},
+	{
+		name: "retried", says: "the sidecar retries refusals", set: replaceInConfig("retriable_status_codes: [503]", "retriable_status_codes: [503, 429]"),
+		about: []string{"retries"},
+	},
+	{
+		name: "open", says: "the filter admits when nobody answers", set: replaceInConfig("failure_mode_allow: false", "failure_mode_allow: true"),
+		about: []string{"failure"},
+	},
+	{name: "slow", says: "the question takes a quarter of a second", shim: slow, about: []string{"overhead"}},
+}
+
+// concerns reports whether the suite must be red.
+func (d *defect) concerns(suite string) bool { return slices.Contains(d.about, suite) }
+
+// configure changes what is started.
+func (d *defect) configure(o *stack.Options) error {
+	if d == nil || d.set == nil {
+		return nil
+	}
+	if err := d.set(o); err != nil {
+		return fmt.Errorf("defect %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// start starts what stands before Envoy; nil if nothing does.
+func (d *defect) start(p *path) (*httptest.Server, error) {
+	if d == nil || d.shim == nil {
+		return nil, nil
+	}
+	target, err := url.Parse(p.url)
+	if err != nil {
+		return nil, err
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = &http.Transport{MaxIdleConnsPerHost: 256}
+	return httptest.NewServer(d.shim(p, proxy)), nil
+}
+
+// inConfig puts a line before what is there.
+func inConfig(before, line string) func(*stack.Options) error {
+	return replaceInConfig(before, line+before)
+}
+
+func replaceInConfig(old, replacement string) func(*stack.Options) error {
+	return func(o *stack.Options) (err error) {
+		o.Config, err = change(o.Config, old, replacement)
+		return err
+	}
+}
+
+func setDoubled(o *stack.Options) error {
+	to := filepath.Join(o.Dir, "catalogue")
+	err := doubled(o.Catalog, to)
+	o.Catalog = to
+	return err
+}
+
+const keyHeader = "X-Api-Key"
+
+// oneTenant makes every known caller the same.
+func oneTenant(p *path, next http.Handler) http.Handler {
+	known := map[string]bool{}
+	for _, tenant := range p.expected.Tenants {
+		known[tenant.Key] = true
+	}
+	one := p.expected.Tenants["smooth-1"].Key
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if known[r.Header.Get(keyHeader)] {
+			r.Header.Set(keyHeader, one)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// answer is a response that has not been sent.
+type answer struct {
+	status int
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+func record(next http.Handler, r *http.Request) *answer {
+	a := &answer{status: http.StatusOK, header: http.Header{}}
+	next.ServeHTTP(a, r)
+	return a
+}
+
+func (a *answer) send(w http.ResponseWriter) {
+	maps.Copy(w.Header(), a.header)
+	w.WriteHeader(a.status)
+	_, _ = io.Copy(w, bytes.NewReader(a.body.Bytes()))
+}
+
+var left = regexp.MustCompile(`;r=\d+`)
+
+// lying says that as much is left as ever, and that it is never long.
+func lying(_ *path, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := record(next, r)
+		a.header.Set("Ratelimit", left.ReplaceAllString(a.header.Get("Ratelimit"), ";r=7"))
+		if a.status == http.StatusTooManyRequests {
+			a.header.Set("Retry-After", "1")
+		}
+		a.send(w)
+	})
+}
+
+// behind is how much later than it says a refill comes.
+const behind = 1500 * time.Millisecond
+
+// late repeats a refusal until some time after the caller was told to come back.
+func late(_ *path, next http.Handler) http.Handler {
+	type refusal struct {
+		*answer
+		until time.Time
+	}
+	var mu sync.Mutex
+	last := map[string]refusal{}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get(keyHeader)
+		mu.Lock()
+		held := last[key]
+		mu.Unlock()
+		if time.Now().Before(held.until) {
+			held.send(w)
+			return
+		}
+		a := record(next, r)
+		if a.status == http.StatusTooManyRequests {
+			seconds, _ := strconv.Atoi(a.header.Get("Retry-After"))
+			mu.Lock()
+			last[key] = refusal{a, time.Now().Add(time.Duration(seconds)*time.Second + behind)}
+			mu.Unlock()
+		}
+		a.send(w)
+	})
+}
+
+// slow waits where the filter would ask.
+func slow(_ *path, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/bare") {
+			select {
+			case <-time.After(250 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,134 @@
+// How requests are sent and counted: one scenario for each tenant, by an arrival rate, so that a slow answer does not
+// slow the next request down.
+import http from 'k6/http';
+import exec from 'k6/execution';
+import { Counter, Trend } from 'k6/metrics';
+import { base, control, tenant, wiring } from './config.js';
+
+http.setResponseCallback(http.expectedStatuses(200, 429));
+
+const allowed = new Counter('sluice_allowed');
+const limited = new Counter('sluice_limited');
+const unexpected = new Counter('sluice_unexpected');
+// Times are in ms since 1970, to be compared with the windows of a limit.
+const sentAt = new Trend('sluice_sent_at');
+const answeredAt = new Trend('sluice_answered_at');
+const startedAt = new Trend('sluice_started_at');
+const lag = new Trend('sluice_lag', true);
+const took = new Trend('sluice_took', true);
+
+/** The most ms that an answer may be late before a run says nothing about the limiter, but about the machine. */
+export const patience = 800;
+
+/** How long after the end of a schedule an answer may come. */
+export const grace = '10s';
+
+/**
+ * One request of a tenant, counted.
+ * @param {string} id
+ * @param {{url?: string, due?: number, phase?: string, accept?: number[]}} [how] due is when it should have been sent
+ */
+export function ask(id, how = {}) {
+  const tags = { tenant: id, phase: how.phase || 'all' };
+  const sent = Date.now();
+  const response = http.get(how.url || `${base}/v1/calls`, { headers: credentials(id), tags: { name: 'calls', ...tags }, timeout: '30s' });
+  const now = Date.now();
+  sentAt.add(sent, tags);
+  answeredAt.add(now, tags);
+  lag.add(Math.max(0, now - (how.due || sent)), tags);
+  took.add(response.timings.duration, tags);
+  if (response.status === 200) {
+    allowed.add(1, tags);
+  } else if (response.status === 429) {
+    limited.add(1, tags);
+  } else {
+    unexpected.add(1, { status: String(response.status), ...tags });
+  }
+  return { response, sent, answered: now };
+}
+
+/**
+ * What says whose a request is, in the wiring at hand.
+ * @param {string} id
+ * @returns {Record<string, string>}
+ */
+export function credentials(id) {
+  return wiring === 'rls' ? { 'x-user': id } : { 'x-api-key': tenant(id).key };
+}
+
+/**
+ * A steady offer. The scenario bears the tenant's name, and {@link steady} sends for it.
+ * @param {number} rate requests a second
+ * @param {number} seconds
+ * @param {Record<string, unknown>} [more]
+ * @returns {any}
+ */
+export function offer(rate, seconds, more = {}) {
+  return {
+    executor: 'constant-arrival-rate', exec: 'steady', rate, timeUnit: '1s', duration: `${seconds}s`,
+    preAllocatedVUs: vus(rate), gracefulStop: grace, ...more,
+  };
+}
+
+/**
+ * Enough for answers that all take a second, beyond {@link patience}. Fewer would drop requests, more would take memory.
+ * @param {number} rate
+ */
+export function vus(rate) {
+  return Math.ceil(rate) + 2;
+}
+
+/**
+ * Sends one request of the tenant that the scenario is named after, and keeps the schedule's time.
+ * @param {Record<string, {rate: number}>} scenarios
+ * @param {(second: number) => string} [phase] of a request, by the second of the schedule when it is due
+ */
+export function keepPace(scenarios, phase = () => 'all') {
+  const s = exec.scenario;
+  startedAt.add(s.startTime, { tenant: s.name });
+  const second = s.iterationInTest / scenarios[s.name].rate;
+  return ask(s.name, { due: s.startTime + second * 1000, phase: phase(second) });
+}
+
+/**
+ * An offer in steps, each steady. {@link due} says when a request of it should leave.
+ * @param {{rate: number, seconds: number}[]} steps
+ * @returns {any}
+ */
+export function stairs(steps) {
+  const stages = steps.flatMap(({ rate, seconds }, i) => [...(i > 0 ? [{ target: rate, duration: '0s' }] : []), { target: rate, duration: `${seconds}s` }]);
+  return {
+    executor: 'ramping-arrival-rate', exec: 'steady', startRate: steps[0].rate, timeUnit: '1s', stages,
+    preAllocatedVUs: vus(Math.max(...steps.map((s) => s.rate))), gracefulStop: grace,
+  };
+}
+
+/**
+ * @param {{rate: number, seconds: number}[]} steps
+ * @param {number} iteration
+ * @returns {{step: number, second: number}}
+ */
+export function due(steps, iteration) {
+  let [before, second] = [0, 0];
+  for (const [step, s] of steps.entries()) {
+    if (iteration < before + s.rate * s.seconds || step === steps.length - 1) {
+      return { step, second: second + (iteration - before) / s.rate };
+    }
+    before += s.rate * s.seconds;
+    second += s.seconds;
+  }
+  throw new Error('due: no steps');
+}
+
+/**
+ * Asks what runs the suite to do something to the path, or about it.
+ * @param {string} what such as kill
+ * @returns {any} what it says
+ */
+export function operator(what) {
+  const response = http.post(`${control}/${what}`, null, { tags: { name: 'operator' }, timeout: '60s', responseCallback: http.expectedStatuses(200) });
+  if (response.status !== 200) {
+    throw new Error(`${control}/${what}: ${response.status} ${response.body}`);
+  }
+  return response.json();
+}

@@ -1,0 +1,170 @@
+package loadtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/deploy"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+)
+
+// path is what one suite drives.
+type path struct {
+	*stack.Stack
+	dir      string
+	expected *expectation
+	url      string // where the suite sends
+	sidecar  string // port of the client's Envoy; "" for none
+	control  *httptest.Server
+	shim     *httptest.Server // a defect between the suite and Envoy
+}
+
+// patient finds the second that the configurations give sluiced for an answer. A busy machine can take longer to
+// wake three processes, and the 503 that follows says nothing of limits.
+var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
+
+// start starts everything for a job. Logs and results go to dir.
+func start(ctx context.Context, o *Options, j job, dir string) (p *path, err error) {
+	catalogue := filepath.Join(o.Root, "loadtest", "catalogue")
+	p = &path{dir: dir}
+	if p.expected, err = expect(catalogue); err != nil {
+		return nil, err
+	}
+	p.expected.Wiring, p.expected.Store, p.expected.Replicas = j.wiring, j.store, 1
+	so := stack.Options{Sluiced: o.Sluiced, Envoy: o.Envoy, Dir: dir, Catalog: catalogue, Workers: 1}
+	switch j.wiring {
+	case "ext_authz":
+		so.Config = deploy.Demo
+	case "ext_proc":
+		so.Config = deploy.ExtProc
+	case "rls":
+		so.Config = deploy.RLS
+		so.RLS = filepath.Join(dir, "descriptors")
+		if err := os.MkdirAll(so.RLS, 0o700); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(so.RLS, "demo.yaml"), []byte(p.expected.descriptors()), 0o600); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("no wiring %q; one of %v", j.wiring, Wirings)
+	}
+	so.Config = patient.ReplaceAllString(so.Config, "${1}5s")
+	if j.wiring == "ext_authz" {
+		if so.Config, err = withBare(so.Config); err != nil {
+			return nil, err
+		}
+	}
+	if j.suite.sidecar {
+		if so.Config, p.sidecar, err = withSidecar(so.Config); err != nil {
+			return nil, err
+		}
+	}
+	if j.store == "redis" {
+		so.RedisServer = o.Redis
+		so.Args = append(so.Args, "--redis-timeout", "4s")
+		if j.wiring == "ext_authz" { // the stack puts replicas behind no other
+			so.Replicas, p.expected.Replicas = j.suite.replicas, j.suite.replicas
+		}
+	}
+	if err := j.defect.configure(&so); err != nil {
+		return nil, err
+	}
+	if p.Stack, err = stack.Start(ctx, so); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.stop())
+		}
+	}()
+	if err := p.keys(ctx); err != nil {
+		return nil, err
+	}
+	if p.url = p.URL; p.sidecar != "" {
+		p.url = "http://127.0.0.1:" + p.sidecar
+	}
+	if p.shim, err = j.defect.start(p); err != nil {
+		return nil, err
+	}
+	if p.shim != nil {
+		p.url = p.shim.URL
+	}
+	p.control = httptest.NewServer(p.controls(ctx))
+	return p, p.expected.write(p.limits())
+}
+
+func (p *path) limits() string { return filepath.Join(p.dir, "limits.json") }
+
+// stop stops everything.
+func (p *path) stop() error {
+	for _, s := range []*httptest.Server{p.control, p.shim} {
+		if s != nil {
+			s.Close()
+		}
+	}
+	return p.Stop()
+}
+
+// keys gives each tenant an API key, and returns when all replicas know them.
+func (p *path) keys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+p.AdminToken), time.Minute)
+	defer cancel()
+	last := ""
+	err := p.api(p.Replicas[0], func(quota quotav1.QuotaServiceClient) error {
+		for id, tenant := range p.expected.Tenants {
+			created, err := quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/" + id})
+			if err != nil {
+				return fmt.Errorf("create API key of %s: %w", id, err)
+			}
+			tenant.Key, last = created.GetSecret(), id
+		}
+		return nil
+	})
+	for _, r := range p.Replicas {
+		err = errors.Join(err, p.api(r, func(quota quotav1.QuotaServiceClient) error {
+			return until(ctx, func() (bool, error) {
+				list, err := quota.ListApiKeys(ctx, &quotav1.ListApiKeysRequest{Parent: "tenants/" + last})
+				return len(list.GetApiKeys()) > 0, err
+			})
+		}))
+	}
+	return err
+}
+
+// api speaks to one replica's quota API.
+func (p *path) api(r *stack.Replica, do func(quotav1.QuotaServiceClient) error) error {
+	conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(quotav1.NewQuotaServiceClient(conn)), conn.Close())
+}
+
+// until asks until it is so, or ctx ends.
+func until(ctx context.Context, so func() (bool, error)) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := so()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,50 @@
+// A step from half of what a tenant may to five times that and back: before it nothing is refused, during it the bucket's
+// burst goes through and then its rate.
+import exec from 'k6/execution';
+import { binding, rate, seconds, tenant } from '../lib/config.js';
+import { ask, due, patience, stairs } from '../lib/traffic.js';
+import { always, counts, judge, report, verdict, watch } from '../lib/summary.js';
+import { least, most } from '../lib/bounds.js';
+
+const tenants = ['smooth-1', 'layered-1'];
+const phases = ['before', 'spike', 'after'];
+
+/** @type {Record<string, {rate: number, seconds: number}[]>} */
+const steps = Object.fromEntries(
+  tenants.map((id) => [id, [{ rate: rate(id, 0.5), seconds: seconds(2) }, { rate: rate(id, 5), seconds: seconds(2) }, { rate: rate(id, 0.5), seconds: seconds(2) }]]),
+);
+
+export const options = {
+  scenarios: Object.fromEntries(tenants.map((id) => [id, stairs(steps[id])])),
+  thresholds: Object.assign(
+    {}, always,
+    ...tenants.flatMap((id) => phases.map((phase) => watch(`tenant:${id},phase:${phase}`))),
+    ...tenants.map((id) => ({ [`sluice_limited{tenant:${id},phase:before}`]: ['count==0'], [`sluice_limited{tenant:${id},phase:spike}`]: ['count>0'] })),
+    ...tenants.map((id) => ({ [`sluice_allowed{tenant:${id},phase:spike}`]: [`count>=${binding(id).burst - 1}`, `count<=${most(binding(id), 0, steps[id][1].seconds * 1000 + patience)}`] })),
+  ),
+};
+
+export function steady() {
+  const s = exec.scenario;
+  const { step, second } = due(steps[s.name], s.iterationInTest);
+  ask(s.name, { due: s.startTime + second * 1000, phase: phases[step] });
+}
+
+/** @param {any} data */
+export function handleSummary(data) {
+  const v = verdict();
+  for (const id of tenants) {
+    const limit = tenant(id).limits[0];
+    const [before, spike] = phases.map((phase) => counts(data, `tenant:${id},phase:${phase}`));
+    const lag = Math.max(before.lag, spike.lag);
+    judge(v, `${id} before`, before, { low: before.sent, high: before.sent });
+    // What came before may still be in the bucket: one request, and those that came late.
+    const full = 1 + Math.ceil((steps[id][0].rate * lag) / 1000);
+    const low = least(limit, { ...spike, lag, rate: steps[id][1].rate }) - full;
+    judge(v, `${id} spike`, spike, { low, high: Math.min(spike.sent, most(limit, spike.first, spike.last)) });
+    if (lag > patience) {
+      v.doubts.push(`${id}: an answer came ${Math.round(lag)} ms after its request was due`);
+    }
+  }
+  return report('burst', data, v);
+}

@@ -1,0 +1,89 @@
+// A sluiced is killed while requests run, and started again. One alone: nobody is admitted without it, and what was used
+// of a durable limit stays used. One of several on a shared store: nobody notices, and the limit is exact.
+import { sleep } from 'k6';
+import exec from 'k6/execution';
+import { Trend } from 'k6/metrics';
+import { binding, replicas, seconds } from '../lib/config.js';
+import { keepPace, offer, operator, patience } from '../lib/traffic.js';
+import { counts, judge, report, verdict, watch } from '../lib/summary.js';
+
+// By the second of the schedule at which a request is due.
+const kill = seconds(2);
+const gone = kill + 0.5; // by then it is
+const down = kill + 1;
+const restart = down + 1;
+const after = restart + 3; // by then it serves again
+const length = after + seconds(3);
+const phases = ['before', 'kill', 'gone', 'down', 'restart', 'after'];
+
+const scenarios = { 'paid-1': offer(30, length), 'free-1': offer(20, length) };
+const names = Object.keys(scenarios);
+const events = new Trend('sluice_event');
+
+/** @param {number} second */
+function phase(second) {
+  return phases[[kill, gone, down, restart, after].filter((edge) => second >= edge).length];
+}
+
+export const options = {
+  scenarios: { ...scenarios, operator: { executor: 'per-vu-iterations', exec: 'operate', vus: 1, iterations: 1, startTime: `${kill}s`, maxDuration: '120s' } },
+  thresholds: Object.assign(
+    { dropped_iterations: ['count==0'], 'sluice_event{event:gone}': ['max>0'], 'sluice_event{event:restart}': ['max>0'], 'sluice_event{event:back}': ['max>0'] },
+    ...names.flatMap((id) => phases.map((p) => ({ ...watch(`tenant:${id},phase:${p}`), [`sluice_unexpected{tenant:${id},phase:${p}}`]: ['count>=0'] }))),
+    ...names.map((id) => watchAll(id)),
+    { 'sluice_unexpected{phase:before}': ['count==0'], 'sluice_unexpected{phase:after}': ['count==0'] },
+    replicas > 1 ? { sluice_unexpected: ['count==0'] } : { 'sluice_allowed{phase:down}': ['count==0'] },
+  ),
+};
+
+/** @param {string} id */
+function watchAll(id) {
+  return { ...watch(`tenant:${id}`), [`sluice_unexpected{tenant:${id}}`]: ['count>=0'] };
+}
+
+export function steady() {
+  keepPace(scenarios, phase);
+}
+
+export function operate() {
+  const begin = exec.scenario.startTime - kill * 1000;
+  const record = (/** @type {string} */ event) => events.add(Date.now() - begin, { event });
+  operator('kill');
+  record('gone');
+  sleep(Math.max(0, begin + restart * 1000 + patience - Date.now()) / 1000);
+  record('restart');
+  operator('start');
+  record('back');
+}
+
+/** @param {any} data */
+export function handleSummary(data) {
+  const v = verdict();
+  const at = (/** @type {string} */ event) => data.metrics[`sluice_event{event:${event}}`].values.max / 1000;
+  const late = Math.max(...names.map((id) => counts(data, `tenant:${id}`).lag));
+  // Of several replicas all requests are answered, sooner or later, and phases do not matter.
+  if (replicas === 1 && (at('gone') > gone || at('back') > after || late > patience)) {
+    v.doubts.push(`it was gone after ${at('gone')} s, and back after ${at('back')}; want ${gone} and ${after} at most, and answers within ${patience} ms and not ${Math.round(late)}`);
+  }
+  for (const id of names) {
+    const all = counts(data, `tenant:${id}`);
+    const part = Object.fromEntries(phases.map((p) => [p, counts(data, `tenant:${id},phase:${p}`)]));
+    const other = { ...all, unexpected: part.before.unexpected + part.after.unexpected };
+    const alone = replicas === 1;
+    if (!alone) {
+      other.unexpected = all.unexpected;
+    } else if (part.down.allowed > 0) {
+      v.problems.push(`${id}: ${part.down.allowed} allowed while there was nobody to ask`);
+    }
+    const limit = binding(id);
+    if (limit.durable) {
+      // A crash spends the open block of the journal, and answers on their way: they were charged, and nobody was told.
+      const lost = alone ? Math.ceil(limit.limit / 100) + part.kill.unexpected : 0;
+      judge(v, id, other, { low: limit.limit - lost, high: limit.limit });
+    } else {
+      judge(v, id, other, { low: all.sent - all.unexpected, high: all.sent });
+    }
+  }
+  v.notes.push(`killed after ${kill} s, gone after ${at('gone').toFixed(2)} s, started after ${at('restart').toFixed(2)} s, served after ${at('back').toFixed(2)} s`);
+  return report('failure', data, v);
+}

@@ -1,0 +1,79 @@
+// The bounds against limiters that keep a log of all hits, on schedules of which any request may be late.
+// 'node --test' runs it: bounds.js needs nothing of k6.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { ideal, over } from '../lib/bounds.js';
+
+/** @param {number} seed */
+function random(seed) {
+  return () => {
+    seed = (seed * 1664525 + 1013904223) % 4294967296;
+    return seed / 4294967296;
+  };
+}
+
+/**
+ * @param {any} limit
+ * @param {number[]} times at which requests are decided, in order
+ */
+function admitted(limit, times) {
+  /** @type {number[]} */
+  const hits = [];
+  let [level, at] = [0, times[0]];
+  for (const now of times) {
+    level = Math.max(0, level - ((now - at) * limit.limit) / limit.windowMs);
+    at = now;
+    const same = (/** @type {number} */ h) => (limit.algorithm === 'hard' ? h > now - limit.windowMs : Math.floor(h / limit.windowMs) === Math.floor(now / limit.windowMs));
+    const room = limit.algorithm === 'gcra' ? level + 1 <= limit.burst + 1e-6 : hits.filter(same).length < limit.limit;
+    if (room) {
+      hits.push(now);
+      level += 1;
+    }
+  }
+  return hits.length;
+}
+
+const limits = [
+  { name: 'a', algorithm: 'gcra', limit: 20, windowMs: 1000, burst: 40, durable: false },
+  { name: 'b', algorithm: 'gcra', limit: 20, windowMs: 1000, burst: 20, durable: false },
+  { name: 'c', algorithm: 'hard', limit: 60, windowMs: 5000, burst: 0, durable: false },
+  { name: 'd', algorithm: 'fixed', limit: 60, windowMs: 5000, burst: 0, durable: false },
+];
+
+/**
+ * @param {(now: number, i: number) => number} late ms
+ * @param {(what: string, allowed: number, bound: {low: number, high: number, ideal: number}) => void} judge
+ */
+function each(late, judge) {
+  const next = random(7);
+  for (const limit of /** @type {import('../lib/config.js').Limit[]} */ (limits)) {
+    for (let run = 0; run < 400; run++) {
+      const rate = Math.round((limit.limit * 1000 * (1.3 + 4 * next())) / limit.windowMs);
+      const sent = rate * (6 + Math.floor(next() * 10));
+      const start = 1e12 + Math.floor(next() * 1e7);
+      const due = [...Array(sent).keys()].map((i) => start + (i * 1000) / rate);
+      const times = due.map((d, i) => d + late(d - start, i) * next()).sort((a, b) => a - b);
+      const lag = Math.max(...due.map((d, i) => late(d - start, i)));
+      const measured = { sent, start, rate, lag, first: times[0], last: times[sent - 1] };
+      judge(`${limit.algorithm} ${limit.burst} at ${rate}/s for ${sent / rate} s`, admitted(limit, times), over([limit], measured));
+    }
+  }
+}
+
+test('what a limiter admits lies within the bounds, however late requests are', () => {
+  for (const late of [() => 0, () => 5, () => 800, (/** @type {number} */ t) => (t > 3000 && t < 3700 ? 3700 - t : 3)]) {
+    each(late, (what, allowed, bound) => assert.ok(bound.low <= allowed && allowed <= bound.high, `${what}: ${allowed} allowed, bounds ${bound.low} to ${bound.high}`));
+  }
+});
+
+test('of a schedule that is kept the bounds are close enough to tell half and twice the limit', () => {
+  each(() => 5, (what, allowed, bound) => {
+    assert.ok(bound.low > allowed / 2, `${what}: ${allowed} allowed, and half of it would pass: low is ${bound.low}`);
+    assert.ok(bound.high < allowed * 2, `${what}: ${allowed} allowed, and twice as much would pass: high is ${bound.high}`);
+  });
+});
+
+test('the ideal is what a limiter admits of a schedule that is kept', () => {
+  each(() => 0, (what, allowed, bound) => assert.ok(Math.abs(bound.ideal - allowed) <= 1, `${what}: ${allowed} allowed, ideal ${bound.ideal}`));
+  assert.equal(ideal(/** @type {any} */ (limits[3]), { sent: 200, start: 0, rate: 20, lag: 0, first: 0, last: 0 }), 120);
+});

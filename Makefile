@@ -135,19 +135,19 @@ bench: build envoy ## Benchmarks of the packages, then through Envoy; results in
 	@go run ./e2e/bench -envoy $(ENVOY) -packages artifacts/bench.txt -json artifacts/bench.json
 
 # The tests that compare what is rendered with the files that keep it, and write those with -update.
-GENERATED_TESTS := ^Test(VoicecoreIsRenderedAsInItsGoldenFiles|ManifestsAreWhatIsRendered)$$
+GENERATED_TESTS := ^Test(VoicecoreIsRenderedAsInItsGoldenFiles|ManifestsAreWhatIsRendered|TheRulesAreThoseOfDeployPrometheus)$$
 
 .PHONY: generate
-generate: buf-plugins need-go ## Write gen/ from proto/, and from the profile voicecore its golden files and deploy/kubernetes/
+generate: buf-plugins need-go ## Write gen/ from proto/, the chart's rules from deploy/prometheus/, and from the profile voicecore its golden files and deploy/kubernetes/
 	@cd proto && buf lint && buf generate
 	@gofmt -l gen
-	@go test ./installer/render -run '$(GENERATED_TESTS)' -count=1 -update
+	@go test ./installer/render ./deploy/chart -run '$(GENERATED_TESTS)' -count=1 -update
 
 .PHONY: generate-check
-generate-check: buf-plugins need-go ## Fail if gen/ is not what proto/ says, or deploy/kubernetes/ what the profile voicecore says
+generate-check: buf-plugins need-go ## Fail if gen/, the chart's rules or deploy/kubernetes/ are not what they are made from
 	@echo "==> generated code"
 	@scripts/check-generated
-	@go test ./installer/render -run '$(GENERATED_TESTS)'
+	@go test ./installer/render ./deploy/chart -run '$(GENERATED_TESTS)'
 
 .PHONY: build
 build: need-go ## bin/sluiced and bin/sluice, static and reproducible

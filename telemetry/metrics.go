@@ -122,6 +122,7 @@ func Store(s *memstore.Store, j *memstore.Journal) prometheus.Collector { return
 
 var (
 	cellsDesc   = prometheus.NewDesc("sluice_store_cells", "Counters kept in memory.", nil, nil)
+	mostDesc    = prometheus.NewDesc("sluice_store_cells_max", "Counters that may be kept in memory; beyond, requests that need a new one are refused.", nil, nil)
 	recordsDesc = prometheus.NewDesc("sluice_journal_records_total", "Records that the journal wrote or deleted.", nil, nil)
 	fsyncsDesc  = prometheus.NewDesc("sluice_journal_fsyncs_total", "Commits of the journal, each one or two fsyncs.", nil, nil)
 	errorsDesc  = prometheus.NewDesc("sluice_journal_errors_total", "Commits of the journal that failed.", nil, nil)
@@ -136,6 +137,7 @@ type counters struct {
 // Describe implements prometheus.Collector.
 func (s counters) Describe(c chan<- *prometheus.Desc) {
 	c <- cellsDesc
+	c <- mostDesc
 	c <- recordsDesc
 	c <- fsyncsDesc
 	c <- errorsDesc
@@ -146,6 +148,7 @@ func (s counters) Describe(c chan<- *prometheus.Desc) {
 func (s counters) Collect(c chan<- prometheus.Metric) {
 	stats := s.journal.Stats()
 	c <- prometheus.MustNewConstMetric(cellsDesc, prometheus.GaugeValue, float64(s.store.Len()))
+	c <- prometheus.MustNewConstMetric(mostDesc, prometheus.GaugeValue, float64(s.store.Cap()))
 	c <- prometheus.MustNewConstMetric(recordsDesc, prometheus.CounterValue, float64(stats.Records))
 	c <- prometheus.MustNewConstMetric(fsyncsDesc, prometheus.CounterValue, float64(stats.Fsyncs))
 	c <- prometheus.MustNewConstMetric(errorsDesc, prometheus.CounterValue, float64(stats.Errors))

@@ -5,7 +5,7 @@ package chart
 
 import "embed"
 
-// FS is the chart: Chart.yaml at its root, values, their schema and the templates.
+// FS is the chart: Chart.yaml at its root, values, their schema, the templates, and the rules of deploy/prometheus.
 //
-//go:embed Chart.yaml README.md values.yaml values.schema.json all:templates
+//go:embed Chart.yaml README.md values.yaml values.schema.json all:templates rules
 var FS embed.FS

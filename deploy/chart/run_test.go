@@ -205,7 +205,9 @@ func TestProbesAlertsAndScrapesFindWhatTheyAskFor(t *testing.T) {
 	name, reasons := regexp.MustCompile(`sluice_[a-z_]+`), regexp.MustCompile(`reason=~"([a-z_|]+)"`)
 	alerts, seen := 0, 0
 	for _, r := range one[monitoring.PrometheusRule](t, p.all).Spec.Groups[0].Rules {
-		alerts++
+		if alerts++; !strings.Contains(r.Expr.StrVal, `{namespace="sluice", job="sluice"`) {
+			t.Errorf("%s looks at more than this release: %s", r.Alert, r.Expr.StrVal)
+		}
 		for _, m := range name.FindAllString(r.Expr.StrVal, -1) {
 			seen++
 			if !strings.Contains(string(documented), "\n| `"+m+"` |") {
@@ -220,7 +222,7 @@ func TestProbesAlertsAndScrapesFindWhatTheyAskFor(t *testing.T) {
 			}
 		}
 	}
-	if alerts != 12 || seen != 11 {
+	if alerts != 18 || seen != 20 {
 		t.Errorf("%d alerts over %d metrics", alerts, seen)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	"github.com/voicecore-ai/sluice/deploy/prometheus"
 	"github.com/voicecore-ai/sluice/installer/profile"
 )
 
@@ -62,6 +63,9 @@ func addon(v *profile.Values, name string, a profile.Addon) (Objects, error) {
 		"Jaeger":    v.Addons.Jaeger.Enabled,
 		"Rules":     indent(rules),
 		"Dashboard": indent(string(dashboard)),
+		// The pods' labels are those of the targets, whose job is that of all pods.
+		"SluiceAlerts": indent(prometheus.Select(prometheus.Alerts, `app="sluice"`)),
+		"SluiceRates":  indent(prometheus.Select(prometheus.Recording, `app="sluice"`)),
 	})
 	if err != nil {
 		return nil, err

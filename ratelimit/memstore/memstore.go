@@ -94,6 +94,9 @@ func New(o Options) *Store {
 // Len is how many cells are kept, expired ones that no sweep has met included.
 func (s *Store) Len() int { return int(s.cells.Load()) }
 
+// Cap is Options.MaxCells, or what it is by default.
+func (s *Store) Cap() int { return int(s.maxCells) }
+
 func shardOf(c *ratelimit.Cell) uint8 {
 	return uint8((c.Shard * 0x9e3779b97f4a7c15) >> 56)
 }

@@ -19,7 +19,11 @@ func (s *scenario) arrivals(hard context.Context) {
 	made := s.config.vus
 	for due := range s.schedule {
 		if !sleepUntil(hard, s.started.Add(due)) {
-			return
+			if s.run.ctx.Err() != nil {
+				return // the rest is not due
+			}
+			s.dropped(1)
+			continue
 		}
 		select {
 		case v := <-free:

@@ -99,7 +99,7 @@ func (r *request) read(body io.Reader) ([]byte, error) {
 
 // sample adds the samples of one exchange.
 func (r *request) sample(h *hop, a *answer) {
-	system := map[string]string{"method": r.method, "name": r.name, "url": a.url, "status": strconv.Itoa(a.status)}
+	system := map[string]string{"method": h.method, "name": r.name, "url": a.url, "status": strconv.Itoa(a.status)}
 	if a.proto != "" {
 		system["proto"] = a.proto
 	}
@@ -155,7 +155,7 @@ func (t *tracer) RoundTrip(req *http.Request) (*http.Response, error) {
 		before.redirect.timings = before.end()
 		t.request.sample(before, before.redirect)
 	}
-	h := &hop{begin: time.Now()}
+	h := &hop{method: req.Method, begin: time.Now()}
 	t.mu.Lock()
 	t.last = h
 	t.mu.Unlock()
@@ -168,6 +168,7 @@ func (t *tracer) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // hop is one exchange. Its times come from several goroutines, even after it has ended.
 type hop struct {
+	method   string
 	redirect *answer // what it was, if it may lead to another
 
 	mu                                                                     sync.Mutex

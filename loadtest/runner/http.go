@@ -113,11 +113,11 @@ func (v *vu) moduleHTTP() map[string]any {
 // send sends one request and waits for its answer.
 func (v *vu) send(r *request) sobek.Value {
 	answer := r.do(v.ctx)
-	return v.received1(answer)
+	return v.answered(answer)
 }
 
-// received1 is the script's object for an answer.
-func (v *vu) received1(a *answer) sobek.Value {
+// answered is the script's object for an answer.
+func (v *vu) answered(a *answer) sobek.Value {
 	if v.ctx.Err() != nil {
 		return v.stopped()
 	}
@@ -166,7 +166,7 @@ func (v *vu) batch(call sobek.FunctionCall) sobek.Value {
 		out = v.rt.NewObject()
 	}
 	for i, key := range keys {
-		if err := out.Set(key, v.received1(answers[i])); err != nil {
+		if err := out.Set(key, v.answered(answers[i])); err != nil {
 			panic(v.rt.NewGoError(err))
 		}
 	}

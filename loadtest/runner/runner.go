@@ -94,6 +94,10 @@ var errStopped = errors.New("the iteration was stopped")
 
 // all runs what comes after the first reading of the script. first is the VU that read it.
 func (r *run) all(first *vu) error {
+	list, err := r.prepareAll()
+	if err != nil {
+		return exit.With(codeException, err)
+	}
 	r.began = time.Now()
 	var problems []error
 	if first.has("setup") {
@@ -101,7 +105,7 @@ func (r *run) all(first *vu) error {
 			return err
 		}
 	}
-	problems = append(problems, r.scenarios())
+	problems = append(problems, r.scenarios(list))
 	if first.has("teardown") {
 		err := r.once("teardown", r.options.teardownTimeout, codeTeardownTimeout, func(v *vu) []sobek.Value { return []sobek.Value{v.setupData()} }, nil)
 		problems = append(problems, err)
@@ -156,7 +160,7 @@ func (r *run) once(name string, timeout time.Duration, code int, args func(*vu) 
 		err = then(v, value)
 	case errors.Is(context.Cause(ctx), errTimeout):
 		return exit.With(code, fmt.Errorf("%s took longer than %v", name, timeout))
-	case context.Cause(r.ctx) != nil && name == "setup":
+	case context.Cause(r.ctx) != nil && (name == "setup" || errors.Is(err, errStopped)):
 		return r.ended()
 	}
 	if err != nil {
@@ -181,16 +185,20 @@ func (r *run) ended() error {
 	return err
 }
 
-// scenarios runs all of them, and what watches them.
-func (r *run) scenarios() error {
-	var list []*scenario
+// prepareAll makes the VUs of all scenarios.
+func (r *run) prepareAll() (list []*scenario, err error) {
 	for _, c := range r.options.scenarios {
 		s, err := r.prepare(c)
 		if err != nil {
-			return exit.With(codeException, err)
+			return nil, err
 		}
 		list = append(list, s)
 	}
+	return list, nil
+}
+
+// scenarios runs all of them, and what watches them.
+func (r *run) scenarios(list []*scenario) error {
 	watching, stop := context.WithCancel(r.ctx)
 	var watchers, running sync.WaitGroup
 	watchers.Go(func() { r.watchVUs(watching) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -61,7 +62,8 @@ func runWithin(ctx context.Context, t *testing.T, env map[string]string, script 
 	all := map[string]string{"DIR": dir}
 	maps.Copy(all, env)
 	put := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		name = filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -159,6 +161,7 @@ export default function () {
 }
 
 func TestArrivalRates(t *testing.T) {
+	t.Parallel() // it waits
 	r := run(t, nil, `
 export const options = {
   scenarios: {
@@ -176,23 +179,41 @@ export default function () {}`)
 }
 
 func TestAnIterationForWhichNoVUIsFreeIsDropped(t *testing.T) {
-	release := make(chan struct{})
+	t.Parallel() // it waits
+	released := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		select {
-		case <-release:
-		case <-r.Context().Done():
+		if r.URL.Path == "/release" {
+			close(released)
 		}
+		<-released
 	}))
 	defer s.Close()
-	defer close(release)
 	r := run(t, map[string]string{"URL": s.URL}, `
 import http from 'k6/http';
 export const options = {
-  scenarios: { stuck: { executor: 'constant-arrival-rate', rate: 20, duration: '500ms', preAllocatedVUs: 2, gracefulStop: '0s' } },
-  thresholds: { dropped_iterations: ['count==8'], 'dropped_iterations{scenario:stuck}': ['count==8'], iterations: ['count==0'] },
+  scenarios: {
+    stuck: { executor: 'constant-arrival-rate', rate: 20, duration: '500ms', preAllocatedVUs: 2 },
+    release: { executor: 'per-vu-iterations', startTime: '2s', exec: 'release' },
+  },
+  thresholds: { dropped_iterations: ['count==8'], 'dropped_iterations{scenario:stuck}': ['count==8'], 'iterations{scenario:stuck}': ['count==2'], vus_max: ['value==3'] },
 };
-export default function () { http.get(__ENV.URL); }`)
+export default function () { http.get(__ENV.URL); }
+export function release() { http.get(`+"`${__ENV.URL}/release`"+`); }`)
 	r.want(t, 0)
+}
+
+func TestMoreVUsAreMadeForWhatIsDue(t *testing.T) {
+	t.Parallel() // it waits
+	run(t, nil, `
+import { sleep } from 'k6';
+import exec from 'k6/execution';
+import { Gauge } from 'k6/metrics';
+const vus = new Gauge('made');
+export const options = {
+  scenarios: { s: { executor: 'constant-arrival-rate', rate: 20, duration: '1s', preAllocatedVUs: 1, maxVUs: 40 } },
+  thresholds: { made: ['value>1', 'value<=40'], dropped_iterations: ['count>=1'], iterations: ['count>=2'] },
+};
+export default function () { sleep(1); vus.add(exec.instance.vusInitialized); }`).want(t, 0)
 }
 
 func TestThresholdsDecideTheExitStatus(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
 
+	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redisconn"
 )
@@ -25,6 +26,7 @@ type RedisConfig struct {
 	PlainText            bool          `koanf:"redis-plaintext"`
 	Prefix               string        `koanf:"redis-prefix"`
 	Timeout              time.Duration `koanf:"redis-timeout"`
+	OnOutage             string        `koanf:"redis-on-outage"`
 	Failover             time.Duration `koanf:"redis-failover"`
 	Connections          int           `koanf:"redis-connections"`
 }
@@ -50,6 +52,7 @@ func redisFlags(f *pflag.FlagSet) {
 	f.Bool("redis-plaintext", false, "let plain text go to a Redis on another machine, where something else encrypts the way; who can write to it decides who is admitted")
 	f.String("redis-prefix", redisPrefix, "`text` with which names in Redis begin; sluiceds with the same one share everything")
 	f.Duration("redis-timeout", redisTimeout, "`time` within which Redis has to answer before a limit means what its on_outage says; keep it below Envoy's timeout for the call")
+	f.String("redis-on-outage", "", "`word` deny, allow or local: the on_outage of limits and descriptors that have none of their own; \"\" for deny where they are durable and local where not")
 	f.Duration("redis-failover", redisFailover, "`time` that a failover of Redis may take: what was acknowledged before it is counted again within that; Redis keeps an id of each request for so long and 15 s more. The same for all replicas")
 	f.Int("redis-connections", redisConnections, "most connections to each node of Redis, as a `number`")
 }
@@ -73,6 +76,9 @@ func (c RedisConfig) check(wrong func(string, ...any)) {
 	}
 	if c.Timeout < time.Millisecond || c.Timeout > longestRedisTimeout {
 		wrong("redis-timeout %v: from 1ms to %v", c.Timeout, longestRedisTimeout)
+	}
+	if !new(ratelimit.Outage).Say(c.OnOutage, false) {
+		wrong("redis-on-outage %q: one of deny, allow, local; \"\" for deny where a limit is durable and local where not", c.OnOutage)
 	}
 	if c.Failover < 0 || c.Failover > longestFailover {
 		wrong("redis-failover %v: from 0s to %v", c.Failover, longestFailover)
@@ -102,7 +108,7 @@ func (c RedisConfig) beside() (set []string) {
 		{"redis-user", c.User != ""}, {"redis-password-file", c.PasswordFile != ""}, {"redis-sentinel-user", c.SentinelUser != ""},
 		{"redis-sentinel-password-file", c.SentinelPasswordFile != ""}, {"redis-ca", c.CA != ""}, {"redis-cert", c.Cert != ""}, {"redis-key", c.Key != ""},
 		{"redis-plaintext", c.PlainText}, {"redis-prefix", c.Prefix != redisPrefix}, {"redis-timeout", c.Timeout != redisTimeout},
-		{"redis-failover", c.Failover != redisFailover}, {"redis-connections", c.Connections != redisConnections},
+		{"redis-on-outage", c.OnOutage != ""}, {"redis-failover", c.Failover != redisFailover}, {"redis-connections", c.Connections != redisConnections},
 	} {
 		if s.given {
 			set = append(set, s.name)
@@ -117,6 +123,16 @@ func (c RedisConfig) options() (redisconn.Options, error) {
 		Target: target, User: c.User, PasswordFile: c.PasswordFile, SentinelUser: c.SentinelUser, SentinelPasswordFile: c.SentinelPasswordFile,
 		CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, PlainText: c.PlainText, Connections: c.Connections,
 	}, err
+}
+
+// onOutage is that of limits without a word of their own; nil for what each has.
+func (c RedisConfig) onOutage() *ratelimit.Outage {
+	if c.OnOutage == "" {
+		return nil
+	}
+	o := new(ratelimit.Outage)
+	o.Say(c.OnOutage, false) // check has looked
+	return o
 }
 
 // store is where counters are. Their keys are short because there are many; under a prefix of one's own they begin with that.

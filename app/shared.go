@@ -64,7 +64,7 @@ func (a *App) openShared(keys keys) error {
 		return err
 	}
 	s.outage = outage.New(outage.Options{
-		Shared: s.counters, Slot: s.counters.Slot, Replicas: s.presence.Count, Budget: config.Timeout, Remembered: counters.Remember, MaxCells: a.config.MaxCells, Log: a.log,
+		Shared: s.counters, Slot: s.counters.Slot, Replicas: s.presence.Count, OnOutage: config.onOutage(), Budget: config.Timeout, Remembered: counters.Remember, MaxCells: a.config.MaxCells, Log: a.log,
 	})
 	a.teardown.add(func(context.Context) error { s.outage.Close(); return nil })
 	a.shared, a.store = s, s.outage

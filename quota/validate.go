@@ -62,7 +62,7 @@ const wholeNumber = "a whole number from 0 (deny) to "
 func (k *compiler) limit(at Place, l *Limit) *ratelimit.Limit {
 	out := &ratelimit.Limit{
 		Name: l.Name, Algorithm: algorithmOf(l.Algorithm), Hits: l.Limit, Window: l.Window,
-		Shadow: l.Enforcement == "shadow", Durable: l.Window >= time.Minute,
+		Shadow: l.Enforcement == "shadow", Durable: l.Window >= time.Minute, OutageSaid: l.OnOutage != "",
 	}
 	if l.Durable != nil {
 		out.Durable = *l.Durable

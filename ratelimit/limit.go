@@ -46,6 +46,8 @@ type Limit struct {
 	Shadow    bool          // evaluate and count up to the limit, never refuse
 	Durable   bool          // survives a crash: spent only after the journal has it
 	OnOutage  Outage        // what a shared store that does not answer means
+	// OutageSaid says that OnOutage is whoever set the limit's own word, and no default.
+	OutageSaid bool
 }
 
 // Outage is what holds for a limit while the shared store does not answer. The

@@ -77,7 +77,7 @@ func TestAGoodFolderIsCompiled(t *testing.T) {
 	acme := c.Snapshot().Account("acme")
 	want := []ratelimit.Limit{
 		{Name: "rps", Algorithm: ratelimit.GCRA, Hits: 100, Burst: 100, Window: time.Second, OnOutage: ratelimit.OutageLocal},
-		{Name: "day", Algorithm: ratelimit.Fixed, Hits: 1_000_000, Window: 24 * time.Hour, Durable: true, OnOutage: ratelimit.OutageLocal},
+		{Name: "day", Algorithm: ratelimit.Fixed, Hits: 1_000_000, Window: 24 * time.Hour, Durable: true, OnOutage: ratelimit.OutageLocal, OutageSaid: true},
 		{Name: "month", Algorithm: ratelimit.Hard, Hits: 5, Window: 30*24*time.Hour + 12*time.Hour, Shadow: true, OnOutage: ratelimit.OutageLocal},
 	}
 	if len(acme.Charges) != len(want) {

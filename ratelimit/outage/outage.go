@@ -55,6 +55,8 @@ type Options struct {
 	Slot func(shard uint64) int
 	// Replicas is how many replicas there are now, this one included, as last seen; below 1 counts as 1. Nil: 1.
 	Replicas func() int
+	// OnOutage is that of limits without a word of their own; nil: what each has.
+	OnOutage *ratelimit.Outage
 	// Budget is the longest that a call takes; default 100 ms. What is slower than that counts as no answer.
 	Budget time.Duration
 	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged in the

@@ -266,6 +266,35 @@ func TestEachLimitSaysWhatAnOutageMeans(t *testing.T) {
 	}
 }
 
+func TestTheServersWordIsForLimitsWithoutOne(t *testing.T) {
+	for _, server := range []ratelimit.Outage{ratelimit.OutageDeny, ratelimit.OutageAllow, ratelimit.OutageLocal} {
+		for _, own := range []ratelimit.Outage{ratelimit.OutageDeny, ratelimit.OutageAllow, ratelimit.OutageLocal} {
+			for _, said := range []bool{true, false} {
+				t.Run(fmt.Sprintf("the server says %v, a limit %v: %v", server, own, said), func(t *testing.T) {
+					bubble(t, Options{OnOutage: &server}, func(w *world) {
+						l := limitOf(own, 6)
+						l.OutageSaid = said
+						w.fake.set(func(f *fake) { f.err = errSilent })
+						admitted := 0
+						for range 9 {
+							if ok, _, _ := w.ask(charge(l, 1)); ok {
+								admitted++
+							}
+						}
+						holds := own
+						if !said {
+							holds = server
+						}
+						if want := map[ratelimit.Outage]int{ratelimit.OutageAllow: 9, ratelimit.OutageLocal: 6}[holds]; admitted != want {
+							t.Errorf("%d of 9 were admitted, want %d", admitted, want)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
 func TestAShareIsRoundedDownAndNeverNothing(t *testing.T) {
 	for _, c := range []struct{ hits, replicas, want int64 }{
 		{10, 3, 3}, {10, 1, 10}, {2, 3, 1}, {0, 3, 0}, {ratelimit.Unlimited, 3, ratelimit.Unlimited}, {1 << 32, 7, 613566756},

@@ -33,9 +33,9 @@ func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outc
 		c := &charges[i]
 		switch {
 		case c.Hits < 0:
-		case counted(c, why.bounded):
+		case s.counted(c, why.bounded):
 			policy = ratelimit.OutageLocal
-		case c.Limit.OnOutage == ratelimit.OutageAllow, c.Limit.Hits == ratelimit.Unlimited:
+		case s.onOutage(c.Limit) == ratelimit.OutageAllow, c.Limit.Hits == ratelimit.Unlimited:
 		case !c.Shadowed():
 			s.degraded[ratelimit.OutageDeny].Add(1)
 			return false, ErrUnavailable
@@ -60,9 +60,17 @@ func (s *Store) without(op ratelimit.Operation, charges []ratelimit.Charge, outc
 }
 
 // counted reports whether c is judged by a share. A limit of 0 is, whatever it says: that it admits nothing needs no store.
-func counted(c *ratelimit.Charge, bounded bool) bool {
-	on := c.Limit.OnOutage
+func (s *Store) counted(c *ratelimit.Charge, bounded bool) bool {
+	on := s.onOutage(c.Limit)
 	return c.Hits >= 0 && (on == ratelimit.OutageLocal || bounded && on == ratelimit.OutageAllow || c.Limit.Hits == 0)
+}
+
+// onOutage is the limit's word, or the server's for those that have none.
+func (s *Store) onOutage(l *ratelimit.Limit) ratelimit.Outage {
+	if s.o.OnOutage != nil && !l.OutageSaid {
+		return *s.o.OnOutage
+	}
+	return l.OnOutage
 }
 
 // share charges this replica's share of the local limits, all or none. What gives back is not given
@@ -74,7 +82,7 @@ func (s *Store) share(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	n := int64(max(s.o.Replicas(), 1))
 	for i := range charges {
 		c := charges[i]
-		if !counted(&c, bounded) {
+		if !s.counted(&c, bounded) {
 			continue
 		}
 		l := *c.Limit

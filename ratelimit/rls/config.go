@@ -62,7 +62,8 @@ var (
 //     (apply_on_stream_done): that can be refused, but not undone. Such a fill
 //     is not journaled until the next hit;
 //   - on_outage: deny, allow or local, while a shared store does not answer;
-//     if absent deny for a durable limit and local for another.
+//     if absent the server's default, which is deny for a durable limit and local for another
+//     unless it says otherwise.
 //
 // The error is Problems: everything that is wrong.
 func Load(paths ...string) (*Config, error) {
@@ -335,7 +336,9 @@ func (l *loader) rule(d *domain, m *mapping, name string, shadow bool) *rule {
 		Name: name, Algorithm: algorithm, Hits: int64(perUnit), Window: window,
 		Shadow: shadow, Durable: m.boolean("durable", window >= time.Minute),
 	}
-	if !limit.OnOutage.Say(m.text("on_outage"), limit.Durable) {
+	word := m.text("on_outage")
+	limit.OutageSaid = word != ""
+	if !limit.OnOutage.Say(word, limit.Durable) {
 		l.problem(m.fields["on_outage"], m.at("on_outage"), "is "+kindOf(resolve(m.fields["on_outage"])), "write deny, allow or local")
 	}
 	if algorithm == ratelimit.GCRA {

@@ -109,7 +109,7 @@ func TestLimitsAreCompiledAsWritten(t *testing.T) {
 		{"messaging", "week", ratelimit.Limit{Hits: 9, Window: 7 * day, Durable: true}},
 		{"messaging", "month", ratelimit.Limit{Hits: 7, Window: 30 * day, Durable: true}},
 		{"messaging", "year", ratelimit.Limit{Hits: 8, Window: 365 * day, Durable: true}},
-		{"extensions", "smooth", ratelimit.Limit{Algorithm: ratelimit.GCRA, Hits: 10, Window: time.Second, Burst: 3, OnOutage: ratelimit.OutageAllow}},
+		{"extensions", "smooth", ratelimit.Limit{Algorithm: ratelimit.GCRA, Hits: 10, Window: time.Second, Burst: 3, OnOutage: ratelimit.OutageAllow, OutageSaid: true}},
 		{"extensions", "strict", ratelimit.Limit{Algorithm: ratelimit.Hard, Hits: 3, Window: time.Minute, OnOutage: ratelimit.OutageLocal}},
 		{"extensions", "half_hour", ratelimit.Limit{Hits: 4, Window: 30 * time.Minute, Durable: true}},
 	} {

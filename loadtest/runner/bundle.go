@@ -158,6 +158,9 @@ func (v *vu) strict(name string, members map[string]sobek.Value) *sobek.Object {
 	return v.rt.NewDynamicObject(&strictObject{v: v, name: name, members: members})
 }
 
+// askedByTheLanguage are members that every object is asked for, and has from its prototype or not at all.
+var askedByTheLanguage = []string{"constructor", "default", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "then", "toJSON", "toLocaleString", "toString", "valueOf"}
+
 type strictObject struct {
 	v       *vu
 	name    string
@@ -173,7 +176,7 @@ func (o *strictObject) Get(key string) sobek.Value {
 		}
 		return value
 	}
-	if key == "toJSON" || key == "then" || key == "default" { // asked by the language
+	if slices.Contains(askedByTheLanguage, key) {
 		return nil
 	}
 	o.v.unsupported(fmt.Sprintf("%s has no member %q in this runner; it has %s", o.name, key, strings.Join(o.Keys(), ", ")))

@@ -104,6 +104,7 @@ export default function () {
   want('bytes', http.put(base, new Uint8Array([65, 66]).buffer).json().body, 'AB');
   want('methods', [http.patch(base, 'p'), http.del(base), http.request('put', base, 'x'), http.options(base)].map((r) => r.json().method), ['PATCH', 'DELETE', 'PUT', 'OPTIONS']);
   want('head', [http.head(base)].map((r) => [r.status, r.body]), [[200, '']]);
+  want('as a text', [String(r), Object.keys(JSON.parse(JSON.stringify(r))).length, r.hasOwnProperty('status')], ['[object Object]', 9, true]);
   want('no body', http.get(base, { responseType: 'none' }).body, null);
   want('binary', new Uint8Array(http.get(base, { responseType: 'binary' }).body)[0], 123);
   want('redirected', http.get(base + '/redirect/3', { tags: { name: 'redirected' } }).url, base + '/');
@@ -122,7 +123,7 @@ export default function () {
   exec.vu.metrics.tags.mood = 'good';
   http.get(base);
   want('no URL', (() => { try { http.get('nowhere'); } catch (e) { return e.message.includes('http://'); } })(), true);
-  want('wants', wants, 24);
+  want('wants', wants, 25);
 }`)
 	if n := connections(); n > 12 { // one, those of a batch, and one after each that was cut; a busy machine may lose some
 		t.Errorf("one VU used %d connections, want them kept", n)

@@ -175,7 +175,7 @@ func (v *vu) open(call sobek.FunctionCall) sobek.Value {
 		// k6 is about to change to what a relative path is relative. Where both are the same it does not matter.
 		main := filepath.Dir(v.run.bundle.path)
 		if from := filepath.Dir(v.position().file); from != main {
-			panic(v.rt.NewTypeError("open(%q) in another folder than the script's: give an absolute path, such as import.meta.resolve or __ENV give", path))
+			panic(v.rt.NewTypeError("open(%q) in another folder than the script's: give an absolute path, for example by -e", path))
 		}
 		path = filepath.Join(main, path)
 	}

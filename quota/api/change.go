@@ -121,6 +121,8 @@ func (what *subject) explain(err error) error {
 		var v violations
 		v.add("request_id", "used for another request within a day; choose a new one")
 		return v.because("REQUEST_ID_REUSED")
+	case errors.Is(err, catalog.ErrUnknown): // ABORTED, because clients repeat UNAVAILABLE by themselves
+		return fail(codes.Aborted, "CATALOG_OUTCOME_UNKNOWN", err.Error())
 	case errors.Is(err, catalog.ErrUnavailable):
 		return fail(codes.Unavailable, "CATALOG_UNAVAILABLE", err.Error(), retryInfo(time.Second))
 	case errors.Is(err, catalog.ErrReadOnly):

@@ -42,6 +42,17 @@ func TestTwoReplicasAreOneAPI(t *testing.T) {
 		_, err = w.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "once", Plan: &quotav1.Plan{}, RequestId: fmt.Sprintf("other-%d", i)})
 		refused(t, err, codes.AlreadyExists, "ALREADY_EXISTS")
 	}
+	admin := redis.NewClient(&redis.Options{Addr: server.Addr})
+	t.Cleanup(func() { _ = admin.Close() })
+	must(t, admin.Del(t.Context(), "sluice:{catalog}:feed").Err())
+	must(t, admin.Set(t.Context(), "sluice:{catalog}:feed", "not a stream", 0).Err())
+	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "half", Plan: &quotav1.Plan{}})
+	refused(t, err, codes.Aborted, "CATALOG_OUTCOME_UNKNOWN")
+	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "next", Plan: &quotav1.Plan{}})
+	refused(t, err, codes.Unavailable, "CATALOG_UNAVAILABLE")
+	must(t, admin.Del(t.Context(), "sluice:{catalog}:feed").Err())
+	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "half", Plan: &quotav1.Plan{}})
+	refused(t, err, codes.AlreadyExists, "ALREADY_EXISTS")
 	server.Kill()
 	for _, id := range []string{"", "two"} {
 		_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "silver", Plan: &quotav1.Plan{}, RequestId: id})

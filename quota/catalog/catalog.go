@@ -55,16 +55,19 @@ type Catalog struct {
 	state  atomic.Pointer[state]
 	status atomic.Pointer[status] // changed under mu
 
-	mu       sync.Mutex // serialises changes; guards what follows
-	keeper   keeper     // of the API's entries; nil: there are none
-	shared   *shared    // the keeper, if it is Redis
-	own      *View      // the newest entries of the API, even if they can't be compiled beside the files here
+	turn   turn    // of who asks the keeper; taken before mu
+	keeper keeper  // of the API's entries; nil: there are none
+	shared *shared // the keeper, if it is Redis
+
+	mu       sync.Mutex // guards what follows; whoever has it waits for no network
+	own      *View      // the newest entries of the API, even if they can't be compiled beside the files here; changed by who has the turn
 	revision uint64     // of the newest state
 	refused  refusal
+	closed   bool
 
-	poll   time.Duration
-	debug  func() // a test's hook: called after each reload that was tried
-	closed bool
+	stir  chan struct{} // wakes who follows Redis
+	poll  time.Duration
+	debug func() // a test's hook: called after each reload that was tried
 }
 
 // refusal is a folder that was refused beside entries of the API: as
@@ -97,7 +100,7 @@ func (s status) withShared(err error) *status { s.shared = err; return &s }
 // catalogue is invalid. A damaged bbolt file is set aside and reported in the
 // log; one that another process holds is an error after a second.
 func Open(o Options) (*Catalog, error) {
-	c := &Catalog{o: o, log: o.Log, poll: pollInterval, debug: func() {}}
+	c := &Catalog{o: o, log: o.Log, turn: make(turn, 1), stir: make(chan struct{}, 1), poll: pollInterval, debug: func() {}}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,6 +123,11 @@ func Open(o Options) (*Catalog, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	c.status.Store(&status{loaded: time.Now()})
+	if c.shared != nil {
+		if err := c.announce(context.Background()); err != nil {
+			c.log.Warn("the revision was not written; it may be used again until Redis has it", "revision", c.revision, "error", err)
+		}
+	}
 	return c, nil
 }
 
@@ -163,6 +171,10 @@ func (c *Catalog) Status() (revision uint64, lastReload time.Time, lastError err
 
 // Close closes the bbolt file. The snapshot stays readable.
 func (c *Catalog) Close() error {
+	if c.shared == nil { // the file may be written
+		_ = c.turn.take(context.Background())
+		defer c.turn.end()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if db, ok := c.keeper.(*store); ok && !c.closed {
@@ -198,9 +210,9 @@ func (c *Catalog) build(files *fileSet, own *View, revision uint64) (*state, err
 	return newState(files, own, snapshot, &m.all), nil
 }
 
-// after is the state after a change of the API's newest entries.
-func (c *Catalog) after(now *state, d *delta, revision uint64) (*state, error) {
-	if now.own != c.own { // not compiled, so there is nothing to start from
+// after is the state after now, with a change of own, the API's newest entries.
+func (c *Catalog) after(now *state, own *View, d *delta, revision uint64) (*state, error) {
+	if now.own != own { // not compiled, so there is nothing to start from
 		return c.build(now.files, d.own, revision)
 	}
 	all := quota.Catalogue{Rules: now.rules, Issuers: now.issuers}
@@ -224,32 +236,32 @@ func newState(files *fileSet, own *View, snapshot *quota.Snapshot, all *quota.Ca
 	return &state{files: files, own: own, snapshot: snapshot, view: view, rules: all.Rules, issuers: all.Issuers}
 }
 
-// swap makes files the newest ones, if they are valid. The change is told to the keeper, so that a revision in a log means
-// one catalogue, restarts included, and with files that are the same everywhere the same one on all replicas.
+// swap makes files the newest ones, if they are valid. A file that keeps entries is told the number first, so that a revision in a log
+// means one catalogue, restarts included. Redis is told afterwards, by who follows it: it may be away, and a key that a file revokes is gone at once.
 func (c *Catalog) swap(files *fileSet) error {
-	for attempt := 0; ; attempt++ {
-		revision := c.newer()
-		if c.shared != nil && c.o.Dir == "" {
-			revision = c.shared.at.Load().revision // there are no files that could have changed
+	revision := c.newer()
+	if c.shared != nil && c.o.Dir == "" {
+		revision = c.shared.at.Load().revision // there are no files that could have changed
+	}
+	next, err := c.build(files, c.own, revision)
+	if err != nil {
+		return err
+	}
+	if c.keeper != nil && c.shared == nil {
+		if err := c.keeper.save(context.Background(), step{revision: revision}); err != nil { // a full disk must not keep a revoked key alive
+			c.log.Warn("the revision was not written; it may be used again", "revision", revision, "error", err)
 		}
-		next, err := c.build(files, c.own, revision)
-		if err != nil {
-			return err
-		}
-		if c.keeper != nil && (c.shared == nil || c.o.Dir != "") {
-			if err = c.keeper.save(step{revision: revision}); errors.Is(err, errBehind) && attempt < maxAttempts {
-				c.shared.pause(attempt)
-				if err := c.catchUp(context.Background()); err != nil && c.state.Load() == nil {
-					return err
-				}
-				continue
-			}
-			if err != nil { // a full disk must not keep a revoked key alive
-				c.log.Warn("the revision was not written; it may be used again", "revision", revision, "error", err)
-			}
-		}
-		c.publish(next)
-		return nil
+	}
+	c.publish(next)
+	c.wake()
+	return nil
+}
+
+// wake lets who follows Redis look at once.
+func (c *Catalog) wake() {
+	select {
+	case c.stir <- struct{}{}:
+	default:
 	}
 }
 

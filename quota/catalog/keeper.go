@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,15 +11,19 @@ import (
 // ErrUnavailable says that the entries of the API are kept in Redis, and Redis can't be asked to keep a change.
 var ErrUnavailable = errors.New("the catalogue can't be changed now")
 
+// ErrUnknown says that nobody can tell yet whether a change holds: Redis did not answer after it was sent, or did a part of it.
+// What is true is read again before anything else is changed.
+var ErrUnknown = errors.New("it is not known whether the change holds")
+
 // errBehind says that somebody else made a step meanwhile: the change must be made anew on what is there now.
 var errBehind = errors.New("the catalogue was changed elsewhere meanwhile")
 
-// keeper keeps the entries that the API owns: a file, or Redis for several replicas. The owner serialises the calls.
+// keeper keeps the entries that the API owns: a file, or Redis for several replicas. Who calls it has the turn.
 type keeper interface {
 	// save makes a step from what is kept now durable, whole or not at all.
-	save(p step) error
+	save(ctx context.Context, p step) error
 	// recall finds an answer that is not older than a day.
-	recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error)
+	recall(ctx context.Context, key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error)
 }
 
 // step is what one transaction keeps.
@@ -26,7 +31,23 @@ type step struct {
 	revision uint64 // of the catalogue after it
 	changes  []change
 	answer   *remembered // nil if there is none
+	whole    bool        // whoever follows must read everything again
+	forget   [][32]byte  // answers that may be false
 }
+
+// turn is a lock that can be waited for in vain.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t turn) end() { <-t }
 
 // Bounds of the answers that are kept.
 const (

@@ -3,7 +3,6 @@ package catalog
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -35,7 +34,7 @@ const (
 	maxInFeed    = 64 << 10 // bytes of changes in one entry of the feed; others say that everything is to be read again
 	scanCount    = 500      // entries that Redis reads in one go: well under a millisecond, because counters wait meanwhile
 	writeCount   = 500
-	redisTime    = 5 * time.Second // for what is asked together
+	redisTime    = 5 * time.Second // for what is asked together; a change may wait twice as long
 	loadTime     = time.Minute
 	loadAttempts = 5
 )
@@ -49,28 +48,30 @@ type position struct {
 	stamp    string
 }
 
-// shared is the catalogue's entries in Redis, which replicas share. Its owner serialises the calls but of head.
+// shared is the catalogue's entries in Redis, which replicas share. Who calls it has the turn, but for head.
 type shared struct {
 	redis redis.UniversalClient
 	base  string // of keys
 	log   *slog.Logger
 
+	time atomic.Int64 // redisTime, ns; less in tests
+
 	at        atomic.Pointer[position] // of what is known
 	line      lineage                  // of what is known
 	confirmed atomic.Int64             // when Redis last said that nothing is newer, Unix ns
+
+	doubt    atomic.Bool // Redis did a part of a change: nothing is true but what is read anew
+	doubtful [][32]byte  // answers that were kept with such changes
 }
 
 func newShared(client redis.UniversalClient, prefix string, log *slog.Logger) *shared {
 	s := &shared{redis: client, base: prefix + Keys, log: log}
+	s.time.Store(int64(redisTime))
 	s.at.Store(&position{})
 	return s
 }
 
 func (s *shared) key(name string) string { return s.base + name }
-
-func (s *shared) answer(key [32]byte) string {
-	return s.key("answer:" + base64.RawURLEncoding.EncodeToString(key[:]))
-}
 
 // Errors of what is in Redis.
 var (
@@ -97,7 +98,7 @@ func Migrate(ctx context.Context, client redis.UniversalClient, prefix string) e
 			return s.foreign("feed", err)
 		}
 		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			s.step(ctx, p, first, nil)
+			s.step(ctx, p, first, step{})
 			return nil
 		})
 		return err
@@ -165,6 +166,9 @@ func (s *shared) unavailable(err error) error {
 	return fmt.Errorf("%w, because Redis does not do its part, and nothing was changed: %w", ErrUnavailable, s.explain(err))
 }
 
+// patience is how long Redis may take for an answer.
+func (s *shared) patience() time.Duration { return time.Duration(s.time.Load()) }
+
 // newStamp names a change.
 func newStamp() string {
 	var b [8]byte
@@ -173,9 +177,13 @@ func newStamp() string {
 }
 
 // pause lets another replica finish before the next attempt.
-func (*shared) pause(attempt int) {
-	if attempt > 0 {
-		time.Sleep(mathrand.N(time.Millisecond << min(attempt, 6))) //nolint:gosec // no secret
+func (*shared) pause(ctx context.Context, attempt int) {
+	if attempt == 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(mathrand.N(time.Millisecond << min(attempt, 6))): //nolint:gosec // no secret
 	}
 }
 
@@ -184,156 +192,4 @@ type entry struct {
 	List    string          `json:"list"`
 	Name    string          `json:"name"`
 	Content json.RawMessage `json:"content"` // null: gone
-}
-
-func (s *shared) save(p step) error {
-	if err := p.answer.check(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
-	defer cancel()
-	before, next := *s.at.Load(), position{p.revision, newStamp()}
-	keys := []string{s.key("head")}
-	if p.answer != nil {
-		keys = append(keys, s.answer(p.answer.Key))
-	}
-	sent := 0
-	err := s.redis.Watch(ctx, func(tx *redis.Tx) error {
-		now, err := s.head(ctx, tx)
-		switch {
-		case errors.Is(err, errNoHead), err == nil && now != before:
-			return errBehind
-		case err != nil:
-			return err
-		}
-		if p.answer != nil {
-			content, err := tx.Get(ctx, keys[1]).Bytes()
-			if err != nil && !errors.Is(err, redis.Nil) {
-				return err
-			}
-			if _, _, done, _ := decodeAnswer(content, p.answer.Now); done {
-				return errBehind
-			}
-		}
-		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			s.write(ctx, pipe, p.changes)
-			s.step(ctx, pipe, next, p.changes)
-			pipe.Publish(ctx, s.key("changed"), next.String())
-			if p.answer != nil {
-				pipe.Set(ctx, keys[1], p.answer.encode(), keepAnswers)
-			}
-			sent++
-			return nil
-		})
-		return err
-	}, keys...)
-	return s.outcome(before, next, sent, err)
-}
-
-// outcome says how a change ended that was sent so often, the last time with err.
-func (s *shared) outcome(before, next position, sent int, err error) error {
-	refused := errors.Is(err, redis.TxFailedErr) || errors.Is(err, errBehind)
-	var said redis.Error // by Redis, in place of doing it
-	switch {
-	case err == nil:
-	case sent == 0 && refused, sent == 1 && errors.Is(err, redis.TxFailedErr):
-		return errBehind
-	case sent == 0, sent == 1 && errors.As(err, &said):
-		return s.unavailable(err)
-	default: // a reply was lost
-		landed, unknown := s.landed(before, next)
-		switch {
-		case landed:
-		case unknown == nil && refused:
-			return errBehind
-		default:
-			return fmt.Errorf("%w, because the connection to Redis was lost while the change was written: whether it holds will show, read it again: %w", ErrUnavailable, s.explain(err))
-		}
-	}
-	s.know(next)
-	return nil
-}
-
-// landed reports whether the change from before to next is in the feed.
-func (s *shared) landed(before, next position) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
-	defer cancel()
-	entries, err := s.redis.XRange(ctx, s.key("feed"), streamID(before.revision), "+").Result()
-	for _, e := range entries {
-		if e.Values["stamp"] == next.stamp {
-			return true, nil
-		}
-	}
-	return false, err
-}
-
-// write adds commands that write entries.
-func (s *shared) write(ctx context.Context, p redis.Pipeliner, changes []change) {
-	for _, l := range lists {
-		var put []any
-		var gone []string
-		flush := func(most int) {
-			if len(put) > most {
-				p.HSet(ctx, s.key(l.name()), put...)
-				put = nil
-			}
-			if len(gone) > most {
-				p.HDel(ctx, s.key(l.name()), gone...)
-				gone = nil
-			}
-		}
-		for _, c := range changes {
-			switch {
-			case c.list != l:
-				continue
-			case c.content == nil:
-				gone = append(gone, c.name)
-			default:
-				put = append(put, c.name, c.content)
-			}
-			flush(2 * writeCount)
-		}
-		flush(0)
-	}
-}
-
-// step adds commands that make next the newest change.
-func (s *shared) step(ctx context.Context, p redis.Pipeliner, next position, changes []change) {
-	all := make([]entry, len(changes))
-	size := 0
-	for i, c := range changes {
-		all[i] = entry{c.list.name(), c.name, c.content}
-		size += len(c.name) + len(c.content) + 64
-	}
-	values := []any{"stamp", next.stamp}
-	if size <= maxInFeed {
-		text, err := json.Marshal(all)
-		if err != nil {
-			panic(err) // names and what was marshalled before
-		}
-		values = append(values, "changes", text)
-	}
-	p.HSet(ctx, s.key("head"), "format", sharedFormat, "revision", next.revision, "stamp", next.stamp)
-	p.XAdd(ctx, &redis.XAddArgs{Stream: s.key("feed"), MaxLen: feedLength, Approx: true, ID: streamID(next.revision), Values: values})
-}
-
-func (p position) String() string { return strconv.FormatUint(p.revision, 10) + " " + p.stamp }
-
-func streamID(revision uint64) string { return strconv.FormatUint(revision, 10) + "-0" }
-
-func (s *shared) recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), redisTime)
-	defer cancel()
-	content, err := s.redis.Get(ctx, s.answer(key)).Bytes()
-	if errors.Is(err, redis.Nil) {
-		return body, nil, false, nil
-	}
-	if err != nil {
-		return body, nil, false, s.unavailable(err)
-	}
-	body, response, ok, wrong := decodeAnswer(content, now)
-	if wrong {
-		return body, nil, false, s.explain(s.foreign(strings.TrimPrefix(s.answer(key), s.base), nil))
-	}
-	return body, response, ok, nil
 }

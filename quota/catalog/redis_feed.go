@@ -48,6 +48,7 @@ func (c *Catalog) follow(ctx context.Context) {
 			if m, ok := ring.(*redis.Message); ok && m.Payload == c.shared.at.Load().String() {
 				continue // this replica's own change, or one that is known
 			}
+		case <-c.stir:
 		case <-ask.C:
 		}
 		f.note(c, c.sync(ctx))
@@ -58,52 +59,89 @@ func (c *Catalog) follow(ctx context.Context) {
 
 // sync takes over what is new, if anything is.
 func (c *Catalog) sync(ctx context.Context) error {
-	short, cancel := context.WithTimeout(ctx, redisTime)
+	short, cancel := context.WithTimeout(ctx, c.shared.patience())
 	head, err := c.shared.head(short, c.shared.redis) // without the lock: a change may be waiting for Redis
 	cancel()
 	if err != nil && !errors.Is(err, errNoHead) {
 		return err
 	}
-	if err == nil && head == *c.shared.at.Load() {
+	if err == nil && head == *c.shared.at.Load() && !c.shared.doubt.Load() && c.ahead() == 0 {
 		c.shared.confirmed.Store(time.Now().UnixNano())
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.catchUp(ctx)
+	if err := c.turn.take(ctx); err != nil {
+		return err
+	}
+	defer c.turn.end()
+	if err := c.catchUp(ctx); err != nil {
+		return err
+	}
+	return c.announce(ctx)
 }
 
-// catchUp takes over what others changed. What can't be compiled beside the files here is known, but does not decide.
+// ahead is the revision here, if Redis does not have it yet, and 0 if it does: a file was changed here, or Redis lost what it had.
+func (c *Catalog) ahead() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.revision > c.shared.at.Load().revision {
+		return c.revision
+	}
+	return 0
+}
+
+// announce tells Redis the revision here, so that it is the same everywhere, and never given again.
+func (c *Catalog) announce(ctx context.Context) error {
+	for attempt := range maxAttempts {
+		revision := c.ahead()
+		if revision == 0 {
+			return nil
+		}
+		c.shared.pause(ctx, attempt)
+		if err := c.shared.save(ctx, step{revision: revision}); !errors.Is(err, errBehind) {
+			return err
+		}
+		if err := c.catchUp(ctx); err != nil {
+			return err
+		}
+	}
+	return nil // the next time
+}
+
+// catchUp takes over what others changed. Who calls it has the turn.
 func (c *Catalog) catchUp(ctx context.Context) error {
-	news, err := c.shared.pull(ctx, c.own)
+	c.mu.Lock()
+	own := c.own
+	c.mu.Unlock()
+	news, err := c.shared.pull(ctx, own)
 	if err != nil || news == nil {
 		return err
 	}
-	now := c.state.Load()
-	if now == nil { // Open has yet to compile anything
-		c.own = news.own
-		return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.adopt(news.own, news.delta) == nil {
+		c.log.Debug("the catalogue was changed by another replica", "revision", c.revision)
 	}
-	at := c.shared.at.Load().revision
-	revision := max(c.revision+1, at)
+	return nil
+}
+
+// adopt takes over entries that are kept; d is how they differ from the newest ones known here, nil if nobody says.
+// What can't be compiled beside the files here is known, but does not decide.
+func (c *Catalog) adopt(own *View, d *delta) error {
+	now := c.state.Load()
+	revision := max(c.revision+1, c.shared.at.Load().revision)
 	var next *state
-	if news.delta != nil && now.files.ownsNone(&news.delta.put) == nil {
-		next, err = c.after(now, news.delta, revision)
+	var err error
+	if d != nil && now.files.ownsNone(&d.put) == nil {
+		next, err = c.after(now, c.own, d, revision)
 	} else { // which says of an entry that a file here has, too, that it is there twice
-		next, err = c.build(now.files, news.own, revision)
+		next, err = c.build(now.files, own, revision)
 	}
 	if err != nil {
-		c.own = news.own
+		c.own = own
 		c.refuseShared(err)
-		return nil
+		return err
 	}
 	c.publish(next)
-	c.log.Debug("the catalogue was changed by another replica", "revision", revision)
-	if news.lost && revision > at { // so that the number is the same everywhere again
-		if err := c.keeper.save(step{revision: revision}); err != nil && !errors.Is(err, errBehind) {
-			c.log.Warn("the revision was not written; it may be used again", "revision", revision, "error", err)
-		}
-	}
 	return nil
 }
 

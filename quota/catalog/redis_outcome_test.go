@@ -1,22 +1,28 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/redistest"
+	"github.com/voicecore-ai/sluice/tenant"
 )
 
-// cutter is a proxy that drops the connection after EXEC has reached Redis, once armed, before its reply comes back.
+// cutter is a proxy that drops the connection when EXEC comes by, once armed.
 type cutter struct {
 	addr  string
 	armed atomic.Bool
+	early atomic.Bool // EXEC does not reach Redis; else it does, and its answer is dropped
+	stay  atomic.Bool // whoever comes afterwards is dropped, too
+	away  atomic.Bool
 	cuts  atomic.Int64
 }
 
@@ -28,9 +34,17 @@ func startCutter(t *testing.T, to string) *cutter {
 		return func(b []byte, answers bool) (int, bool) {
 			switch {
 			case answers && cut.Load():
+				c.away.Store(c.stay.Load())
 				c.cuts.Add(1)
 				return 0, true // it was done, and nobody is told
+			case c.away.Load():
+				return 0, true
 			case !answers && strings.Contains(strings.ToLower(string(b)), "\r\nexec\r\n") && c.armed.CompareAndSwap(true, false):
+				if c.early.Load() {
+					c.away.Store(c.stay.Load())
+					c.cuts.Add(1)
+					return 0, true
+				}
 				cut.Store(true)
 			}
 			return len(b), false
@@ -39,28 +53,208 @@ func startCutter(t *testing.T, to string) *cutter {
 	return c
 }
 
+// through is a catalogue behind the proxy. It follows nothing but when told to.
+func (c *cutter) through(t *testing.T) *Catalog {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: c.addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	return open(t, Options{Redis: client, RedisPrefix: prefix})
+}
+
+// count makes acme count one more.
+func count(e *Edit) error {
+	now, _ := e.Tenants.Find("acme")
+	n, err := strconv.Atoi(now.Value.DisplayName)
+	now.Value.DisplayName = strconv.Itoa(n + 1)
+	e.Tenants.Put(now.Value)
+	return err
+}
+
+func counted(c *Catalog) string { return c.View().Tenants[0].Value.DisplayName }
+
 // A change whose reply is lost is found in the feed by its stamp: it is neither made twice nor told to have failed.
 func TestAChangeWhoseReplyIsLostIsMadeOnce(t *testing.T) {
 	s := redistest.Start(t)
 	must(t, Migrate(t.Context(), dial(t, s, redis.Options{}), prefix))
 	proxy := startCutter(t, s.Addr)
-	client := redis.NewClient(&redis.Options{Addr: proxy.addr, MaxRetries: -1})
-	t.Cleanup(func() { _ = client.Close() })
-	c := open(t, Options{Redis: client, RedisPrefix: prefix})
+	c := proxy.through(t)
 	other := open(t, inRedis(t, s))
 	must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
 	for i := range 20 {
 		proxy.armed.Store(true)
-		must(t, c.Update(func(e *Edit) error {
-			now, _ := e.Tenants.Find("acme")
-			n, _ := strconv.Atoi(now.Value.DisplayName)
-			now.Value.DisplayName = strconv.Itoa(n + 1)
-			e.Tenants.Put(now.Value)
-			return nil
-		}, false))
+		must(t, c.Update(count, false))
 		must(t, other.Update(func(e *Edit) error { e.Plans.Put(quota.Plan{Name: fmt.Sprintf("p%d", i)}); return nil }, false))
 	}
-	if got := c.View().Tenants[0].Value.DisplayName; got != "20" || proxy.cuts.Load() != 20 {
+	if got := counted(c); got != "20" || proxy.cuts.Load() != 20 {
 		t.Errorf("counted %s after %d lost replies", got, proxy.cuts.Load())
 	}
+}
+
+// Where the answer is lost and Redis is away, nobody knows: that is what is said, and what is true is read before the next change.
+func TestAnUnknownOutcomeIsSaidAndReadAgain(t *testing.T) {
+	for name, early := range map[string]bool{"of a change that was made": false, "of a change that never came": true} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			must(t, Migrate(t.Context(), dial(t, s, redis.Options{}), prefix))
+			proxy := startCutter(t, s.Addr)
+			c, other := proxy.through(t), open(t, inRedis(t, s))
+			must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
+			before := c.Snapshot()
+			op := Operation{Key: [32]byte{1}, Now: start}
+			once := func() ([]byte, bool, error) {
+				return c.Once(op, func(e *Edit) ([]byte, error) { return []byte("counted"), count(e) })
+			}
+			proxy.early.Store(early)
+			proxy.stay.Store(true)
+			proxy.armed.Store(true)
+			_, _, err := once()
+			if !errors.Is(err, ErrUnknown) || errors.Is(err, ErrUnavailable) || strings.Contains(err.Error(), "nothing was changed") {
+				t.Errorf("told: %v", err)
+			}
+			if err := c.Update(count, false); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "nothing was changed") {
+				t.Errorf("a change while Redis is away: %v", err)
+			}
+			if c.Snapshot() != before || proxy.cuts.Load() != 1 {
+				t.Errorf("the snapshot changed, or nothing was cut: %d", proxy.cuts.Load())
+			}
+			proxy.away.Store(false)
+			response, replayed, err := once()
+			if err != nil || string(response) != "counted" || replayed == early {
+				t.Errorf("again: %q, %v, %v", response, replayed, err)
+			}
+			must(t, c.Update(count, false))
+			must(t, other.sync(t.Context()))
+			if counted(c) != "2" || counted(other) != "2" {
+				t.Errorf("counted %s here and %s there", counted(c), counted(other))
+			}
+		})
+	}
+}
+
+// Redis carries out the other commands of a transaction when one fails: then a part of the change is kept.
+func TestAPartOfAChangeIsNotCalledNothing(t *testing.T) {
+	s := redistest.Start(t)
+	client := dial(t, s, redis.Options{})
+	c, other := open(t, inRedis(t, s)), startReplica(t, inRedis(t, s))
+	must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
+	within(t, patient, "the tenant", other.has("acme"))
+	before := c.Snapshot()
+	must(t, client.Del(t.Context(), base+"feed").Err())
+	must(t, client.Set(t.Context(), base+"feed", "not a stream", 0).Err())
+
+	op := Operation{Key: [32]byte{1}, Now: start}
+	calls := 0
+	once := func() ([]byte, bool, error) {
+		return c.Once(op, func(e *Edit) ([]byte, error) { calls++; return []byte("counted"), count(e) })
+	}
+	_, _, err := once()
+	if !errors.Is(err, ErrUnknown) || strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), "WRONGTYPE") {
+		t.Fatalf("told: %v", err)
+	}
+	for range 2 {
+		if err := c.Update(count, false); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "the key "+base+"feed is not what Sluice keeps there") {
+			t.Errorf("the next change: %v", err)
+		}
+	}
+	if c.Snapshot() != before {
+		t.Error("what was not read again decides")
+	}
+	must(t, client.Del(t.Context(), base+"feed").Err())
+	must(t, c.sync(t.Context()))
+	if counted(c) != "1" { // the hash of tenants has it
+		t.Errorf("counted %s", counted(c))
+	}
+	if _, replayed, err := once(); err != nil || replayed || calls != 2 { // the answer, too, was a part of what is in doubt
+		t.Errorf("the operation again: replayed %v, called %d times, %v", replayed, calls, err)
+	}
+	within(t, patient, "the same on the other replica", func() bool {
+		return counted(other.Catalog) == "2" && other.Snapshot().Revision == c.Snapshot().Revision
+	})
+}
+
+// A change of a file waits for no answer of Redis, and what a change through the API wrote meanwhile is taken over beside it.
+func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
+	s := redistest.Start(t)
+	must(t, Migrate(t.Context(), dial(t, s, redis.Options{}), prefix))
+	dir := t.TempDir()
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, ContextTimeoutEnabled: true, ReadTimeout: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	o := Options{Redis: client, RedisPrefix: prefix}
+	c := startReplica(t, o.in(dir))
+	must(t, c.Update(put(), false))
+	hang := func(id tenant.ID) (done chan error) {
+		done, frozen := make(chan error, 1), make(chan struct{})
+		go func() {
+			done <- c.Update(func(e *Edit) error {
+				s.Freeze()
+				close(frozen)
+				return put(quota.Tenant{ID: id})(e)
+			}, false)
+		}()
+		select {
+		case <-frozen:
+		case err := <-done:
+			t.Fatalf("the write ended before it could hang: %v", err)
+		}
+		return done
+	}
+	t.Run("and both hold in the end", func(t *testing.T) {
+		c.patience(t, time.Minute)
+		done := hang("acme")
+		write(t, dir, "a.yaml", "plans: [{name: filed}]\ntenants: [{id: paper, plan: filed}]")
+		within(t, patient, "the file", c.has("paper"))
+		select {
+		case err := <-done:
+			t.Errorf("the write did not hang: %v", err)
+		default:
+		}
+		s.Thaw()
+		must(t, <-done)
+		if !c.has("acme")() || !c.has("paper")() {
+			t.Error("one of the two does not hold")
+		}
+		within(t, patient, "the number that both have, in Redis", func() bool {
+			other := open(t, inRedis(t, s))
+			return other.Snapshot().Revision == c.Snapshot().Revision && other.Snapshot().Account("acme") != nil
+		})
+	})
+	t.Run("and if they do not fit, the writer is told", func(t *testing.T) {
+		c.patience(t, time.Minute)
+		done := hang("barred")
+		write(t, dir, "b.yaml", "tenants: [{id: barred, plan: filed, suspended: true}]")
+		within(t, patient, "the file", c.has("barred"))
+		s.Thaw()
+		if err := <-done; !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "it was written, and is not valid beside a file") {
+			t.Errorf("told: %v", err)
+		}
+		if _, _, refused := c.Shared(); refused == nil || !c.Snapshot().Account("barred").Suspended {
+			t.Errorf("refused %v, %+v", refused, c.Snapshot().Account("barred"))
+		}
+		must(t, open(t, inRedis(t, s)).Update(func(e *Edit) error { e.Tenants.Delete("barred"); return nil }, false))
+		within(t, patient, "peace", func() bool { _, _, refused := c.Shared(); return refused == nil })
+	})
+	t.Run("which ends by itself", func(t *testing.T) {
+		c.patience(t, 2*time.Second)
+		done := hang("late")
+		waited := c.Update(put(quota.Tenant{ID: "later"}), false) // behind the other
+		for _, err := range []error{<-done, waited} {
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "nothing was changed") {
+				t.Errorf("told: %v", err)
+			}
+		}
+		s.Thaw()
+		must(t, open(t, inRedis(t, s)).Update(put(quota.Tenant{ID: "last"}), false))
+		within(t, patient, "what is changed next", c.has("last"))
+		if c.has("late")() || c.has("later")() {
+			t.Error("what was refused holds")
+		}
+	})
+}
+
+// patience says how long Redis may take for an answer.
+func (r replica) patience(t *testing.T, d time.Duration) {
+	t.Helper()
+	must(t, r.turn.take(t.Context()))
+	defer r.turn.end()
+	r.shared.time.Store(int64(d))
 }

@@ -53,6 +53,11 @@ func (s *shared) tryLoad(ctx context.Context) (*View, error) {
 		}
 	}
 	now, err := s.replay(ctx, e, from)
+	if errors.Is(err, errLost) { // whoever emptied the feed did not change what was read
+		if again, wrong := s.head(ctx, s.redis); wrong == nil && again == from {
+			now, err = from, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +147,6 @@ func revisionOf(streamID string) (uint64, error) {
 type news struct {
 	delta *delta // from what was known before; nil: everything was read again
 	own   *View
-	lost  bool // Redis has lost changes that this process knew
 }
 
 // pull asks what others changed since own; nil if nothing.
@@ -156,7 +160,7 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 		return s.giveBack(ctx, own, known)
 	case err != nil:
 		return nil, s.unavailable(err)
-	case head == known:
+	case head == known && !s.doubt.Load():
 		s.confirmed.Store(time.Now().UnixNano())
 		return nil, nil
 	}
@@ -166,6 +170,9 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 	}
 	if s.line.outranks(known, line) {
 		return s.giveBack(ctx, own, known)
+	}
+	if s.doubt.Load() {
+		return s.clear(ctx)
 	}
 	e := newEdit(&View{}, own)
 	now, err := s.replay(ctx, e, known)
@@ -186,7 +193,33 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 		s.log.Error("Redis has lost changes of the catalogue, as a failover can; what Redis has now holds",
 			"known", known.revision, "redis", head.revision, "hint", "compare the entries with what was changed last, and make those changes again")
 	}
-	return &news{own: whole, lost: lost}, nil
+	return &news{own: whole}, nil
+}
+
+// clear is pull after a change of which Redis did a part: what Redis has is read whole, and whoever follows is made to do the same.
+func (s *shared) clear(ctx context.Context) (*news, error) {
+	for range loadAttempts {
+		whole, err := s.load(ctx)
+		if err != nil {
+			return nil, s.unavailable(err)
+		}
+		revision := s.at.Load().revision + 1
+		if err = s.save(ctx, step{revision: revision, whole: true, forget: s.doubtful}); err == nil {
+			s.settled()
+			s.log.Error("Redis did a part of a change and refused the rest; what it has now holds", "revision", revision, "hint", "compare the entries with what was changed last")
+			return &news{own: whole}, nil
+		}
+		if !errors.Is(err, errBehind) {
+			return nil, s.unavailable(fmt.Errorf("what is left of a change before can't be told to all: %v", err)) //nolint:errorlint // how the change before ended is not how this one does
+		}
+	}
+	return nil, s.unavailable(errBehind)
+}
+
+// settled says that what is known is true again.
+func (s *shared) settled() {
+	s.doubtful = nil
+	s.doubt.Store(false)
 }
 
 // giveBack is pull where Redis has less than this process knows.
@@ -236,7 +269,7 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 			}
 			p.Del(ctx, s.key("feed"))
 			s.write(ctx, p, changes)
-			s.step(ctx, p, next, changes)
+			s.step(ctx, p, next, step{changes: changes})
 			p.HSet(ctx, s.key("head"), "restored", line.String())
 			p.Publish(ctx, s.key("changed"), next.String())
 			return nil
@@ -251,6 +284,7 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 	}
 	s.know(next)
 	s.line = line
+	s.settled()
 	s.log.Error("Redis had lost the catalogue, or had an older one; this replica wrote back what it knew",
 		"revision", next.revision, "entries", len(changes), "hint", "let Redis write to disk (appendonly yes); to begin anew on purpose, stop every replica first")
 	return true, nil

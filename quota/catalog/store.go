@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func (s *store) write(fn func(*writer) error) error {
 	})
 }
 
-func (s *store) save(p step) error {
+func (s *store) save(_ context.Context, p step) error {
 	if err := p.answer.check(); err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (s *store) save(p step) error {
 	})
 }
 
-func (s *store) recall(key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
+func (s *store) recall(_ context.Context, key [32]byte, now time.Time) (body [32]byte, response []byte, ok bool, err error) {
 	err = s.guarded(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
 			sealed := tx.Bucket(bucketAnswers).Get(key[:])

@@ -247,7 +247,7 @@ func testOnce(t *testing.T, o Options) {
 	c = open(t, o)
 	check("one", true)(once(1, 1, start.Add(24*time.Hour), "four"))
 	check("four", false)(once(1, 1, start.Add(24*time.Hour+1000), "four"))
-	if body, response, ok := c.Recall([32]byte{1}, start.Add(25*time.Hour)); !ok || body != [32]byte{1} || string(response) != "four" {
+	if body, response, ok, err := c.keeper.recall(t.Context(), [32]byte{1}, start.Add(25*time.Hour)); err != nil || !ok || body != [32]byte{1} || string(response) != "four" {
 		t.Errorf("recalled %v %q %v", body, response, ok)
 	}
 	if n := len(c.View().Plans); n != 3 {
@@ -271,7 +271,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	c = open(t, Options{DB: path})
 	kept := ""
 	for i := range byte(9) {
-		if _, response, ok := c.Recall([32]byte{i}, start); ok {
+		if _, response, ok, err := c.keeper.recall(t.Context(), [32]byte{i}, start); err == nil && ok {
 			kept += string(response)
 		}
 	}
@@ -441,7 +441,7 @@ func FuzzDamage(f *testing.F) {
 		d := e.delta()
 		changes, err := d.changes()
 		must(t, err)
-		must(t, s.save(step{99, changes, &remembered{Operation: Operation{Key: [32]byte{9}, Now: start}}}))
+		must(t, s.save(t.Context(), step{revision: 99, changes: changes, answer: &remembered{Operation: Operation{Key: [32]byte{9}, Now: start}}}))
 		must(t, s.close())
 		s, k, damage, err = tryStore(path)
 		if must(t, errors.Join(damage, err)); len(k.own.Plans) != n/2 || k.revision != 99 {

@@ -22,13 +22,11 @@ var errClosed = errors.New("the catalogue is closed")
 // Where replicas share the entries, fn sees what all of them changed until now, and runs again if one of them was faster.
 //
 // The error is quota.Problems for an invalid catalogue, and wraps ErrReadOnly
-// if a file owns what fn added, and ErrUnavailable if Redis can't keep the change. After an error of the disk, or of a
-// connection that was lost in the middle, the change does not
+// if a file owns what fn added, ErrUnavailable if Redis can't keep the change, and ErrUnknown if it is not
+// known whether it does: after seconds, both. After an error of the disk the change does not
 // hold, but may later: nobody knows what was kept. With validateOnly everything is checked and
 // nothing changes.
 func (c *Catalog) Update(fn func(*Edit) error, validateOnly bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return c.update(fn, validateOnly, nil)
 }
 
@@ -37,8 +35,6 @@ func (c *Catalog) Update(fn func(*Edit) error, validateOnly bool) error {
 // changes nothing and returns it, with replayed true, on whichever replica. It must not hold a secret.
 // ErrReused means that the key came with another body before. What fails is not kept.
 func (c *Catalog) Once(op Operation, fn func(*Edit) (response []byte, err error)) (response []byte, replayed bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	record := &remembered{Operation: op}
 	err = c.update(func(e *Edit) (err error) {
 		record.response, err = fn(e)
@@ -50,44 +46,36 @@ func (c *Catalog) Once(op Operation, fn func(*Edit) (response []byte, err error)
 	return record.response, replayed, nil
 }
 
-// Recall is the response to an operation of the last day.
-func (c *Catalog) Recall(key [32]byte, now time.Time) (bodyHash [32]byte, response []byte, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed || c.keeper == nil {
-		return bodyHash, nil, false
-	}
-	bodyHash, response, ok, err := c.keeper.recall(key, now)
-	if err != nil {
-		c.log.Error("can't read the answers to earlier requests", "error", err)
-		return [32]byte{}, nil, false
-	}
-	return bodyHash, response, ok
-}
-
 // maxAttempts is how often an update is made anew because another replica was faster.
 const maxAttempts = 20
 
 func (c *Catalog) update(fn func(*Edit) error, validateOnly bool, record *remembered) error {
-	switch {
-	case c.closed:
-		return errClosed
-	case c.keeper == nil:
+	if c.keeper == nil {
 		return fmt.Errorf("%w: there is no data file to keep entries in; declare them in the catalog folder", ErrReadOnly)
 	}
+	ctx := context.Background()
+	if c.shared != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*c.shared.patience())
+		defer cancel()
+	}
+	if err := c.turn.take(ctx); err != nil {
+		return fmt.Errorf("%w: other changes have waited for Redis for %v, and nothing was changed; try again", ErrUnavailable, 2*c.shared.patience())
+	}
+	defer c.turn.end()
 	for attempt := range maxAttempts {
 		if c.shared != nil {
-			c.shared.pause(attempt)
-			if err := c.catchUp(context.Background()); err != nil {
+			c.shared.pause(ctx, attempt)
+			if err := c.catchUp(ctx); err != nil {
 				return err
 			}
 		}
 		if record != nil {
-			if err := c.replay(record); err != nil {
+			if err := c.replay(ctx, record); err != nil {
 				return err
 			}
 		}
-		if err := c.try(fn, validateOnly, record); !errors.Is(err, errBehind) {
+		if err := c.try(ctx, fn, validateOnly, record); !errors.Is(err, errBehind) {
 			return err
 		}
 	}
@@ -98,8 +86,8 @@ func (c *Catalog) update(fn func(*Edit) error, validateOnly bool, record *rememb
 var errReplayed = errors.New("done before")
 
 // replay finds the answer to an operation that was done before.
-func (c *Catalog) replay(record *remembered) error {
-	body, kept, ok, err := c.keeper.recall(record.Key, record.Now)
+func (c *Catalog) replay(ctx context.Context, record *remembered) error {
+	body, kept, ok, err := c.keeper.recall(ctx, record.Key, record.Now)
 	switch {
 	case err != nil:
 		return err
@@ -113,10 +101,15 @@ func (c *Catalog) replay(record *remembered) error {
 }
 
 // try makes a change on what is known now; errBehind says that it isn't what is kept.
-func (c *Catalog) try(fn func(*Edit) error, validateOnly bool, record *remembered) error {
-	now := c.state.Load()
-	e := newEdit(&now.files.view, c.own)
-	e.Revision = c.newer()
+func (c *Catalog) try(ctx context.Context, fn func(*Edit) error, validateOnly bool, record *remembered) error {
+	c.mu.Lock()
+	now, own, revision, closed := c.state.Load(), c.own, c.newer(), c.closed
+	c.mu.Unlock()
+	if closed {
+		return errClosed
+	}
+	e := newEdit(&now.files.view, own)
+	e.Revision = revision
 	if err := fn(e); err != nil {
 		return err
 	}
@@ -124,7 +117,7 @@ func (c *Catalog) try(fn func(*Edit) error, validateOnly bool, record *remembere
 	if err := now.files.ownsNone(&d.put); err != nil {
 		return err
 	}
-	next, err := c.after(now, &d, e.Revision)
+	next, err := c.after(now, own, &d, revision)
 	if err != nil || validateOnly {
 		return err
 	}
@@ -132,9 +125,21 @@ func (c *Catalog) try(fn func(*Edit) error, validateOnly bool, record *remembere
 	if err != nil {
 		return err
 	}
-	if err := c.keeper.save(step{e.Revision, changes, record}); err != nil {
+	if err := c.keeper.save(ctx, step{revision: revision, changes: changes, answer: record}); err != nil {
+		if errors.Is(err, ErrUnknown) {
+			c.wake()
+		}
 		return err
 	}
-	c.publish(next)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Load() == now {
+		c.publish(next)
+		return nil
+	}
+	defer c.wake() // a file was changed meanwhile: the number is a new one
+	if err := c.adopt(d.own, &d); err != nil {
+		return fmt.Errorf("%w here: it was written, and is not valid beside a file of this replica that changed meanwhile: %v", ErrUnknown, err) //nolint:errorlint // that nothing was changed, as these problems otherwise say, is not so
+	}
 	return nil
 }

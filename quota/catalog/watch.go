@@ -145,6 +145,10 @@ func (w *watch) reload() {
 // the folders that were read.
 func (c *Catalog) reload() (dirs []string, err error) {
 	files, err := readDir(c.o.Dir)
+	if c.shared == nil { // what is written to Redis meanwhile may prove wrong beside these files, as what another replica writes; a file would be refused at the next start
+		_ = c.turn.take(context.Background())
+		defer c.turn.end()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {

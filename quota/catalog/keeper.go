@@ -52,7 +52,7 @@ func (t turn) end() { <-t }
 // Bounds of the answers that are kept.
 const (
 	keepAnswers = 24 * time.Hour
-	maxAnswers  = 100_000 // in a file
+	maxAnswers  = 100_000
 	maxAnswer   = 64 << 10
 )
 

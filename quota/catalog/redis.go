@@ -24,6 +24,7 @@ import (
 //	plans, tenants…  a hash for each list of the catalogue, name → JSON
 //	feed             stream: the newest changes, each under its revision, with its stamp and what it changed
 //	answer:…         what an operation was answered, for a day
+//	answers          sorted set: the names of these by their time, so that they are not without number
 //	changed          channel: revision and stamp of each change
 //
 // A change is one MULTI that holds only if the head is as its writer saw it. The stamp tells a change from another one
@@ -54,7 +55,8 @@ type shared struct {
 	base  string // of keys
 	log   *slog.Logger
 
-	time atomic.Int64 // redisTime, ns; less in tests
+	time       atomic.Int64 // redisTime, ns; less in tests
+	maxAnswers int
 
 	at        atomic.Pointer[position] // of what is known
 	line      lineage                  // of what is known
@@ -65,7 +67,7 @@ type shared struct {
 }
 
 func newShared(client redis.UniversalClient, prefix string, log *slog.Logger) *shared {
-	s := &shared{redis: client, base: prefix + Keys, log: log}
+	s := &shared{redis: client, base: prefix + Keys, log: log, maxAnswers: maxAnswers}
 	s.time.Store(int64(redisTime))
 	s.at.Store(&position{})
 	return s

@@ -258,3 +258,44 @@ func (r replica) patience(t *testing.T, d time.Duration) {
 	defer r.turn.end()
 	r.shared.time.Store(int64(d))
 }
+
+func TestAnswersInRedisAreBounded(t *testing.T) {
+	s := redistest.Start(t)
+	client := dial(t, s, redis.Options{})
+	c := open(t, inRedis(t, s))
+	c.shared.maxAnswers = 3
+	once := func(i byte, at time.Time) {
+		t.Helper()
+		_, _, err := c.Once(Operation{Key: [32]byte{i}, Now: at}, func(*Edit) ([]byte, error) { return fmt.Appendf(nil, "[%d]", i), nil })
+		must(t, err)
+	}
+	kept := func() (all string) {
+		t.Helper()
+		for i := range byte(10) {
+			_, response, ok, err := c.keeper.recall(t.Context(), [32]byte{i}, start)
+			if must(t, err); ok {
+				all += string(response)
+			}
+		}
+		names, err := client.Keys(t.Context(), base+"answer:*").Result()
+		must(t, err)
+		listed, err := client.ZCard(t.Context(), base+"answers").Result()
+		if must(t, err); int(listed) != len(names) {
+			t.Errorf("%d answers, and %d listed", len(names), listed)
+		}
+		return all
+	}
+	for i := range byte(9) {
+		once(i, start.Add(time.Duration(i)*time.Millisecond))
+	}
+	if got := kept(); got != "[6][7][8]" {
+		t.Errorf("kept %s", got)
+	}
+	once(9, start.Add(25*time.Hour)) // the others are too old
+	if got := kept(); got != "[9]" {
+		t.Errorf("a day later kept %s", got)
+	}
+	if ttl, err := client.TTL(t.Context(), base+"answers").Result(); err != nil || ttl <= 23*time.Hour || ttl > 24*time.Hour {
+		t.Errorf("the list of answers is kept for %v, %v", ttl, err)
+	}
+}

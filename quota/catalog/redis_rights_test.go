@@ -80,7 +80,7 @@ func TestWhatIsNotOursInRedisIsRefused(t *testing.T) {
 // aclUser is what docs/stores.md gives the server's user for the catalogue.
 var aclUser = []string{
 	"on", ">secret", "resetkeys", "resetchannels", "-@all", "~" + base + "*", "&" + base + "*",
-	"+hello", "+ping", "+hmget", "+hscan", "+hset", "+hdel", "+del", "+xadd", "+xrange", "+get", "+set", "+publish", "+subscribe", "+unsubscribe", "+watch", "+unwatch", "+multi", "+exec",
+	"+hello", "+ping", "+hmget", "+hscan", "+hset", "+hdel", "+del", "+xadd", "+xrange", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zrange", "+pexpire", "+publish", "+subscribe", "+unsubscribe", "+watch", "+unwatch", "+multi", "+exec",
 }
 
 // user makes one who logs in with those rights.

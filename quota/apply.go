@@ -1,6 +1,9 @@
 package quota
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/trust"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -22,22 +25,39 @@ type Change struct {
 	Issuers []trust.Issuer
 }
 
-// Apply is the snapshot after a change; ok is false if the next catalogue is not valid, and
-// then CompileAfter says what is wrong with it. It gives what CompileAfter gives for the
+// Apply is the snapshot after a change. It gives what CompileAfter gives for the
 // whole of the next catalogue, at the cost of the change: a few microseconds for a tenant or a key. A plan that changed costs
 // a fraction of a microsecond for each tenant on it; a tenant or plan that goes, a look at every key or tenant.
-func (s *Snapshot) Apply(revision uint64, c Change) (next *Snapshot, ok bool) {
+//
+// The error is Problems, those of the entries that changed before what follows from them for others. name calls a Place:
+// by its Entry in plans, tenants and keys, by its Index in rules and issuers.
+func (s *Snapshot) Apply(revision uint64, c Change, name func(Place) string) (*Snapshot, error) {
 	more := Catalogue{Plans: c.Plans, Tenants: c.Tenants, APIKeys: c.APIKeys}
 	k := newCompiler(s, &more)
+	k.name = func(p Place) string { return name(more.named(p)) }
 	k.forget(s, &c)
 	k.entries(&more)
 	k.follow(s, &c)
 	k.rules(s, c.Rules)
 	k.issuers(s, c.Issuers)
 	if len(k.problems) > 0 {
-		return nil, false
+		return nil, k.problems
 	}
-	return k.snapshot(revision), true
+	return k.snapshot(revision), nil
+}
+
+// named is p with the name of its entry, if it has none yet.
+func (c *Catalogue) named(p Place) Place {
+	switch {
+	case p.Entry != "" || p.Index < 0:
+	case p.List == "plans":
+		p.Entry = c.Plans[p.Index].Name
+	case p.List == "tenants":
+		p.Entry = string(c.Tenants[p.Index].ID)
+	case p.List == "api_keys":
+		p.Entry = c.APIKeys[p.Index].ID
+	}
+	return p
 }
 
 // forget removes what is gone, and what is different: that comes again, and takes what another gave up.
@@ -99,36 +119,54 @@ func (k *compiler) follow(s *Snapshot, c *Change) {
 func (k *compiler) followPlans(changed map[string]bool) {
 	at := Place{List: "tenants", Limit: -1, Item: -1}
 	n := 0
-	k.tenants.replace(func(id tenant.ID, before *Account) *Account {
+	var stranded, full []*Account
+	k.tenants.replace(func(id tenant.ID, before *Account) (*Account, bool) {
 		n++
 		k.yield(n)
 		if _, now := k.tenantAt[id]; now || !changed[before.Plan] {
-			return before
+			return nil, false
 		}
 		base, ok := k.plans.get(before.Plan)
 		if !ok {
-			k.problem(at.field("plan"), "there is no plan "+tenant.Quote(before.Plan), "the name of one of the plans")
-			return before
+			stranded = append(stranded, before)
+			return nil, false
 		}
 		a := *before
-		k.charge(at, &a, base, before.Charges)
-		return &a
+		if !k.charge(&a, base, before.Charges) {
+			full = append(full, &a)
+		}
+		return &a, true
 	})
+	byID := func(a, b *Account) int { return cmp.Compare(a.Tenant, b.Tenant) }
+	slices.SortFunc(stranded, byID)
+	slices.SortFunc(full, byID)
+	for _, a := range stranded {
+		at.Entry = string(a.Tenant)
+		k.lacksPlan(at, a.Plan)
+	}
+	for _, a := range full {
+		at.Entry = string(a.Tenant)
+		k.tooMany(at, len(a.Charges))
+	}
 }
 
-// followTenants finds a key of a tenant that is gone.
+// followTenants finds the keys of tenants that are gone.
 func (k *compiler) followTenants(gone []tenant.ID) {
 	without := make(map[tenant.ID]bool, len(gone))
 	for _, id := range gone {
 		without[id] = true
 	}
 	n := 0
+	var stranded []Credential
 	for _, key := range k.keys.all() {
 		n++
 		k.yield(n)
-		if without[key.tenant] {
-			k.problem(Place{List: "api_keys", Limit: -1, Item: -1, Field: "tenant"}, "there is no tenant "+tenant.Quote(string(key.tenant)), "the id of one of the tenants")
-			return
+		if _, now := k.keyAt[key.ID]; !now && without[key.tenant] {
+			stranded = append(stranded, key)
 		}
+	}
+	slices.SortFunc(stranded, func(a, b Credential) int { return cmp.Compare(a.ID, b.ID) })
+	for _, key := range stranded {
+		k.lacksTenant(Place{List: "api_keys", Entry: key.ID, Limit: -1, Item: -1, Field: "tenant"}, string(key.tenant))
 	}
 }

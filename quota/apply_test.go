@@ -1,9 +1,11 @@
 package quota
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -166,8 +168,33 @@ func describe(s *Snapshot) string {
 	return strings.Join(lines, "\n")
 }
 
+// byName calls a place by the name of its entry.
+func byName(p Place) string {
+	if p.Entry == "" {
+		return p.String()
+	}
+	return p.Within(p.Entry, strconv.Itoa(p.Limit))
+}
+
+// problems are all lines of an error, in an order. Of two places that want the same, either may be called wrong.
+func problems(err error) string {
+	var all Problems
+	if err == nil || !errors.As(err, &all) {
+		return fmt.Sprint(err)
+	}
+	lines := make([]string, 0, len(all))
+	for _, p := range all {
+		if value, _, taken := strings.Cut(p.Wrong, " is already at "); taken {
+			p.Path, p.Wrong = "", value
+		}
+		lines = append(lines, p.String())
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
 // Whatever the history, a snapshot that was changed says what one compiled from the whole says, an
-// invalid catalogue is found by both, and no snapshot changes once it is made.
+// invalid catalogue has the same problems for both, and no snapshot changes once it is made.
 func TestApplyIsCompile(t *testing.T) {
 	valid, invalid := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -182,15 +209,16 @@ func TestApplyIsCompile(t *testing.T) {
 				next.step(t)
 			}
 			before := describe(last)
-			whole, err := Compile(revision, next.catalogue(), cellKey)
-			s, ok := last.Apply(revision, differ(now, next))
-			if ok != (err == nil) {
-				t.Fatalf("applied %v, compiled: %v\n%+v", ok, err, next.catalogue())
+			all := next.catalogue()
+			whole, err := CompileAfter(nil, revision, all, cellKey, func(p Place) string { return byName(all.named(p)) })
+			s, wrong := last.Apply(revision, differ(now, next), byName)
+			if got, want := problems(wrong), problems(err); got != want {
+				t.Fatalf("applied\n%s\ncompiled\n%s\n%+v", got, want, all)
 			}
 			if describe(last) != before {
 				t.Fatalf("the last snapshot changed from\n%s\nto\n%s", before, describe(last))
 			}
-			if !ok {
+			if err != nil {
 				invalid++
 				continue
 			}
@@ -247,9 +275,9 @@ func TestApplyCompilesOnlyWhatChanged(t *testing.T) {
 		{"a plan that nobody is on", Change{Plans: []Plan{{Name: "silver"}}}, 0, 0},
 	} {
 		t.Run(step.name, func(t *testing.T) {
-			next, ok := last.Apply(2, step.change)
-			if !ok {
-				t.Fatal("not valid")
+			next, err := last.Apply(2, step.change, Place.String)
+			if err != nil {
+				t.Fatal(err)
 			}
 			shards := changedShards(last.tenants, next.tenants) + changedShards(last.keys, next.keys) +
 				changedShards(last.digests, next.digests) + changedShards(last.spiffe, next.spiffe)
@@ -269,18 +297,22 @@ func BenchmarkApply(b *testing.B) {
 	for _, step := range []struct {
 		name   string
 		change Change
+		wrong  bool
 	}{
-		{"a tenant", Change{Tenants: []Tenant{{ID: "t7", Plan: "gold", Suspended: true}}}},
-		{"a key", Change{APIKeys: []APIKey{{ID: "new", Tenant: "t7", Digest: digest(1)}}}},
-		{"a tenant that goes", Change{GoneTenants: []tenant.ID{"t7"}, GoneAPIKeys: []string{"kt7"}}},
-		{"the plan of all", Change{Plans: c.Plans}},
+		{"a tenant", Change{Tenants: []Tenant{{ID: "t7", Plan: "gold", Suspended: true}}}, false},
+		{"a tenant that is wrong", Change{Tenants: []Tenant{{ID: "t7", Plan: "none"}}}, true},
+		{"a key", Change{APIKeys: []APIKey{{ID: "new", Tenant: "t7", Digest: digest(1)}}}, false},
+		{"a tenant that goes", Change{GoneTenants: []tenant.ID{"t7"}, GoneAPIKeys: []string{"kt7"}}, false},
+		{"a tenant that goes without its key", Change{GoneTenants: []tenant.ID{"t7"}}, true},
+		{"the plan of all", Change{Plans: c.Plans}, false},
+		{"the plan of all that goes", Change{GonePlans: []string{"gold"}}, true},
 	} {
 		b.Run(step.name, func(b *testing.B) {
 			b.ReportAllocs()
 			defer reportCPU(b)()
 			for b.Loop() {
-				if _, ok := last.Apply(2, step.change); !ok {
-					b.Fatal("not valid")
+				if _, err := last.Apply(2, step.change, Place.String); (err != nil) != step.wrong {
+					b.Fatal(err)
 				}
 			}
 		})

@@ -121,6 +121,8 @@ type compiler struct {
 	digestAt map[[32]byte]int
 	listedAt map[string]Place // principals
 
+	suggestion string // of plans
+
 	mac hash.Hash
 	buf []byte
 	sum [sha256.Size]byte
@@ -216,9 +218,11 @@ func (k *compiler) tenant(i int, t *Tenant) {
 	case t.Plan == "":
 		k.problem(at.field("plan"), "is missing", "the name of one of the plans")
 	case !ok:
-		k.problem(at.field("plan"), "there is no plan "+tenant.Quote(t.Plan), k.suggestPlan())
+		k.lacksPlan(at, t.Plan)
 	}
-	k.charge(at, a, base, nil)
+	if !k.charge(a, base, nil) {
+		k.tooMany(at, len(a.Charges))
+	}
 	for j, p := range t.Principals {
 		here := at.field("principals")
 		here.Item = j
@@ -227,7 +231,7 @@ func (k *compiler) tenant(i int, t *Tenant) {
 			continue
 		}
 		if _, taken := k.spiffe.get(p); taken {
-			k.again(here, p, k.listedAt[p], "a principal is listed once and belongs to one tenant")
+			k.again(here, p, k.listed(p), "a principal is listed once and belongs to one tenant")
 			continue
 		}
 		k.listedAt[p] = here
@@ -239,12 +243,38 @@ func (k *compiler) tenant(i int, t *Tenant) {
 }
 
 // charge gives a what it is charged on a plan of base. before has its cells, as far as it had these limits; nil if not.
-func (k *compiler) charge(at Place, a *Account, base []limit, before []ratelimit.Charge) {
+// ok is false if these are too many, and the plan alone has not too many.
+func (k *compiler) charge(a *Account, base []limit, before []ratelimit.Charge) (ok bool) {
 	limits := merge(base, a.own)
-	if len(limits) > MaxLimitsPerTenant && len(base) <= MaxLimitsPerTenant {
-		k.problem(at.field("limits"), "with its plan's, the tenant has "+strconv.Itoa(len(limits))+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
-	}
 	a.Charges, a.Inner = k.charges(a.Tenant, limits, before)
+	return len(limits) <= MaxLimitsPerTenant || len(base) > MaxLimitsPerTenant
+}
+
+func (k *compiler) tooMany(at Place, limits int) {
+	k.problem(at.field("limits"), "with its plan's, the tenant has "+strconv.Itoa(limits)+" limits", "at most "+strconv.Itoa(MaxLimitsPerTenant))
+}
+
+func (k *compiler) lacksPlan(at Place, name string) {
+	if len(k.problems) < maxProblems {
+		k.problem(at.field("plan"), "there is no plan "+tenant.Quote(name), k.suggestPlan())
+	}
+}
+
+func (k *compiler) lacksTenant(at Place, id string) {
+	k.problem(at, "there is no tenant "+tenant.Quote(id), "the id of one of the tenants")
+}
+
+// listed is where a principal that is taken stands.
+func (k *compiler) listed(principal string) Place {
+	if at, ok := k.listedAt[principal]; ok {
+		return at
+	}
+	owner, _ := k.spiffe.get(principal)
+	at := Place{List: "tenants", Entry: string(owner), Limit: -1, Field: "principals"}
+	if a, ok := k.tenants.get(owner); ok {
+		at.Item = slices.Index(a.principals, principal)
+	}
+	return at
 }
 
 // merge is base with the limits of the same name replaced in place, and the
@@ -285,7 +315,7 @@ func (k *compiler) charges(id tenant.ID, limits []limit, before []ratelimit.Char
 	for i, l := range limits {
 		charges[i] = ratelimit.Charge{Limit: l.Limit, Hits: 1}
 		cell := &charges[i].Cell
-		if j := slices.IndexFunc(before, func(c ratelimit.Charge) bool { return c.Limit.Name == l.Name }); j >= 0 {
+		if j := find(before, l.Name, i); j >= 0 {
 			*cell, home = before[j].Cell, &before[j].Cell
 		} else {
 			if home == nil {
@@ -302,6 +332,14 @@ func (k *compiler) charges(id tenant.ID, limits []limit, before []ratelimit.Char
 		}
 	}
 	return charges, inner
+}
+
+// find is the place of a limit in charges, which is likely the one given; -1 if it is not there.
+func find(charges []ratelimit.Charge, name string, likely int) int {
+	if likely < len(charges) && charges[likely].Limit.Name == name {
+		return likely
+	}
+	return slices.IndexFunc(charges, func(c ratelimit.Charge) bool { return c.Limit.Name == name })
 }
 
 // hash leaves the keyed hash of a and b, each behind its length, in k.sum.
@@ -327,7 +365,7 @@ func (k *compiler) key(i int, key *APIKey) {
 	case key.Tenant == "":
 		k.problem(at.field("tenant"), "is missing", "the id of one of the tenants")
 	case !exists:
-		k.problem(at.field("tenant"), "there is no tenant "+tenant.Quote(string(key.Tenant)), "the id of one of the tenants")
+		k.lacksTenant(at.field("tenant"), string(key.Tenant))
 	}
 	if y := key.Expires.UTC().Year(); !key.Expires.IsZero() && (y < 1970 || y > 9999) {
 		k.problem(at.field("expires"), "the year "+strconv.Itoa(y)+" is out of range", "a time from 1970 to 9999; leave it out for never")
@@ -338,8 +376,12 @@ func (k *compiler) key(i int, key *APIKey) {
 		k.problem(at.field("digest"), wrong, "64 hexadecimal digits, as 'sluice' prints them: never the key itself")
 		return
 	}
-	if _, taken := k.keys.get(digest); taken {
-		k.again(at.field("digest"), key.Digest, at.entry(k.digestAt[digest]).field("digest"), "a key belongs to one tenant and is listed once")
+	if first, taken := k.keys.get(digest); taken {
+		earlier := Place{List: at.List, Entry: first.ID, Limit: -1, Item: -1, Field: "digest"}
+		if i, ok := k.digestAt[digest]; ok {
+			earlier = at.entry(i).field("digest")
+		}
+		k.again(at.field("digest"), key.Digest, earlier, "a key belongs to one tenant and is listed once")
 		return
 	}
 	k.digestAt[digest] = i

@@ -43,6 +43,7 @@ func (p Problems) Error() string {
 type Place struct {
 	List  string // as YAML spells it: "plans", "tenants", "api_keys", "rules" or "issuers"
 	Index int    // in that list; -1 for the list itself
+	Entry string // the entry's name or id, where a change does not say all of that list, and Index is in the change or means nothing
 	Limit int    // in the entry's limits; -1 outside them
 	Item  int    // in the field's list, such as principals; -1 for the field itself
 	Field string // as YAML spells it, with dots into a nested one ("who.tenants"); "" for the whole entry

@@ -76,11 +76,13 @@ func (d *draft[K, V]) shard(key K) map[K]V {
 func (d *draft[K, V]) put(key K, v V) { d.shard(key)[key] = v }
 func (d *draft[K, V]) remove(key K)   { delete(d.shard(key), key) }
 
-// replace puts what with says in the place of each value.
-func (d *draft[K, V]) replace(with func(K, V) V) {
-	for i := range d.of {
-		for key, v := range d.own(uint64(i)) {
-			d.of[i][key] = with(key, v)
+// replace puts what with says in the place of each value that it wants replaced.
+func (d *draft[K, V]) replace(with func(K, V) (V, bool)) {
+	for i, shard := range d.of {
+		for key, v := range shard {
+			if v, ok := with(key, v); ok {
+				d.own(uint64(i))[key] = v
+			}
 		}
 	}
 }

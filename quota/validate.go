@@ -128,8 +128,15 @@ func algorithmOf(name string) ratelimit.Algorithm {
 	return 0
 }
 
-// suggestPlan says which plans there are, as long as that fits on a line.
+// suggestPlan says which plans there are, as long as that fits on a line. By then all of them are known.
 func (k *compiler) suggestPlan() string {
+	if k.suggestion == "" {
+		k.suggestion = k.listPlans()
+	}
+	return k.suggestion
+}
+
+func (k *compiler) listPlans() string {
 	const most = 8
 	var names []string
 	for name := range k.plans.all() {
@@ -187,7 +194,7 @@ func (k *compiler) noTenant(at Place, id string) {
 		return
 	}
 	if _, ok := k.tenants.get(tenant.ID(id)); !ok {
-		k.problem(at, "there is no tenant "+tenant.Quote(id), "the id of one of the tenants")
+		k.lacksTenant(at, id)
 	}
 }
 

@@ -1,11 +1,14 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -137,4 +140,45 @@ func TestAChangeCostsWhatItNames(t *testing.T) {
 	if same != n-1 || !c.Snapshot().Account("t7").Suspended {
 		t.Errorf("%d of %d tenants are the same ones", same, n)
 	}
+}
+
+// A change is checked without the whole catalogue, and still whoever it would hit is named where it stands.
+func TestARefusalNamesWhomItHits(t *testing.T) {
+	eachKeeper(t, func(t *testing.T, o Options) {
+		dir := t.TempDir()
+		c := open(t, o.in(dir))
+		must(t, c.Update(addAcme, false))
+		write(t, dir, "f.yaml", "tenants:\n  - id: paper\n    plan: gold\n    principals: [spiffe://mesh/p]\napi_keys: [{id: filed, tenant: acme, digest: "+strings.Repeat("ab", 32)+"}]")
+		_, err := c.reload()
+		must(t, err)
+		for name, r := range map[string]struct {
+			change func(e *Edit)
+			want   string
+		}{
+			"when a plan goes": {func(e *Edit) { e.Plans.Delete("gold") },
+				"tenants[acme].plan: there is no plan \"gold\"; declare it under plans\nf.yaml:3: tenants[0].plan: there is no plan \"gold\"; declare it under plans"},
+			"when a tenant goes": {func(e *Edit) { e.Tenants.Delete("acme") },
+				"f.yaml:5: api_keys[0].tenant: there is no tenant \"acme\"; the id of one of the tenants\napi_keys[k1].tenant: there is no tenant \"acme\"; the id of one of the tenants"},
+			"when a principal is another's": {func(e *Edit) {
+				e.Tenants.Put(quota.Tenant{ID: "beta", Plan: "gold", Principals: []string{"spiffe://mesh/b", "spiffe://mesh/a", "spiffe://mesh/p"}})
+			}, "tenants[beta].principals[1]: \"spiffe://mesh/a\" is already at tenants[acme].principals[0]; a principal is listed once and belongs to one tenant\n" +
+				"tenants[beta].principals[2]: \"spiffe://mesh/p\" is already at f.yaml:4: tenants[0].principals[0]; a principal is listed once and belongs to one tenant"},
+			"when a plan grows": {func(e *Edit) {
+				limits := make([]quota.Limit, 16)
+				for i := range limits {
+					limits[i] = quota.Limit{Name: fmt.Sprintf("l%d", i), Limit: 1, Window: time.Second}
+				}
+				e.Plans.Put(quota.Plan{Name: "gold", Limits: limits})
+				e.Tenants.Put(quota.Tenant{ID: "acme", Plan: "gold", Limits: []quota.Limit{{Name: "l16", Limit: 1, Window: time.Second}}})
+			}, "tenants[acme].limits: with its plan's, the tenant has 17 limits; at most 16"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				var problems quota.Problems
+				err := c.Update(func(e *Edit) error { r.change(e); return nil }, false)
+				if !errors.As(err, &problems) || err.Error() != r.want {
+					t.Errorf("got\n%v\nwant\n%s", err, r.want)
+				}
+			})
+		}
+	})
 }

@@ -35,6 +35,7 @@ type list interface {
 	sorted(s *fileSet, at int)                 // makes the list's part of s.view
 	merge(files, own, v *View)                 // makes the list's part of v
 	flatten(c *quota.Catalogue, entries *View) // appends entries
+	place(entries *View, name string) int      // of the entry of that name
 }
 
 const listCount = 5

@@ -11,8 +11,9 @@ import (
 
 // merged is the files' entries, in the order of the files, and then the API's.
 type merged struct {
-	files *fileSet
-	all   quota.Catalogue
+	files  *fileSet
+	all    quota.Catalogue
+	change *delta // nil: all has every list; else it has rules and issuers, and the others are called by names
 }
 
 func merge(files *fileSet, own *View) *merged {
@@ -32,14 +33,35 @@ func (m *merged) name(p quota.Place) string {
 	}
 	at := listAt(p.List)
 	l := lists[at]
+	if m.change != nil && l.count(&m.all) == 0 {
+		return m.changed(at, p)
+	}
 	if f, local := m.files.owner(at, p.Index); f != nil {
 		p.Index = local
 		return f.at(f.line(p)) + ": " + p.String()
 	}
-	entry, limits := l.id(&m.all, p.Index), l.limits(&m.all, p.Index)
-	p.Index -= l.count(&m.files.all)
+	return placed(p, l.id(&m.all, p.Index), p.Index-l.count(&m.files.all), l.limits(&m.all, p.Index))
+}
+
+// changed is name where all that is known of an entry is what it is called.
+func (m *merged) changed(at int, p quota.Place) string {
+	l := lists[at]
+	if i, ok := m.files.at[at][p.Entry]; ok {
+		f, local := m.files.owner(at, i)
+		p.Index = local
+		return f.at(f.line(p)) + ": " + p.String()
+	}
+	var limits []quota.Limit
+	if p.Limit >= 0 {
+		limits = l.limits(&m.change.put, p.Index)
+	}
+	return placed(p, p.Entry, l.place(m.change.own, p.Entry), limits)
+}
+
+// placed calls a place by the names of its entry and its limit, as far as they have one, and are no other's.
+func placed(p quota.Place, entry string, index int, limits []quota.Limit) string {
 	if _, err := tenant.ParseID(entry); err != nil {
-		entry = strconv.Itoa(p.Index)
+		entry = strconv.Itoa(index)
 	}
 	limit := strconv.Itoa(p.Limit)
 	if p.Limit >= 0 && p.Limit < len(limits) && unique(limits, p.Limit) {

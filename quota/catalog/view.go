@@ -95,3 +95,8 @@ func (l *listOf[T]) flatten(c *quota.Catalogue, entries *View) {
 		*to = append(*to, e.Value)
 	}
 }
+
+func (l *listOf[T]) place(entries *View, name string) int {
+	i, _ := l.where(*l.out(entries), name)
+	return i
+}

@@ -1,0 +1,99 @@
+package observe
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/voicecore-ai/sluice/cli/stack"
+	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+)
+
+// world is a running stack with one tenant, acme, that may do everything.
+type world struct {
+	*stack.Stack
+	conn *grpc.ClientConn
+	key  string
+}
+
+// start runs sluiced, behind Envoy if the options have a configuration.
+func start(t *testing.T, o stack.Options) *world {
+	t.Helper()
+	o.Sluiced, o.Dir = binary, t.TempDir()
+	if o.Config != "" {
+		o.Envoy = os.Getenv("SLUICE_ENVOY")
+	}
+	s, err := stack.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{"sluiced.log", "envoy.log"} {
+			if text, _ := os.ReadFile(filepath.Join(o.Dir, name)); t.Failed() {
+				t.Logf("%s:\n%s", name, text[max(0, len(text)-4000):])
+			}
+		}
+	})
+	w := &world{Stack: s}
+	if w.conn, err = grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.conn.Close() })
+	w.key = w.acme(t)
+	return w
+}
+
+// acme makes the tenant and returns its key.
+func (w *world) acme(t *testing.T) string {
+	t.Helper()
+	quota := quotav1.NewQuotaServiceClient(w.conn)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
+	_, err := quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow", Audit: "best_effort"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := &quotav1.Plan{Limits: []*quotav1.Limit{
+		{Name: "per-second", Algorithm: "gcra", Limit: 1_000_000, Window: durationpb.New(time.Second)},
+		{Name: "per-hour", Algorithm: "fixed", Limit: 10_000_000, Window: durationpb.New(time.Hour)},
+	}}
+	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "gold", Plan: plan}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: "acme", Tenant: &quotav1.Tenant{Plan: "plans/gold"}}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.GetSecret()
+}
+
+// get sends one request through Envoy and returns the status.
+func (w *world) get(ctx context.Context, t *testing.T, headers map[string]string) int {
+	t.Helper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL+"/v1/calls?canary="+canary, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	response, err := (&http.Client{Timeout: time.Minute}).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	return response.StatusCode
+}

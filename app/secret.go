@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/voicecore-ai/sluice/authz/authn"
 )
 
 // Files in the data folder.
@@ -172,4 +174,14 @@ func dataProblem(data string, err error) error {
 		remedy = "; a file is where a folder is meant, choose another --data"
 	}
 	return fmt.Errorf("data folder %q: %w%s", data, err, remedy)
+}
+
+// KeyDigest is what a catalogue says of an API key under the secret of a data folder.
+func KeyDigest(data, key string) (string, error) {
+	k, err := loadKeys(data)
+	if err != nil {
+		return "", err
+	}
+	digest := authn.Digest(k.pepper, key)
+	return hex.EncodeToString(digest[:]), nil
 }

@@ -77,3 +77,26 @@ func TestInitWritesNothingWhereASecretIsLost(t *testing.T) {
 		}
 	})
 }
+
+func TestKeyDigestIsThatOfTheFoldersSecret(t *testing.T) {
+	first, second := t.TempDir(), t.TempDir()
+	for _, data := range []string{first, second} {
+		if _, err := Init(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	digest := func(data, key string) string {
+		t.Helper()
+		d, err := KeyDigest(data, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if one := digest(first, "a"); len(one) != 64 || one != digest(first, "a") || one == digest(first, "b") || one == digest(second, "a") {
+		t.Errorf("%s: want 64 digits, the same for the same key and secret, and others else", one)
+	}
+	if _, err := KeyDigest(t.TempDir(), "a"); err == nil {
+		t.Error("a folder without a secret gave a digest")
+	}
+}

@@ -1,6 +1,7 @@
 package loadtest
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voicecore-ai/sluice/app"
 	"github.com/voicecore-ai/sluice/quota/catalog"
 	"github.com/voicecore-ai/sluice/ratelimit"
 )
@@ -66,6 +68,23 @@ func expect(dir string) (e *expectation, err error) {
 	return e, nil
 }
 
+// makeKeys makes a data folder, and puts an API key for each tenant beside the catalogue's files.
+func (e *expectation) makeKeys(data, catalogue string) error {
+	if _, err := app.Init(data); err != nil {
+		return err
+	}
+	text := "api_keys:\n"
+	for id, tenant := range e.Tenants {
+		tenant.Key = "slk_" + rand.Text()
+		digest, err := app.KeyDigest(data, tenant.Key)
+		if err != nil {
+			return err
+		}
+		text += fmt.Sprintf("  - {id: %s, tenant: %s, digest: %q}\n", id, id, digest)
+	}
+	return os.WriteFile(filepath.Join(catalogue, "keys.yaml"), []byte(text), 0o600)
+}
+
 func (e *expectation) write(path string) error {
 	text, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
@@ -91,17 +110,14 @@ func (e *expectation) descriptors() string {
 
 var hits = regexp.MustCompile(`\b(limit|burst): (\d+)`)
 
-// doubled copies the catalogue from one folder to another with every limit twice as high.
-func doubled(from, to string) error {
-	paths, err := filepath.Glob(filepath.Join(from, "*.yaml"))
+// double makes every limit of the catalogue in dir twice as high.
+func double(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return err
-	}
 	for _, path := range paths {
-		text, err := os.ReadFile(path) //nolint:gosec // the reference catalogue
+		text, err := os.ReadFile(path) //nolint:gosec // a copy of the reference catalogue
 		if err != nil {
 			return err
 		}
@@ -110,7 +126,7 @@ func doubled(from, to string) error {
 			value, _ := strconv.Atoi(n)
 			return name + ": " + strconv.Itoa(2*value)
 		})
-		if err := os.WriteFile(filepath.Join(to, filepath.Base(path)), []byte(twice), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(twice), 0o600); err != nil {
 			return err
 		}
 	}

@@ -124,7 +124,7 @@ func SelfTest(ctx context.Context, o Options) error {
 			if s.replicas > 2 {
 				store = "redis"
 			}
-			if o.wants(s) && (s.sidecar || d.name != "retried") && !s.long {
+			if o.wants(s) && !s.long && (d.only == "" || d.only == s.name) {
 				jobs = append(jobs, job{suite: s, store: store, wiring: o.Wiring, defect: &defects[i]})
 			}
 		}

@@ -43,7 +43,10 @@ tenants:
 
 func TestDoubledCatalogueDoublesEveryLimitAndNothingElse(t *testing.T) {
 	dir := t.TempDir()
-	if err := doubled("catalogue", dir); err != nil {
+	if err := os.CopyFS(dir, os.DirFS("catalogue")); err != nil {
+		t.Fatal(err)
+	}
+	if err := double(dir); err != nil {
 		t.Fatal(err)
 	}
 	once, err := expect("catalogue")
@@ -93,12 +96,15 @@ func TestEveryDefectAndEverySuiteHasItsPlace(t *testing.T) {
 	}
 	for i := range defects {
 		d := &defects[i]
-		o := stack.Options{Config: config, Dir: t.TempDir(), Catalog: "catalogue"}
+		o := stack.Options{Config: config, Dir: t.TempDir(), Catalog: t.TempDir()}
 		if err := d.configure(&o); err != nil {
 			t.Error(err)
 		}
-		if changed := o.Config != config || o.Catalog != "catalogue"; changed == (d.shim != nil) {
-			t.Errorf("defect %s: configuration changed: %v, and stands before Envoy: %v; want one of them", d.name, changed, d.shim != nil)
+		if (d.set != nil) == (d.shim != nil) {
+			t.Errorf("defect %s: is configured: %v, and stands before Envoy: %v; want one of them", d.name, d.set != nil, d.shim != nil)
+		}
+		if d.only != "" && !d.concerns(d.only) {
+			t.Errorf("defect %s runs against %s only, and is not about it", d.name, d.only)
 		}
 		for _, s := range d.about {
 			if _, err := os.Stat(filepath.Join("suites", s+".js")); err != nil {

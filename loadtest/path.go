@@ -10,13 +10,8 @@ import (
 	"regexp"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
-
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
-	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
 
 // path is what one suite drives.
@@ -36,13 +31,19 @@ var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
 
 // start starts everything for a job. Logs and results go to dir.
 func start(ctx context.Context, o *Options, j job, dir string) (p *path, err error) {
-	catalogue := filepath.Join(o.Root, "loadtest", "catalogue")
+	reference := filepath.Join(o.Root, "loadtest", "catalogue")
 	p = &path{dir: dir}
-	if p.expected, err = expect(catalogue); err != nil {
+	if p.expected, err = expect(reference); err != nil {
 		return nil, err
 	}
 	p.expected.Wiring, p.expected.Store, p.expected.Replicas = j.wiring, j.store, 1
-	so := stack.Options{Sluiced: o.Sluiced, Envoy: o.Envoy, Dir: dir, Catalog: catalogue, Workers: 1}
+	so := stack.Options{Sluiced: o.Sluiced, Envoy: o.Envoy, Dir: dir, Data: filepath.Join(dir, "data"), Catalog: filepath.Join(dir, "catalogue"), Workers: 1}
+	if err := os.CopyFS(so.Catalog, os.DirFS(reference)); err != nil {
+		return nil, err
+	}
+	if err := p.expected.makeKeys(so.Data, so.Catalog); err != nil {
+		return nil, err
+	}
 	switch j.wiring {
 	case "ext_authz":
 		so.Config = deploy.Demo
@@ -89,9 +90,6 @@ func start(ctx context.Context, o *Options, j job, dir string) (p *path, err err
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	if err := p.keys(ctx); err != nil {
-		return nil, err
-	}
 	if p.url = p.URL; p.sidecar != "" {
 		p.url = "http://127.0.0.1:" + p.sidecar
 	}
@@ -115,41 +113,6 @@ func (p *path) stop() error {
 		}
 	}
 	return p.Stop()
-}
-
-// keys gives each tenant an API key, and returns when all replicas know them.
-func (p *path) keys(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+p.AdminToken), time.Minute)
-	defer cancel()
-	last := ""
-	err := p.api(p.Replicas[0], func(quota quotav1.QuotaServiceClient) error {
-		for id, tenant := range p.expected.Tenants {
-			created, err := quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/" + id})
-			if err != nil {
-				return fmt.Errorf("create API key of %s: %w", id, err)
-			}
-			tenant.Key, last = created.GetSecret(), id
-		}
-		return nil
-	})
-	for _, r := range p.Replicas {
-		err = errors.Join(err, p.api(r, func(quota quotav1.QuotaServiceClient) error {
-			return until(ctx, func() (bool, error) {
-				list, err := quota.ListApiKeys(ctx, &quotav1.ListApiKeysRequest{Parent: "tenants/" + last})
-				return len(list.GetApiKeys()) > 0, err
-			})
-		}))
-	}
-	return err
-}
-
-// api speaks to one replica's quota API.
-func (p *path) api(r *stack.Replica, do func(quotav1.QuotaServiceClient) error) error {
-	conn, err := grpc.NewClient(r.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(quotav1.NewQuotaServiceClient(conn)), conn.Close())
 }
 
 // until asks until it is so, or ctx ends.

@@ -65,12 +65,12 @@ func byDefect(results []Result) string {
 // byAlgorithm shows how far counts are from those of a log of all hits.
 func byAlgorithm(results []Result) string {
 	t := table.NewWriter()
-	t.AppendHeader(table.Row{"algorithm", "wiring", "store", "sent", "allowed", "expected", "error"})
+	t.AppendHeader(table.Row{"algorithm", "tenant", "wiring", "store", "sent", "allowed", "expected", "error", "bounds"})
 	for _, r := range results {
 		for _, x := range r.Rows {
-			t.AppendRow(table.Row{x.Algorithm, r.Wiring, r.Store, x.Sent, x.Allowed, x.Ideal, fmt.Sprintf("%+.2f %%", 100*float64(x.Allowed-x.Ideal)/float64(max(x.Ideal, 1)))})
+			t.AppendRow(table.Row{x.Algorithm, x.Name, r.Wiring, r.Store, x.Sent, x.Allowed, x.Ideal, fmt.Sprintf("%+.2f %%", 100*float64(x.Allowed-x.Ideal)/float64(max(x.Ideal, 1))), between(x.Low, x.High)})
 		}
 	}
-	t.SortBy([]table.SortBy{{Name: "algorithm"}, {Name: "wiring"}, {Name: "store"}})
+	t.SortBy([]table.SortBy{{Name: "algorithm"}, {Name: "tenant"}, {Name: "wiring"}, {Name: "store"}})
 	return t.RenderMarkdown()
 }

@@ -9,7 +9,8 @@ import { counts, judge, report, verdict, watch } from '../lib/summary.js';
 
 // By the second of the schedule at which a request is due.
 const kill = seconds(2);
-const gone = kill + 0.5; // by then it is
+const edge = kill - patience / 1000; // what is due before is answered before
+const gone = kill + 0.5; // by then it is gone
 const down = kill + 1;
 const restart = down + 1;
 const after = restart + 3; // by then it serves again
@@ -22,7 +23,7 @@ const events = new Trend('sluice_event');
 
 /** @param {number} second */
 function phase(second) {
-  return phases[[kill, gone, down, restart, after].filter((edge) => second >= edge).length];
+  return phases[[edge, gone, down, restart, after].filter((edge) => second >= edge).length];
 }
 
 export const options = {

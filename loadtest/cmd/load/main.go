@@ -52,7 +52,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	if k6, err := exec.LookPath("k6"); err == nil {
-		o.Runner = []string{k6, "run", "--quiet"}
+		o.Runner = []string{k6, "run", "--quiet", "--no-usage-report"} // it would tell its makers
 	} else {
 		o.Runner = []string{*runner, "run"}
 	}

@@ -47,16 +47,24 @@ var storeChecks = []struct{ code, title string }{
 	{redisconn.CodeUser, "Redis knows the user, who may do what sluiced does."},
 	{redisconn.CodeTopology, "Redis is what the URL says: alone, behind Sentinels, or a cluster."},
 	{redisconn.CodeServing, "It takes writes, for every key."},
+	{codeLost, "A cluster serves the slots of its other primaries when one is gone."},
 	{codeStore, "Redis is 7 or newer, keeps what it is given, and has this version's functions."},
+	{codeRights, "The functions may do what they do."},
+	{codePatches, "Its version has no hole that is known to be open to whoever reaches it, or may run functions."},
 	{codeSecret, "This replica has the secret of the others."},
 	{codeSlow, "It answers well within redis-timeout."},
+	{codeClock, "Its clock and this machine's agree."},
 	{codeReplicas, "Who else serves on it is seen."},
 }
 
 const (
+	codeLost     = "SR106"
 	codeStore    = "SR111"
+	codeRights   = "SR112"
+	codePatches  = "SR113"
 	codeSecret   = "SR121"
 	codeSlow     = "SR131"
+	codeClock    = "SR132"
 	codeReplicas = "SR141"
 )
 
@@ -67,7 +75,8 @@ func doctorCommand(environ []string) *cobra.Command {
 		Short: "Say what is wrong with the Redis that replicas share, and what mends it",
 		Long: `Asks everything that 'sluiced serve' asks of Redis before it starts, and more, with the same settings:
 whether it is reached, is what the URL says, keeps what it is given, has the functions, and whether this
-replica has the secret of the others. It only reads, and may run beside replicas that serve.
+replica has the secret of the others. It may run beside replicas that serve: it reads, and charges limits of its own, which
+Redis forgets within seconds.
 
 docs/stores.md explains each code. The exit status is 3 if a check fails.`,
 		Example: `  sluiced doctor --redis-url redis://127.0.0.1:6379
@@ -108,7 +117,7 @@ func examine(ctx context.Context, config Config) []storeResult {
 	}
 	client, err := redisconn.New(o)
 	if err != nil {
-		add(redisconn.CodeUser, storeFinding{Severity: "fail", Object: "settings", Says: err.Error()})
+		add(redisconn.CodeUser, storeFinding{Severity: "fail", Object: "settings", Says: err.Error(), Fix: redisconn.FixOf(err)})
 	} else {
 		defer client.Close() //nolint:errcheck // nothing is left to lose
 	}
@@ -133,7 +142,12 @@ func examine(ctx context.Context, config Config) []storeResult {
 // examineKept asks about what is in Redis, and how fast it comes.
 func examineKept(ctx context.Context, config Config, client redis.UniversalClient, add func(string, storeFinding)) {
 	object := "prefix " + config.Redis.Prefix
-	if store, err := redisstore.Open(ctx, config.Redis.store(client)); err == nil {
+	o := config.Redis.store(client)
+	o.Timeout = patienceWithRedis // how fast it is, is asked below
+	if store, err := redisstore.Open(ctx, o); err == nil {
+		if err := store.Try(); err != nil {
+			add(codeRights, storeFinding{Severity: "fail", Object: config.Redis.URL, Says: "a charge of a limit that nobody has fails", Evidence: err.Error(), Fix: rightsFix})
+		}
 		_ = store.Close()
 	} else {
 		for _, one := range each(err) {
@@ -161,6 +175,7 @@ func examineKept(ctx context.Context, config Config, client redis.UniversalClien
 			Evidence: fmt.Sprintf("%v of %v", took.Round(time.Microsecond), config.Redis.Timeout), Fix: "bring Redis nearer, or raise redis-timeout and Envoy's timeout for the call with it",
 		})
 	}
+	examineServers(ctx, client, add)
 	names, err := replicas.Names(ctx, client, config.Redis.Prefix)
 	if err != nil {
 		add(codeReplicas, storeFinding{Severity: "warn", Object: object, Says: "not checked: " + err.Error()})

@@ -1,9 +1,20 @@
 package app
 
 import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/redistest"
 )
 
 func TestThePageExplainsEveryCheckOfTheStore(t *testing.T) {
@@ -19,6 +30,121 @@ func TestThePageExplainsEveryCheckOfTheStore(t *testing.T) {
 	if n := strings.Count(string(page), "\n### SR"); n != len(storeChecks) {
 		t.Errorf("%d checks on the page, %d are asked", n, len(storeChecks))
 	}
+}
+
+func TestHolesAreKnownByVersion(t *testing.T) {
+	lua, tls := &holes[0], &holes[1]
+	for _, c := range []struct {
+		hole    *hole
+		valkey  bool
+		version string
+		open    bool
+	}{
+		{lua, false, "7.0.15", true}, {lua, false, "7.2.10", true}, {lua, false, "7.2.11", false}, {lua, false, "7.4.5", true}, {lua, false, "7.4.6", false},
+		{lua, false, "8.0.3", true}, {lua, false, "8.2.2", false}, {lua, false, "8.2.10", false}, {lua, false, "8.4.0", false}, {lua, false, "255.255.255", false}, {lua, false, "unknown", false},
+		{lua, true, "7.2.10", true}, {lua, true, "8.1.4", false}, {lua, true, "8.0.5", true}, {lua, true, "9.0.0", false},
+		{tls, false, "8.0.4", true}, {tls, false, "7.4.11", false}, {tls, false, "8.10.1", false}, {tls, false, "8.10.0", true}, {tls, true, "7.2.11", false},
+	} {
+		if got := c.hole.open(c.valkey, c.version); got != c.open {
+			t.Errorf("%s, Valkey %v, %s: open is %v", c.hole.cves, c.valkey, c.version, got)
+		}
+	}
+	for i := range holes {
+		if sorted := slices.IsSortedFunc(holes[i].redis, func(a, b string) int {
+			x, _ := numbers(a)
+			y, _ := numbers(b)
+			return slices.Compare(x, y)
+		}); !sorted || holes[i].source == "" {
+			t.Errorf("%s: not sorted, or without a source", holes[i].cves)
+		}
+	}
+}
+
+// Redis asks for rights inside the functions, too: who may call them and no more starts, and every request would fail.
+func TestDoctorFindsRightsThatTheFunctionsLack(t *testing.T) {
+	r, cluster := newRedis(t), redistest.Cluster(t)
+	command(t, 0, "migrate", "--redis-url", "redis+cluster://"+cluster[0].Addr)
+	secrets := secretsFolder(t)
+	for url, servers := range map[string][]*redistest.Server{"redis://" + r.Addr: {r}, "redis+cluster://" + cluster[0].Addr: cluster} {
+		for _, denied := range []string{"mget", "set", "publish"} {
+			t.Run(denied+" is denied at "+url, func(t *testing.T) {
+				for _, s := range servers {
+					c := redis.NewClient(&redis.Options{Addr: s.Addr, Protocol: 2})
+					if err := errors.Join(c.Do(t.Context(), "ACL", "SETUSER", "default", "+@all", "-"+denied).Err(), c.Close()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				out := command(t, exitFailed, "doctor", "--redis-url", url, "--secrets", secrets)
+				if !strings.Contains(out, "FAIL  "+codeRights) || !strings.Contains(out, rightsFix) || !strings.Contains(out, "13 checks: 1 failed") {
+					t.Error(out)
+				}
+			})
+		}
+	}
+}
+
+// What is worth a warning is found, on servers that have it.
+func TestDoctorWarnsOfServers(t *testing.T) {
+	for _, c := range []struct {
+		coverage string
+		warns    bool
+	}{{"yes", true}, {"no", false}} {
+		t.Run("cluster-require-full-coverage "+c.coverage, func(t *testing.T) {
+			url := "redis+cluster://" + redistest.Cluster(t, "--cluster-require-full-coverage", c.coverage)[0].Addr
+			command(t, 0, "migrate", "--redis-url", url)
+			out := command(t, 0, "doctor", "--redis-url", url, "--secrets", secretsFolder(t))
+			if got := strings.Contains(out, "warn  "+codeLost); got != c.warns || strings.Contains(out, "warn  "+codeClock) {
+				t.Error(out)
+			}
+		})
+	}
+	t.Run("a clock that is an hour off, and one that is not", func(t *testing.T) {
+		for off, want := range map[time.Duration]int{0: 0, 500 * time.Millisecond: 0, time.Hour: 1, -time.Hour: 1} {
+			var found int
+			examineClock(t.Context(), clockAhead(t, off), func(code, severity, _, _, fix string) {
+				if found++; code != codeClock || severity != "warn" || fix == "" {
+					t.Error(code, severity, fix)
+				}
+			})
+			if found != want {
+				t.Errorf("%v ahead: %d warnings, want %d", off, found, want)
+			}
+		}
+	})
+}
+
+// clockAhead is the client of a server that answers TIME by another clock; a real one can't be told to.
+func clockAhead(t *testing.T, off time.Duration) *redis.Client {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				for lines := bufio.NewScanner(conn); lines.Scan(); {
+					switch strings.ToLower(lines.Text()) {
+					case "time":
+						now := time.Now().Add(off)
+						s, us := strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond()/1000)
+						_, _ = fmt.Fprintf(conn, "*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(s), s, len(us), us)
+					case "hello", "client":
+						_, _ = fmt.Fprint(conn, "-ERR unknown command\r\n")
+					}
+				}
+			}()
+		}
+	}()
+	c := redis.NewClient(&redis.Options{Addr: l.Addr().String(), Protocol: 2, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 func TestDoctorOfTheStore(t *testing.T) {
@@ -42,7 +168,7 @@ func TestDoctorOfTheStore(t *testing.T) {
 	t.Run("what can't be asked is skipped", func(t *testing.T) {
 		r.Kill()
 		out := command(t, exitFailed, append([]string{"doctor"}, at...)...)
-		for _, want := range []string{"FAIL  SR101", "nobody listens there", "-     SR111", "-     SR141", "9 checks: 1 failed"} {
+		for _, want := range []string{"FAIL  SR101", "nobody listens there", "-     SR111", "-     SR141", "13 checks: 1 failed"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no word of %q in:\n%s", want, out)
 			}

@@ -92,7 +92,7 @@ func (o *Options) single(address string, sentinel bool) (*redis.Client, error) {
 func (o *Options) checkAddress(ctx context.Context, address string) (answered bool, p *Problem) {
 	client, err := o.single(address, o.Target.Kind == Sentinel)
 	if err != nil {
-		return false, &Problem{Code: CodeUser, Object: address, Says: err.Error(), Fix: "mend the setting"}
+		return false, &Problem{Code: CodeUser, Object: address, Says: err.Error(), Fix: FixOf(err)}
 	}
 	defer client.Close() //nolint:errcheck // nothing is left to lose
 	mode, role, err := hello(ctx, client)
@@ -110,6 +110,22 @@ func (o *Options) checkAddress(ctx context.Context, address string) (answered bo
 	case Standalone:
 	}
 	return true, nil
+}
+
+// FixOf is what to do about a setting that New refuses: its error begins with the name.
+func FixOf(err error) string {
+	text := err.Error()
+	for _, f := range []struct{ setting, fix string }{
+		{"redis-password-file", "write the password of redis-user, alone on one line, into a file that this user may read, and name it"},
+		{"redis-sentinel-password-file", "write the password of redis-sentinel-user, alone on one line, into a file that this user may read, and name it"},
+		{"redis-ca", "name a PEM file with the certificate of the CA that signed Redis'; leave it out if the system's CAs do"},
+		{"redis-cert", "name the PEM file with the client certificate, and with redis-key that with its private key; leave both out if Redis asks for none"},
+	} {
+		if strings.HasPrefix(text, f.setting) {
+			return f.setting + ": " + f.fix
+		}
+	}
+	return "change the setting that the message names; 'sluiced serve --help' explains each"
 }
 
 // hello asks a process what it is. Every user may.
@@ -165,7 +181,7 @@ func (o *Options) primary(ctx context.Context, address string, c *redis.Client) 
 	at := net.JoinHostPort(reply[0], reply[1])
 	data, err := o.single(at, false)
 	if err != nil {
-		return &Problem{Code: CodeUser, Object: at, Says: err.Error(), Fix: "mend the setting"}
+		return &Problem{Code: CodeUser, Object: at, Says: err.Error(), Fix: FixOf(err)}
 	}
 	defer data.Close() //nolint:errcheck // nothing is left to lose
 	mode, role, err := hello(ctx, data)

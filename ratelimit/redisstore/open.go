@@ -3,13 +3,17 @@ package redisstore
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/ratelimit"
 )
 
 // marker is the key that says whose keys these are, and of which version.
@@ -83,6 +87,38 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("redisstore: key %q is missing, so these keys are not known to be Sluice's; run 'sluiced migrate'", o.marker())
 	}
 	return newStore(o), nil
+}
+
+// tried is the cell of Try: nobody's, for a cell that is charged has a keyed name.
+var tried = [16]byte{15: 2}
+
+// Try charges limits of its own once in all ways, and says what Redis refuses: a user may call functions and lack the rights for what
+// they do. On a cluster it tries several slots. Redis forgets the charges within seconds, and their operations when it does all.
+func (s *Store) Try() error {
+	shards := 1
+	if s.cluster {
+		shards = 32
+	}
+	for shard := range uint64(shards) { //nolint:gosec // it is positive
+		var charges []ratelimit.Charge
+		for i, a := range []ratelimit.Algorithm{ratelimit.Fixed, ratelimit.GCRA, ratelimit.Hard} {
+			l := &ratelimit.Limit{Name: "try", Algorithm: a, Hits: 1, Burst: 1, Window: ratelimit.MinWindow}
+			c := ratelimit.Charge{Limit: l, Hits: 1, Cell: ratelimit.Cell{Key: tried, Shard: shard}}
+			c.Cell.Key[0] = byte(i)
+			charges = append(charges, c)
+		}
+		now, outcomes := time.Now().UnixMicro(), make([]ratelimit.Outcome, len(charges))
+		back := charges[0]
+		back.Hits = -1
+		for _, step := range [][]ratelimit.Charge{charges, charges[:1], {back}} { // the second is refused, and then looked up
+			var id [16]byte
+			rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+			if _, err := s.Charge(ratelimit.Operation{Now: now, ID: id}, step, outcomes); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkClient looks at what would break promises later.

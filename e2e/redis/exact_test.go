@@ -19,7 +19,7 @@ func TestF10FlushedFunctions(t *testing.T) {
 	tenants := newTenants(t, 100, plenty, plenty, plenty)
 	admin, flushed := alone(t, server), 0
 	have := load{all, tenants, 8, 2 * time.Millisecond}.run(func() {
-		for range 4 {
+		for range volume(4, 60) {
 			wait(t.Context(), time.Second)
 			if err := admin.FunctionFlush(t.Context()).Err(); err != nil {
 				t.Error(err)
@@ -73,7 +73,7 @@ func TestF11LostReplies(t *testing.T) {
 			for _, p := range proxies {
 				p.loses.Store(100)
 			}
-			have := load{all, tenants, 8, time.Millisecond}.run(func() { wait(t.Context(), 3*time.Second) })
+			have := load{all, tenants, 8, time.Millisecond}.run(func() { wait(t.Context(), time.Duration(volume(3, 60))*time.Second) })
 			var lost, resends int64
 			for _, p := range proxies {
 				p.loses.Store(0)
@@ -237,7 +237,8 @@ func TestA6ChangedLimits(t *testing.T) {
 // TestA7OneOfThreeDenies: the limit in the middle refuses two of three requests, and the others are charged for none of those.
 func TestA7OneOfThreeDenies(t *testing.T) {
 	all := open(t, "redis://"+redistest.Start(t).Addr, patient, nil)
-	const tenants, asks, hits = 400, 60, 20
+	const asks, hits = 60, 20
+	tenants := volume(400, 16_700)
 	group := newTenants(t, tenants, plenty, hits, plenty)
 	var (
 		mu   sync.Mutex
@@ -270,7 +271,8 @@ func TestA7OneOfThreeDenies(t *testing.T) {
 // admitted: that can be so for the operations under way at that moment, and no more.
 func TestA10SameOperation(t *testing.T) {
 	all := open(t, "redis://"+redistest.Start(t).Addr, patient, nil)
-	const operations, hits, together = 3000, 2000, 32
+	const together = 32
+	operations, hits := volume(3000, 300_000), int64(volume(2000, 200_000))
 	group := newTenants(t, 1, hits, plenty)
 	var admitted, torn, failed atomic.Int64
 	var wg sync.WaitGroup

@@ -8,12 +8,10 @@ import (
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
-const (
-	rounds      = 2                // how many primaries are killed, one after the other
-	convergence = 15 * time.Second // from the kill of one; Redis itself takes two
-)
+// convergence is from the kill of a primary; Redis itself takes two seconds of it.
+const convergence = 15 * time.Second
 
-// TestF12FailoverBySentinel kills primaries of which a Sentinel knows two replicas. The first comes back, empty.
+// TestF12FailoverBySentinel kills primaries of which a Sentinel knows two replicas. Each comes back, empty, when the next is dead.
 func TestF12FailoverBySentinel(t *testing.T) {
 	server := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	servers := map[string]*redistest.Server{server.Addr: server}
@@ -23,7 +21,8 @@ func TestF12FailoverBySentinel(t *testing.T) {
 	}
 	sentinel := watch(t, server)
 	all := open(t, "redis+sentinel://"+sentinel+"/"+primary, budget, nil)
-	failover(t, all, func(round int) {
+	var dead *redistest.Server
+	failover(t, all, volume(3, 50), func(int) {
 		now := connect(t, "redis+sentinel://"+sentinel+"/"+primary, nil)
 		addr, err := now.Do(t.Context(), "CONFIG", "GET", "port").StringSlice()
 		if err != nil {
@@ -31,20 +30,33 @@ func TestF12FailoverBySentinel(t *testing.T) {
 		}
 		dies := servers["127.0.0.1:"+addr[1]]
 		dies.Kill()
-		if round > 0 {
-			server.Restart()
+		if dead != nil {
+			dead.Restart()
 		}
+		dead = dies
 	})
 }
 
-// TestF12FailoverInACluster kills primaries of which each has a replica.
+// TestF12FailoverInACluster kills primaries of which each has a replica. Each comes back, empty, and is a replica then.
 func TestF12FailoverInACluster(t *testing.T) {
 	nodes := primaries(t)
+	second := make([]*node, len(nodes)) // who is a replica of whom
 	for i, n := range nodes {
-		n.join(t, len(nodes)+1+i)
+		second[i] = n.join(t, len(nodes)+1+i)
 	}
 	all := open(t, "redis+cluster://"+nodes[2].Addr, budget, nil)
-	failover(t, all, func(round int) { nodes[round].Kill() })
+	var dead *node
+	failover(t, all, volume(3, 50), func(round int) {
+		if dead != nil {
+			dead.Restart()
+			dead.knows(t, 2*len(nodes))
+			synced(t, dead.c)
+		}
+		i := round % len(nodes)
+		dead = nodes[i]
+		nodes[i], second[i] = second[i], nodes[i]
+		dead.Kill()
+	})
 }
 
 // TestASlowFailover: Redis is away for eleven seconds, and comes back without the last two before. Others remember
@@ -91,7 +103,7 @@ func TestASlowFailover(t *testing.T) {
 }
 
 // failover kills primaries under load. Of some tenants the limit is reached meanwhile.
-func failover(t *testing.T, all []*replica, kill func(round int)) {
+func failover(t *testing.T, all []*replica, rounds int, kill func(round int)) {
 	t.Helper()
 	const narrow, hits = 10, 120
 	tenants := newTenants(t, 30, plenty)
@@ -105,8 +117,8 @@ func failover(t *testing.T, all []*replica, kill func(round int)) {
 			for i, r := range all {
 				before[i] = r.Stats().Silences
 			}
-			killed := time.Now()
 			kill(round)
+			killed := time.Now()
 			until(t, "all notice", soon, func() bool {
 				for i, r := range all {
 					if r.Stats().Silences == before[i] {

@@ -36,6 +36,14 @@ const (
 	soon = 30 * time.Second
 )
 
+// volume is few, or, with SLUICE_FULL set ('make test-faults FULL=1'), as many as research has asked for.
+func volume(few, full int) int {
+	if os.Getenv("SLUICE_FULL") != "" {
+		return full
+	}
+	return few
+}
+
 // quiet keeps go-redis, which logs each connection that fails, from hiding the figures.
 type quiet struct{}
 

@@ -157,7 +157,7 @@ func TestF13Partition(t *testing.T) {
 			wait(t.Context(), time.Second/2)
 			cut = time.Now()
 			n.parted(true)
-			wait(t.Context(), 4*time.Second)
+			wait(t.Context(), time.Duration(volume(4, 60))*time.Second)
 			n.parted(false)
 			mended = time.Now()
 			settled(t, all)

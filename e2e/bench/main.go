@@ -39,7 +39,7 @@ func main() {
 	out := flag.String("json", "", "file for the results as JSON")
 	packages := flag.String("packages", "", "file with the output of 'go test -bench' to put beside them")
 	rounds := flag.Int("rounds", 10, "rounds of each measurement, in the order A B B A")
-	only := flag.String("only", "", "the one part to run: calls, authz, flood or envoy; \"\" for all")
+	only := flag.String("only", "", "the one part to run: calls, authz, flood, envoy or tracing; \"\" for all")
 	asReference := flag.Bool("reference", false, "serve the reference (used by bench itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -82,6 +82,7 @@ func bench(ctx context.Context, o options) (err error) {
 		{"authz", func(dir string) ([]result, error) { return benchAuthz(ctx, o.sluiced, dir, o.rounds) }},
 		{"flood", func(dir string) ([]result, error) { return benchFlood(ctx, o.envoy, o.sluiced, dir) }},
 		{"envoy", func(dir string) ([]result, error) { return benchEnvoy(ctx, o.envoy, o.sluiced, dir, o.rounds) }},
+		{"tracing", func(dir string) ([]result, error) { return benchTracing(ctx, o.envoy, o.sluiced, dir, o.rounds) }},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue

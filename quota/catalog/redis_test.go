@@ -32,7 +32,8 @@ const (
 func dial(t testing.TB, s *redistest.Server, o redis.Options) *redis.Client {
 	t.Helper()
 	o.Addr, o.MaxRetries, o.Protocol = s.Addr, -1, 3
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = patient, patient, patient // the machine may be busy; who wants less says so with a context
+	o.ContextTimeoutEnabled = true
 	client := redis.NewClient(&o)
 	t.Cleanup(func() { _ = client.Close() })
 	return client

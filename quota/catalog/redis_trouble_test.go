@@ -62,6 +62,7 @@ func TestWhileRedisIsAwayTheLastCatalogueDecides(t *testing.T) {
 		"frozen": {s.Freeze, s.Thaw},
 	} {
 		t.Run(name, func(t *testing.T) {
+			all[0].patience(t, time.Second)
 			away.leave()
 			for _, validateOnly := range []bool{true, false} {
 				err := all[0].Update(put(quota.Tenant{ID: "late"}), validateOnly)
@@ -80,6 +81,7 @@ func TestWhileRedisIsAwayTheLastCatalogueDecides(t *testing.T) {
 				t.Errorf("shared: %v, %v, %v", confirmed, refused, ok)
 			}
 			away.back()
+			all[0].patience(t, redisTime)
 			within(t, patient, "a confirmation", func() bool { now, _, _ := all[0].Shared(); return now.After(confirmed) })
 			must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("late"); return nil }, false))
 			must(t, all[0].Update(put(quota.Tenant{ID: "late"}), false))

@@ -61,6 +61,7 @@ func (s *Store) settle() {
 		if len(left) == 0 {
 			return
 		}
+		before := s.reapplied.Load()
 		left, failed := s.settleAll(left)
 		s.keepBack(left)
 		switch {
@@ -70,6 +71,8 @@ func (s *Store) settle() {
 			return
 		case !s.rest(wait):
 			return
+		case s.reapplied.Load() > before: // it can count, if not always in time
+			wait = settleFirst / 2
 		}
 	}
 }

@@ -172,6 +172,35 @@ func TestALongDisorderCostsLittle(t *testing.T) {
 	})
 }
 
+// A store that can count, and misses the time now and then, is soon told everything.
+func TestAStoreThatFailsNowAndThenIsToldAllTheSame(t *testing.T) {
+	bubble(t, Options{Remembered: time.Minute}, func(w *world) {
+		w.open(errSilent)
+		hit := charge(limitOf(ratelimit.OutageLocal, 1<<20), 1)
+		for range 50 * chunk {
+			_, _, _ = w.ask(hit)
+		}
+		batches := 0
+		w.fake.set(func(f *fake) {
+			f.err = nil
+			f.refuse = func(op int) error {
+				if op == 0 {
+					batches++
+				}
+				if batches%3 == 0 && op == chunk/2 {
+					return errSilent
+				}
+				return nil
+			}
+		})
+		pass(10 * time.Second)
+		synctest.Wait()
+		if got, s := w.used(hit), w.Stats(); got != 50*chunk || s.Owed != 0 || s.Dropped != 0 {
+			t.Errorf("after ten seconds %d are counted of %d; %+v", got, 50*chunk, s)
+		}
+	})
+}
+
 func TestWhatIsLostTwiceInAWhileIsGotBackTwice(t *testing.T) {
 	bubble(t, Options{}, func(w *world) {
 		hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)

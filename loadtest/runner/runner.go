@@ -2,7 +2,7 @@
 // JavaScript (sobek) with the parts of k6's documented interface that the scripts of loadtest use. What it does not have is
 // an error that says where, and never nothing. docs/reference/loadtest-runner.md lists what it has, and where it differs.
 //
-// Call Run. A virtual user (VU) is an interpreter with connections of its own, and about half a megabyte.
+// Call Run. A virtual user (VU) is an interpreter with connections of its own: a tenth of a megabyte, and what its script makes.
 // The values of a Trend are kept until the end: 8 bytes each, and again for each sub-metric.
 package runner
 
@@ -11,7 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,7 +116,7 @@ func (r *run) all(first *vu) error {
 		problems = append(problems, r.summary(first.has("handleSummary"), took))
 	}
 	if len(failed) > 0 {
-		problems = append(problems, exit.With(codeThresholds, fmt.Errorf("thresholds were crossed: %s", joined(failed))))
+		problems = append(problems, exit.With(codeThresholds, fmt.Errorf("thresholds were crossed: %s", strings.Join(failed, ", "))))
 	}
 	if why := r.failed.Load(); why != nil {
 		problems = append(problems, exit.With(codeMarkedFailed, fmt.Errorf("the script marked the run as failed: %s", *why)))
@@ -261,20 +261,4 @@ func (l *logger) print(level, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, _ = fmt.Fprintf(l.to, "%-5s %s\n", level, text)
-}
-
-func joined(list []string) string {
-	out := ""
-	for i, s := range list {
-		if i > 0 {
-			out += ", "
-		}
-		out += s
-	}
-	return out
-}
-
-// write writes a file of a summary.
-func write(path string, content []byte) error {
-	return os.WriteFile(path, content, 0o644) //nolint:gosec // a report, for everyone to read
 }

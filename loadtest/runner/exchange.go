@@ -70,7 +70,7 @@ func (r *request) do(ctx context.Context) *answer {
 	last := tracer.hop()
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errTimeout) {
-			err = fmt.Errorf("%s %s: no answer within %v", r.method, r.name, r.timeout)
+			err = fmt.Errorf("%s %s: request timeout: no answer within %v", r.method, r.name, r.timeout)
 			a.code = 1050
 		} else {
 			a.code = errorCode(err)

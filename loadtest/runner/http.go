@@ -99,7 +99,7 @@ func (v *vu) moduleHTTP() map[string]any {
 		"get": without(http.MethodGet), "head": without(http.MethodHead),
 		"post": with(http.MethodPost), "put": with(http.MethodPut), "patch": with(http.MethodPatch), "del": with(http.MethodDelete), "options": with(http.MethodOptions),
 		"request": func(call sobek.FunctionCall) sobek.Value {
-			return v.send(v.request(strings.ToUpper(call.Argument(0).String()), call.Argument(1), call.Argument(2), call.Argument(3)))
+			return v.send(v.request(call.Argument(0).String(), call.Argument(1), call.Argument(2), call.Argument(3)))
 		},
 		"batch":            v.batch,
 		"expectedStatuses": v.expectedStatuses,
@@ -185,7 +185,7 @@ func (v *vu) batched(value sobek.Value) *request {
 	}
 	method := http.MethodGet
 	if m := object.Get(names[0]); m != nil {
-		method = strings.ToUpper(m.String())
+		method = m.String()
 	}
 	return v.request(method, object.Get(names[1]), object.Get(names[2]), object.Get(names[3]))
 }

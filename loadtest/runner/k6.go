@@ -192,7 +192,7 @@ func (v *vu) sharedArray(call sobek.ConstructorCall) *sobek.Object {
 	return v.rt.NewDynamicArray(&sharedArray{v: v, items: items.(sharedItems)}) //nolint:forcetypeassert // nothing else is stored
 }
 
-// sharedArray shows the items to one VU, each as a copy.
+// sharedArray shows the items to one VU, each as a copy that can't be changed.
 type sharedArray struct {
 	v     *vu
 	items sharedItems
@@ -206,7 +206,7 @@ func (a *sharedArray) Get(i int) sobek.Value {
 	if i < 0 || i >= len(a.items) || a.items[i] == nil {
 		return sobek.Undefined()
 	}
-	return a.v.parse(a.items[i])
+	return a.v.frozen(a.v.parse(a.items[i]))
 }
 
 // Set refuses.
@@ -214,3 +214,19 @@ func (a *sharedArray) Set(int, sobek.Value) bool { return false }
 
 // SetLen refuses.
 func (a *sharedArray) SetLen(int) bool { return false }
+
+// frozen makes a value of JSON one that can't be changed.
+func (v *vu) frozen(value sobek.Value) sobek.Value {
+	object, ok := value.(*sobek.Object)
+	if !ok {
+		return value
+	}
+	for _, key := range object.Keys() {
+		v.frozen(object.Get(key))
+	}
+	freeze, _ := sobek.AssertFunction(v.rt.GlobalObject().Get("Object").ToObject(v.rt).Get("freeze"))
+	if _, err := freeze(sobek.Undefined(), object); err != nil {
+		panic(v.rt.NewGoError(err))
+	}
+	return object
+}

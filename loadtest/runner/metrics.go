@@ -230,7 +230,7 @@ func (v *vu) metricClass(k kind) func(sobek.ConstructorCall) *sobek.Object {
 		}
 		name := call.Argument(0).String()
 		if !validName(name) {
-			panic(v.rt.NewTypeError("metric name %q: want a letter or _, and up to 127 letters, digits and _ after it", name))
+			panic(v.rt.NewTypeError("metric name %q: want a letter or _, and 1 to 127 letters, digits and _ after it", name))
 		}
 		contains := "default"
 		if call.Argument(1).ToBoolean() {
@@ -262,7 +262,7 @@ func validName(name string) bool {
 			return false
 		}
 	}
-	return name != "" && len(name) <= 128
+	return len(name) >= 2 && len(name) <= 128
 }
 
 // tagsOf is a script's object of tags, over those of the VU.

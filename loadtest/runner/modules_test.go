@@ -102,7 +102,7 @@ export default function () {
   want('post', http.post(base, 'text').json().body, 'text');
   want('a form', [http.post(base, { a: 1, b: 'x y' }).json()].map((r) => [r.type, r.body]), [['application/x-www-form-urlencoded', 'a=1&b=x+y']]);
   want('bytes', http.put(base, new Uint8Array([65, 66]).buffer).json().body, 'AB');
-  want('methods', [http.patch(base, 'p'), http.del(base), http.request('put', base, 'x'), http.options(base)].map((r) => r.json().method), ['PATCH', 'DELETE', 'PUT', 'OPTIONS']);
+  want('methods', [http.patch(base, 'p'), http.del(base), http.request('PUT', base, 'x'), http.options(base)].map((r) => r.json().method), ['PATCH', 'DELETE', 'PUT', 'OPTIONS']);
   want('head', [http.head(base)].map((r) => [r.status, r.body]), [[200, '']]);
   want('as a text', [String(r), Object.keys(JSON.parse(JSON.stringify(r))).length, r.hasOwnProperty('status')], ['[object Object]', 9, true]);
   want('no body', http.get(base, { responseType: 'none' }).body, null);
@@ -154,8 +154,7 @@ export const options = {
 export default function () {
   want('an import', [shared, base(), Object.keys(everything)], [7, 'base', ['base', 'shared']]);
   want('users', [users.length, users[1].name, users.map((u) => u.name), [...users].length], [2, 'b', ['a', 'b'], 2]);
-  users[0].name = 'changed';
-  want('a copy', users[0].name, 'a');
+  want('a change', (() => { try { users[0].name = 'changed'; } catch (e) { return e.name + users[0].name; } })(), 'TypeErrora');
   want('open', [text.length > 10, bytes.byteLength], [true, text.length]);
   want('env', [__ENV.OWN, __ENV.GIVEN, __ENV.NONE], ['mine', 'yes', undefined]);
   want('VU', [__VU === exec.vu.idInTest, __ITER, exec.vu.iterationInScenario, [1, 2].includes(__VU)], [true, 0, 0, true]);
@@ -200,7 +199,7 @@ func TestVUExecutors(t *testing.T) {
 import { sleep } from 'k6';
 export const options = {
   scenarios: {
-    constant: { executor: 'constant-vus', vus: 3, duration: '300ms', gracefulStop: '1m' },
+    constant: { executor: 'constant-vus', vus: 3, duration: '1s', gracefulStop: '1m' },
     ramp: { executor: 'ramping-vus', startVUs: 0, stages: [{ target: 4, duration: '700ms' }, { target: 4, duration: '600ms' }, { target: 0, duration: '700ms' }] },
     short: { executor: 'shared-iterations', exec: 'forever', vus: 2, iterations: 10, maxDuration: '2s', gracefulStop: '0s' },
   },

@@ -200,8 +200,12 @@ func readScenario(name string, o *object) scenarioConfig {
 		o.problem("executor", fmt.Sprintf("%q is none of %s", c.executor, strings.Join(executors, ", ")))
 		return c
 	}
-	if c.duration <= 0 {
-		o.problem("duration", "want more than 0")
+	switch {
+	case c.stages != nil && c.duration > 0: // k6 takes a short ramp, and nothing else that is
+	case c.executor == perVUIterations || c.executor == sharedIterations:
+		o.atLeastOneSecond("maxDuration", c.duration)
+	default:
+		o.atLeastOneSecond("duration", c.duration)
 	}
 	if o.d.v.function(c.exec) == nil {
 		o.problem("exec", fmt.Sprintf("the script exports no function %q", c.exec))
@@ -298,6 +302,12 @@ func (o *object) positive(key string, to *int64) {
 	o.number(key, to)
 	if *to < 1 {
 		o.problem(key, "want at least 1")
+	}
+}
+
+func (o *object) atLeastOneSecond(key string, d time.Duration) {
+	if d < time.Second {
+		o.problem(key, "want at least 1s")
 	}
 }
 

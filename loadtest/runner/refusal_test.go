@@ -27,6 +27,7 @@ func TestWhatTheRunnerDoesNotHaveIsAnErrorWithItsPlace(t *testing.T) {
 		{"an executor", "export const options = { scenarios: { s: {\n executor: 'externally-controlled' } } };" + nothing, 104, []string{"script.js:2: options.scenarios.s.executor", "externally-controlled", "ramping-vus"}},
 		{"what is missing, all at once", "export const options = { scenarios: { s: { executor: 'constant-arrival-rate', exec: 'other' } } };" + nothing, 104, []string{"s.rate", "s.duration", "s.preAllocatedVUs", `no function "other"`}},
 		{"a duration", "export const options = { duration: 'soon', vus: 1 };" + nothing, 104, []string{"duration", "soon", "1m30s"}},
+		{"less than a second", "export const options = { scenarios: { s: { executor: 'constant-vus', duration: '500ms' }, t: { executor: 'shared-iterations', maxDuration: 5 } } };" + nothing, 104, []string{"s.duration: want at least 1s", "t.maxDuration: want at least 1s"}},
 		{"scenarios beside their short form", "export const options = { vus: 1, scenarios: { s: { executor: 'shared-iterations' } } };" + nothing, 104, []string{"options.vus", "beside scenarios"}},
 		{"a threshold's metric", "export const options = { thresholds: { nothing: ['count==1'] } };" + nothing, 104, []string{`no metric "nothing"`, "http_reqs"}},
 		{"a threshold's aggregation", "export const options = { thresholds: { iterations: ['p(95)<1'], iteration_duration: ['count==1'] } };" + nothing, 104, []string{"p(95)", "count, rate", "avg, min, max"}},

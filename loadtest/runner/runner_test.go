@@ -192,8 +192,8 @@ func TestAnIterationForWhichNoVUIsFreeIsDropped(t *testing.T) {
 import http from 'k6/http';
 export const options = {
   scenarios: {
-    stuck: { executor: 'constant-arrival-rate', rate: 20, duration: '500ms', preAllocatedVUs: 2 },
-    release: { executor: 'per-vu-iterations', startTime: '2s', exec: 'release' },
+    stuck: { executor: 'constant-arrival-rate', rate: 10, duration: '1s', preAllocatedVUs: 2 },
+    release: { executor: 'per-vu-iterations', startTime: '3s', exec: 'release' },
   },
   thresholds: { dropped_iterations: ['count==8'], 'dropped_iterations{scenario:stuck}': ['count==8'], 'iterations{scenario:stuck}': ['count==2'], vus_max: ['value==3'] },
 };
@@ -221,19 +221,19 @@ func TestThresholdsDecideTheExitStatus(t *testing.T) {
 		name, condition string
 		code            int
 	}{
-		{"a threshold that holds is 0", `'n{kind:odd}': ['count==5']`, 0},
-		{"one that does not is 99", `'n{kind:odd}': ['count==6']`, 99},
-		{"a sub-metric has only its samples", `'n{kind:odd,other:x}': ['count>0']`, 99},
-		{"what has no sample is 0", `'n{kind:none}': ['count==0', 'rate<=0'], 't{kind:none}': ['p(95)==0', 'max<=0']`, 0},
-		{"and so is less than what is wanted", `'r{kind:none}': ['rate==1']`, 99},
-		{"a trend's percentiles are between its values", `t: ['med==4.5', 'p(0)==0', 'p(100)==9', 'p(90)>8.0', 'p(90)<8.2', 'avg==4.5', 'min==0', 'max==9']`, 0},
-		{"a gauge has its last value", `g: ['value==9']`, 0},
-		{"one of several is enough to fail", `n: ['count==10', 'count!=10']`, 99},
+		{"a threshold that holds is 0", `'nn{kind:odd}': ['count==5']`, 0},
+		{"one that does not is 99", `'nn{kind:odd}': ['count==6']`, 99},
+		{"a sub-metric has only its samples", `'nn{kind:odd,other:x}': ['count>0']`, 99},
+		{"what has no sample is 0", `'nn{kind:none}': ['count==0', 'rate<=0'], 'tt{kind:none}': ['p(95)==0', 'max<=0']`, 0},
+		{"and so is less than what is wanted", `'rr{kind:none}': ['rate==1']`, 99},
+		{"a trend's percentiles are between its values", `tt: ['med==4.5', 'p(0)==0', 'p(100)==9', 'p(90)>8.0', 'p(90)<8.2', 'avg==4.5', 'min==0', 'max==9']`, 0},
+		{"a gauge has its last value", `gg: ['value==9']`, 0},
+		{"one of several is enough to fail", `nn: ['count==10', 'count!=10']`, 99},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			run(t, nil, `
 import { Counter, Gauge, Rate, Trend } from 'k6/metrics';
-const [n, g, r, t] = [new Counter('n'), new Gauge('g'), new Rate('r'), new Trend('t', true)];
+const [n, g, r, t] = [new Counter('nn'), new Gauge('gg'), new Rate('rr'), new Trend('tt', true)];
 export const options = { iterations: 10, thresholds: { `+c.condition+` } };
 export default function () {
   n.add(1, { kind: __ITER % 2 ? 'odd' : 'even' });

@@ -30,6 +30,7 @@ type suite struct {
 	name     string
 	replicas int  // of sluiced where the store is shared
 	sidecar  bool // a client's Envoy before the gateway's
+	alone    bool // leaves ports free for a while, which another path might take
 	long     bool // only when asked for by name
 }
 
@@ -42,9 +43,9 @@ var suites = []suite{
 	{name: "refill", replicas: 2},
 	{name: "headers", replicas: 2},
 	{name: "retries", replicas: 2, sidecar: true},
-	{name: "failure", replicas: 2},
+	{name: "failure", replicas: 2, alone: true},
 	{name: "overhead", replicas: 2},
-	{name: "scale-out", replicas: 3},
+	{name: "scale-out", replicas: 3, alone: true},
 	{name: "soak", replicas: 2, long: true},
 }
 
@@ -192,6 +193,7 @@ func (o *Options) run(ctx context.Context, jobs []job) ([]Result, error) {
 	places := make(chan struct{}, max(o.Parallel, 1))
 	var wait sync.WaitGroup
 	var mu sync.Mutex // of o.Log
+	var turns turns
 	for i, j := range jobs {
 		places <- struct{}{}
 		if ctx.Err() != nil {
@@ -199,7 +201,7 @@ func (o *Options) run(ctx context.Context, jobs []job) ([]Result, error) {
 		}
 		wait.Go(func() {
 			defer func() { <-places }()
-			result, text, err := o.attempt(ctx, j)
+			result, text, err := o.attempt(ctx, j, &turns)
 			results[i] = result
 			mu.Lock()
 			defer mu.Unlock()
@@ -216,14 +218,28 @@ func (o *Options) run(ctx context.Context, jobs []job) ([]Result, error) {
 	return results, nil
 }
 
-// tries is how often a suite is run that says it was the machine.
-const tries = 4
+// turns keeps jobs out of each other's way.
+type turns struct {
+	alone    sync.RWMutex
+	starting sync.Mutex // a port is free from when it is drawn until something listens on it
+}
+
+// tries is how often a suite is run that says it was the machine: once beside others, then alone.
+const tries = 5
 
 // attempt runs a job until its suite comes to a verdict.
-func (o *Options) attempt(ctx context.Context, j job) (result Result, text string, err error) {
-	for range tries {
+func (o *Options) attempt(ctx context.Context, j job, t *turns) (result Result, text string, err error) {
+	for try := range tries {
+		lock := t.alone.RLocker()
+		if try > 0 || j.suite.alone {
+			lock = &t.alone
+		}
 		var said string
-		result, said, err = o.once(ctx, j)
+		func() {
+			lock.Lock()
+			defer lock.Unlock()
+			result, said, err = o.once(ctx, j, t)
+		}()
 		text += said
 		if err != nil || result.Result != unclear {
 			break
@@ -233,12 +249,14 @@ func (o *Options) attempt(ctx context.Context, j job) (result Result, text strin
 }
 
 // once runs a job on a path of its own.
-func (o *Options) once(ctx context.Context, j job) (result Result, text string, err error) {
+func (o *Options) once(ctx context.Context, j job, t *turns) (result Result, text string, err error) {
 	dir := filepath.Join(o.Out, j.String())
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return Result{}, "", err
 	}
+	t.starting.Lock()
 	p, err := start(ctx, o, j, dir)
+	t.starting.Unlock()
 	if err != nil {
 		return Result{}, "", fmt.Errorf("%w (logs are in %s)", err, dir)
 	}

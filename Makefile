@@ -36,9 +36,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: build envoy $(if $(filter redis,$(STORE)),redis-server) ## Two tenants through a real Envoy, on this machine (KEEP=1 leaves it running; STORE=redis: two replicas on a Redis)
+demo: build envoy $(if $(filter redis,$(STORE)),redis-server) $(if $(OBSERVE),observe-tools) ## Two tenants through a real Envoy, on this machine (KEEP=1 leaves it running; STORE=redis: two replicas on a Redis; OBSERVE=1: Prometheus and Jaeger beside it)
 	@case '$(STORE)' in ''|memory|redis) ;; *) echo "STORE=$(STORE): one of memory, redis" >&2; exit 2 ;; esac
-	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep) $(if $(filter redis,$(STORE)),--redis-server redis-server)
+	@bin/sluice demo --envoy $(ENVOY) $(if $(KEEP),--keep) $(if $(filter redis,$(STORE)),--redis-server redis-server) \
+		$(if $(OBSERVE),--prometheus $(OBSERVE_TOOLS)/prometheus --jaeger $(OBSERVE_TOOLS)/jaeger)
 
 .PHONY: test
 test: test-unit test-faults test-e2e ## All tests: unit and conformance with the race detector, faults, then end to end
@@ -138,15 +139,17 @@ bench: build envoy ## Benchmarks of the packages, then through Envoy; results in
 GENERATED_TESTS := ^Test(VoicecoreIsRenderedAsInItsGoldenFiles|ManifestsAreWhatIsRendered|TheRulesAreThoseOfDeployPrometheus)$$
 
 .PHONY: generate
-generate: buf-plugins need-go ## Write gen/ from proto/, the chart's rules from deploy/prometheus/, and from the profile voicecore its golden files and deploy/kubernetes/
+generate: buf-plugins need-go ## Write gen/ from proto/, deploy/dashboards/, the chart's rules from deploy/prometheus/, and from the profile voicecore its golden files and deploy/kubernetes/
 	@cd proto && buf lint && buf generate
 	@gofmt -l gen
+	@go run ./deploy/dashboards/generate
 	@go test ./installer/render ./deploy/chart -run '$(GENERATED_TESTS)' -count=1 -update
 
 .PHONY: generate-check
-generate-check: buf-plugins need-go ## Fail if gen/, the chart's rules or deploy/kubernetes/ are not what they are made from
+generate-check: buf-plugins need-go ## Fail if gen/, deploy/dashboards/, the chart's rules or deploy/kubernetes/ are not what they are made from
 	@echo "==> generated code"
 	@scripts/check-generated
+	@go run ./deploy/dashboards/generate -check
 	@go test ./installer/render ./deploy/chart -run '$(GENERATED_TESTS)'
 
 .PHONY: build

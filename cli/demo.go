@@ -47,12 +47,15 @@ plans say. The exit status is 0 only if the two agree.`,
 	c.Flags().StringVar(&d.envoy, "envoy", "envoy", "`path` of the Envoy binary")
 	c.Flags().StringVar(&d.sluiced, "sluiced", filepath.Join(filepath.Dir(self), "sluiced"), "`path` of the sluiced binary; beside sluice unless told")
 	c.Flags().StringVar(&d.redis, "redis-server", "", "`path` of redis-server, for two sluiceds that share it; \"\" for one on its embedded store")
+	c.Flags().StringVar(&d.prometheus, "prometheus", "", "`path` of a Prometheus that watches, with the rules of deploy/prometheus; \"\" for none")
+	c.Flags().StringVar(&d.jaeger, "jaeger", "", "`path` of a Jaeger that gets all traces; \"\" for none")
 	c.Flags().BoolVar(&d.keep, "keep", false, "leave everything running until Ctrl-C")
 	return c
 }
 
 type demo struct {
 	envoy, sluiced, redis string
+	prometheus, jaeger    string
 	keep                  bool
 	out                   io.Writer
 	repeated              int // phases that were sent again
@@ -93,8 +96,10 @@ func (d *demo) run(ctx context.Context) (err error) {
 		{"--envoy", d.envoy, "'make envoy' puts one at .tools/bin/envoy"},
 		{"--sluiced", d.sluiced, "'make build' puts it beside sluice"},
 		{"--redis-server", d.redis, "Debian's package redis-server has one"},
+		{"--prometheus", d.prometheus, "'make observe-tools' puts one at .tools/observe/bin/prometheus"},
+		{"--jaeger", d.jaeger, "'make observe-tools' puts one at .tools/observe/bin/jaeger"},
 	} {
-		if b.path == "" && b.flag == "--redis-server" {
+		if b.path == "" && b.flag != "--envoy" && b.flag != "--sluiced" {
 			continue
 		}
 		if _, err := exec.LookPath(b.path); err != nil {
@@ -105,7 +110,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	o := stack.Options{Sluiced: d.sluiced, Envoy: d.envoy, Config: deploy.Demo, Dir: dir, RedisServer: d.redis}
+	o := stack.Options{Sluiced: d.sluiced, Envoy: d.envoy, Config: deploy.Demo, Dir: dir, RedisServer: d.redis, Prometheus: d.prometheus, Jaeger: d.jaeger}
 	if d.redis == "" {
 		d.say("starting sluiced (embedded store), an upstream and Envoy on loopback …")
 	} else {
@@ -150,6 +155,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return fmt.Errorf("demo: %d of the counts above are not what the plans say", wrong+used)
 	}
 	d.say("\nEvery count is what the plans say.")
+	d.observers(s)
 	if d.keep {
 		d.stay(ctx, s, tenants)
 	}
@@ -252,6 +258,18 @@ func (d *demo) usage(ctx context.Context, quota quotav1.QuotaServiceClient, tena
 		}
 	}
 	return wrong, nil
+}
+
+// observers says where what watches is asked. Neither has its web page: the modules that they are built from hold none.
+func (d *demo) observers(s *stack.Stack) {
+	if s.Prometheus != "" {
+		d.say("\nPrometheus watches at %s (for Grafana with deploy/dashboards, or by hand):", s.Prometheus)
+		d.say("  curl -s %s/api/v1/query --data-urlencode 'query=sum by (tenant, outcome) (sluice_tenant_requests_total)'", s.Prometheus)
+	}
+	if s.Jaeger != "" {
+		d.say("\nJaeger has the traces at %s:", s.Jaeger)
+		d.say("  curl -s '%s/api/traces?service=sluiced&limit=1'", s.Jaeger)
+	}
 }
 
 // stay prints lines to play with and waits for Ctrl-C.

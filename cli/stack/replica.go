@@ -33,6 +33,9 @@ func (r *Replica) Start(ctx context.Context) error {
 	if o.RLS != "" {
 		args = append(args, "--rls-config", o.RLS)
 	}
+	if r.stack.otlp != "" {
+		args = append(args, "--otlp-endpoint", r.stack.otlp)
+	}
 	if r.stack.Redis != "" {
 		args = append(args, "--redis-url", "redis://"+r.stack.Redis)
 	}

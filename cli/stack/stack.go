@@ -37,6 +37,9 @@ type Options struct {
 
 	RedisServer string // path of redis-server, to keep counters there; "" keeps them in sluiced
 	Replicas    int    // sluiceds on that Redis; 0 means 1
+
+	Prometheus string // path of one that scrapes sluiced and Envoy; "" starts none
+	Jaeger     string // path of one that gets their spans; "" starts none
 }
 
 // Stack is a running path.
@@ -50,11 +53,16 @@ type Stack struct {
 	Upstream   *Upstream
 	Replicas   []*Replica // GRPC, HTTP and Data are those of the first
 	Redis      string     // host:port of Redis; "" without one
+	Prometheus string     // base URL of its API; "" without one
+	Jaeger     string     // base URL of its API; "" without one
 
-	options Options
-	redis   *exec.Cmd
-	envoy   *exec.Cmd
-	logs    []*os.File
+	options    Options
+	otlp       string // host:port of Jaeger's receiver
+	redis      *exec.Cmd
+	envoy      *exec.Cmd
+	prometheus *exec.Cmd
+	jaeger     *exec.Cmd
+	logs       []*os.File
 }
 
 // Start starts everything and returns when it serves. What had started is
@@ -72,7 +80,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if replicas > 1 && s.options.RedisServer == "" {
 		return errors.New("stack: replicas without a Redis would count separately")
 	}
-	ports, err := loopback.Ports(3 + 2*replicas)
+	ports, err := loopback.Ports(3 + 2*replicas + 4)
 	if err != nil {
 		return err
 	}
@@ -84,6 +92,12 @@ func (s *Stack) start(ctx context.Context) error {
 	s.GRPC, s.HTTP = s.Replicas[0].GRPC, s.Replicas[0].HTTP
 	if err := s.openData(); err != nil {
 		return err
+	}
+	observers := ports[3+2*replicas:]
+	if s.options.Jaeger != "" {
+		if err := s.startJaeger(ctx, observers[0], observers[1], observers[2]); err != nil {
+			return err
+		}
 	}
 	if s.options.RedisServer != "" {
 		if err := s.startRedis(ctx, ports[2]); err != nil {
@@ -103,7 +117,10 @@ func (s *Stack) start(ctx context.Context) error {
 	}
 	s.URL = "http://127.0.0.1:" + ports[0]
 	s.EnvoyAdmin = "http://127.0.0.1:" + ports[1]
-	return s.startEnvoy(ctx, ports[0], ports[1])
+	if err := s.startEnvoy(ctx, ports[0], ports[1]); err != nil || s.options.Prometheus == "" {
+		return err
+	}
+	return s.startPrometheus(ctx, observers[3])
 }
 
 func (s *Stack) openData() (err error) {
@@ -139,6 +156,9 @@ func (s *Stack) startEnvoy(ctx context.Context, listen, admin string) error {
 	_, sluice, _ := strings.Cut(s.GRPC, ":")
 	text, err := s.replicated(s.options.Config)
 	if err != nil {
+		return err
+	}
+	if text, err = s.traced(text); err != nil {
 		return err
 	}
 	config := strings.NewReplacer(
@@ -183,13 +203,17 @@ func (s *Stack) command(logName, path string, args ...string) (*exec.Cmd, string
 // Stop stops what was started, Envoy first, gracefully and then, after ten
 // seconds, by force. A process that does not end cleanly is an error.
 func (s *Stack) Stop() error {
-	err := stop("envoy", s.envoy)
+	err := errors.Join(stop("prometheus", s.prometheus), stop("envoy", s.envoy))
 	for _, r := range s.Replicas {
 		err = errors.Join(err, stop("sluiced", r.cmd))
 		r.cmd = nil
 	}
 	err = errors.Join(err, stop("redis-server", s.redis))
-	s.envoy, s.redis = nil, nil
+	if s.jaeger != nil && s.jaeger.ProcessState == nil {
+		_ = s.jaeger.Process.Kill() // it keeps nothing, and would wait for idle connections
+		_ = s.jaeger.Wait()         // reports the kill
+	}
+	s.envoy, s.redis, s.prometheus, s.jaeger = nil, nil, nil, nil
 	if s.Upstream != nil {
 		err = errors.Join(err, s.Upstream.server.Close())
 	}

@@ -62,8 +62,8 @@ type Options struct {
 	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged in the
 	// last 5 s, and of those that it has not seen; default 65536 of each, about 200 bytes an operation.
 	Operations int
-	// Remembered is how long Shared knows an operation's id; default 10 s. What it may have counted is handed to it again up to 2 s before
-	// that, or never: so a failover that takes longer, less the time that counting takes, loses what was not replicated.
+	// Remembered is how long Shared knows an operation's id; default 10 s. What it may have counted is handed to it again up to 2 s and
+	// Budget before that, or never, for it may have had it as long before the call was given up: so a failover that takes longer, less the time that counting takes, loses what was not replicated.
 	Remembered time.Duration
 	MaxCells   int // of the local shares; default that of memstore
 	InFlight   int // calls of Shared at once; default 1024. More wait for their turn, within the budget

@@ -146,7 +146,7 @@ func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 		r, charges := p.records[i], p.of(i)
 		switch {
 		case r.at.Before(p.horizon):
-		case !r.sent.IsZero() && now.Sub(r.sent) > s.o.Remembered-reserve || now.Sub(r.at) > owedAge:
+		case !r.sent.IsZero() && now.Sub(r.sent) > s.o.Remembered-s.o.Budget-reserve || now.Sub(r.at) > owedAge:
 			if r.seen == acknowledged {
 				s.unsure.Add(1)
 			} else {

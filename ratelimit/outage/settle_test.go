@@ -172,6 +172,30 @@ func TestALongDisorderCostsLittle(t *testing.T) {
 	})
 }
 
+// Redis knows an operation from when it counted it, and that may be long before nobody waits for the answer any more.
+func TestWhatMayBeForgottenIsNotSentAgain(t *testing.T) {
+	for _, c := range []struct {
+		after     time.Duration
+		reapplied uint64
+	}{{2 * time.Second, 1}, {5 * time.Second, 0}} {
+		t.Run(fmt.Sprintf("%v after a call of five seconds was given up", c.after), func(t *testing.T) {
+			bubble(t, Options{Budget: 5 * time.Second}, func(w *world) {
+				w.fake.set(func(f *fake) { f.delay, f.reapply = 6*time.Second, errSilent })
+				if ok, o, err := w.ask(charge(limitOf(ratelimit.OutageLocal, 10), 1)); !ok || !o[0].Degraded || err != nil {
+					t.Fatal(ok, o, err)
+				}
+				pass(c.after - time.Second)
+				w.fake.set(func(f *fake) { f.reapply = nil })
+				pass(4 * time.Second)
+				synctest.Wait()
+				if s := w.Stats(); s.Owed != 0 || s.Reapplied != c.reapplied || s.Dropped != 1-c.reapplied {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
 // A store that can count, and misses the time now and then, is soon told everything.
 func TestAStoreThatFailsNowAndThenIsToldAllTheSame(t *testing.T) {
 	bubble(t, Options{Remembered: time.Minute}, func(w *world) {

@@ -155,13 +155,6 @@ func (p *pilot) board() []*call {
 	return nil
 }
 
-// once is a command that the client of a cluster sends again only where a slot is elsewhere, or nothing was
-// sent. By itself it would after a lost answer, too, and an error reply to that says nothing about the first try.
-type once struct{ *redis.StringCmd }
-
-// NoRetry implements redis.Cmder.
-func (once) NoRetry() bool { return true }
-
 // send sends a pipeline and waits for its answers.
 func (p *pilot) send(batch []*call) []*redis.StringCmd {
 	if len(batch) == 0 {
@@ -185,7 +178,7 @@ func (p *pilot) send(batch []*call) []*redis.StringCmd {
 	for i, c := range batch {
 		cmds[i] = redis.NewStringCmd(ctx, c.args...)
 		cmds[i].SetFirstKeyPos(3)
-		_ = pipe.Process(ctx, once{cmds[i]})
+		_ = pipe.Process(ctx, cmds[i])
 	}
 	_, err := pipe.Exec(ctx)
 	p.s.stats.commands.Add(int64(len(batch)))
@@ -222,7 +215,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (mo
 				continue
 			}
 		case isMoving(err) && !c.left && now.Before(c.deadline):
-			c.err = fmt.Errorf("%w: %w", c.refused(), err)
+			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
 			again, moving = append(again, c), true
 			continue
 		case errors.As(err, &refusal):

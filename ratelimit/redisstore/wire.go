@@ -144,7 +144,7 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 		mode = force
 	case r.idle:
 		mode = look
-	case own:
+	case own && !s.cluster: // whose client sends again by itself after a lost answer
 		mode = fresh
 	}
 	text := make([]byte, 0, 64+(len(s.o.Counters)+16)*(len(r.cells)+1)+32*len(charges))

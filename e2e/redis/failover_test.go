@@ -24,10 +24,12 @@ func TestF12FailoverBySentinel(t *testing.T) {
 	var dead *redistest.Server
 	failover(t, all, volume(3, 50), func(int) {
 		now := connect(t, "redis+sentinel://"+sentinel+"/"+primary, nil)
-		addr, err := now.Do(t.Context(), "CONFIG", "GET", "port").StringSlice()
-		if err != nil {
-			t.Fatal(err)
-		}
+		var addr []string
+		until(t, "the Sentinel says who is the primary", soon, func() (ok bool) {
+			var err error
+			addr, err = now.Do(t.Context(), "CONFIG", "GET", "port").StringSlice()
+			return err == nil
+		})
 		dies := servers["127.0.0.1:"+addr[1]]
 		dies.Kill()
 		if dead != nil {

@@ -23,6 +23,7 @@ TOOLS := $(CURDIR)/.tools/bin
 ENVOY := $(TOOLS)/envoy
 MESH_TOOLS := $(CURDIR)/.tools/mesh/bin
 OBSERVE_TOOLS := $(CURDIR)/.tools/observe/bin
+PEERS := $(CURDIR)/.tools/peers/bin
 export PATH := $(TOOLS):$(PATH)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -135,6 +136,10 @@ bench: build envoy ## Benchmarks of the packages, then through Envoy; results in
 	@echo "==> through Envoy"
 	@go run ./e2e/bench -envoy $(ENVOY) -packages artifacts/bench.txt -json artifacts/bench.json
 
+.PHONY: bench-redis
+bench-redis: build redis-server peers ## CPU per decision on Redis beside envoyproxy/ratelimit, which the first run builds (ROUNDS=10)
+	@go run ./e2e/bench -only redis -peer $(PEERS)/ratelimit -rounds $(or $(ROUNDS),10)
+
 # The tests that compare what is rendered with the files that keep it, and write those with -update.
 GENERATED_TESTS := ^Test(VoicecoreIsRenderedAsInItsGoldenFiles|ManifestsAreWhatIsRendered|TheRulesAreThoseOfDeployPrometheus)$$
 
@@ -184,7 +189,7 @@ need-namespaces:
 redis-server:
 	@scripts/install-redis-server
 
-.PHONY: envoy mesh-tools observe-tools gotestsum golangci-lint govulncheck buf-plugins
+.PHONY: envoy mesh-tools observe-tools peers gotestsum golangci-lint govulncheck buf-plugins
 envoy:
 	@scripts/install-envoy
 
@@ -193,6 +198,9 @@ mesh-tools: need-go
 
 observe-tools: need-go
 	@scripts/build-observe-tools
+
+peers: need-go
+	@scripts/build-peers
 
 gotestsum: need-go
 	@scripts/install-go-tool $@ $(GOTESTSUM_VERSION) gotest.tools/gotestsum

@@ -1,7 +1,8 @@
 // Command bench measures the built server side by side with references, in one
 // run, and prints ratios: CPU per call against a default grpc-go server that
 // decides nothing, and throughput and latency of a real Envoy with the default
-// wiring against the same Envoy bare and with three calls.
+// wiring against the same Envoy bare and with three calls. By name alone it also
+// compares sluiced on Redis with envoyproxy/ratelimit.
 //
 // Absolute figures are this machine's; the ratios are what to compare.
 package main
@@ -39,7 +40,8 @@ func main() {
 	out := flag.String("json", "", "file for the results as JSON")
 	packages := flag.String("packages", "", "file with the output of 'go test -bench' to put beside them")
 	rounds := flag.Int("rounds", 10, "rounds of each measurement, in the order A B B A")
-	only := flag.String("only", "", "the one part to run: calls, authz, flood, envoy or tracing; \"\" for all")
+	only := flag.String("only", "", "the one part to run: calls, authz, flood, envoy, tracing or redis; \"\" for all but redis")
+	peer := flag.String("peer", ".tools/peers/bin/ratelimit", "path of envoyproxy/ratelimit, for redis")
 	asReference := flag.Bool("reference", false, "serve the reference (used by bench itself)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -48,7 +50,7 @@ func main() {
 		if *asReference {
 			return serveReference()
 		}
-		return bench(ctx, options{*envoy, *sluiced, *packages, *out, *only, *rounds})
+		return bench(ctx, options{*envoy, *sluiced, *peer, *packages, *out, *only, *rounds})
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -58,9 +60,12 @@ func main() {
 
 // options are the flags that say what to measure.
 type options struct {
-	envoy, sluiced, packages, out, only string
-	rounds                              int
+	envoy, sluiced, peer, packages, out, only string
+	rounds                                    int
 }
+
+// onRedis is the part that wants another program, and runs only by name.
+const onRedis = "redis"
 
 func bench(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")
@@ -83,8 +88,9 @@ func bench(ctx context.Context, o options) (err error) {
 		{"flood", func(dir string) ([]result, error) { return benchFlood(ctx, o.envoy, o.sluiced, dir) }},
 		{"envoy", func(dir string) ([]result, error) { return benchEnvoy(ctx, o.envoy, o.sluiced, dir, o.rounds) }},
 		{"tracing", func(dir string) ([]result, error) { return benchTracing(ctx, o.envoy, o.sluiced, dir, o.rounds) }},
+		{onRedis, func(dir string) ([]result, error) { return benchRedis(ctx, o.sluiced, o.peer, dir, o.rounds) }},
 	} {
-		if o.only != "" && o.only != part.name {
+		if o.only == "" && part.name == onRedis || o.only != "" && o.only != part.name {
 			continue
 		}
 		more, err := part.run(filepath.Join(dir, part.name))

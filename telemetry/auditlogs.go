@@ -48,6 +48,7 @@ const (
 	exportRecords   = 512
 	exportBytes     = 1 << 20 // collectors take 4 MiB
 	exportTimeout   = 5 * time.Second
+	exportAtClose   = 2 * time.Second
 )
 
 // NewAuditLogs sends to the collector at endpoint (gRPC, plain text).
@@ -96,13 +97,16 @@ func (a *AuditLogs) Dropped() uint64 { return a.dropped.Load() }
 // Sent is how many records the collector took.
 func (a *AuditLogs) Sent() uint64 { return a.sent.Load() }
 
-// Close sends what waits, until ctx ends. Close the audit log first: what is written later is lost.
+// Close sends what waits, for two seconds at most and until ctx ends: a collector that is down holds up no
+// stop. Close the audit log first: what is written later is lost.
 func (a *AuditLogs) Close(ctx context.Context) error {
 	a.stopping.Do(func() { close(a.stop) })
 	defer a.give()
+	patience, cancel := context.WithTimeout(ctx, exportAtClose)
+	defer cancel()
 	select {
 	case <-a.stopped:
-	case <-ctx.Done():
+	case <-patience.Done():
 		a.give()
 		<-a.stopped
 	}

@@ -75,7 +75,7 @@ func TestL10ASourceMayWasteOnlySoManySignatures(t *testing.T) {
 	if err := w.try(now, fresh("b"), attacker); !errors.Is(err, authn.ErrTooManyBad) {
 		t.Errorf("a new token, good or not, costs crypto too: %v", err)
 	}
-	if err := w.try(now, bad[99], attacker); !errors.Is(err, authn.ErrBadCredential) {
+	if err := w.try(now, bad[most-1], attacker); !errors.Is(err, authn.ErrBadCredential) {
 		t.Errorf("a bad token that is known as one: %v", err)
 	}
 	if err := w.try(now, remembered, attacker); err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/voicecore-ai/sluice/deploy/prometheus"
 )
 
-// jaegerConfig keeps traces in memory.
 const jaegerConfig = `service:
   extensions: [jaeger_storage, jaeger_query]
   pipelines:
@@ -31,11 +30,16 @@ exporters:
   jaeger_storage_exporter: {trace_storage: kept}
 `
 
+// JaegerConfig is that of a Jaeger which keeps traces in memory: the query API at port http of loopback (and at grpc), OTLP over
+// gRPC at otlp.
+func JaegerConfig(http, grpc, otlp string) string {
+	return strings.NewReplacer("${HTTP}", http, "${GRPC}", grpc, "${OTLP}", otlp).Replace(jaegerConfig)
+}
+
 // startJaeger returns when it answers. Whatever starts after it sends its spans there.
 func (s *Stack) startJaeger(ctx context.Context, http, grpc, otlp string) error {
 	path := filepath.Join(s.options.Dir, "jaeger.yaml")
-	config := strings.NewReplacer("${HTTP}", http, "${GRPC}", grpc, "${OTLP}", otlp).Replace(jaegerConfig)
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(JaegerConfig(http, grpc, otlp)), 0o600); err != nil {
 		return err
 	}
 	cmd, log, err := s.command("jaeger.log", s.options.Jaeger, "--config", path)

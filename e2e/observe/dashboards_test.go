@@ -16,7 +16,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/voicecore-ai/sluice/cli/stack"
@@ -180,23 +179,8 @@ func watched(t *testing.T) *stack.Stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	quota := quotav1.NewQuotaServiceClient(conn)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+s.AdminToken)
-	plan := &quotav1.Plan{Limits: []*quotav1.Limit{{Name: "second", Algorithm: "fixed", Limit: 5, Window: durationpb.New(time.Second)}}}
-	if _, err := quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow"}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "gold", Plan: plan}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: "acme", Tenant: &quotav1.Tenant{Plan: "plans/gold"}}); err != nil {
-		t.Fatal(err)
-	}
-	key, err := quota.CreateApiKey(ctx, &quotav1.CreateApiKeyRequest{Parent: "tenants/acme"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	traffic(t, s.URL, key.GetSecret())
+	key := acme(t, s, conn, &quotav1.Limit{Name: "second", Algorithm: "fixed", Limit: 5, Window: durationpb.New(time.Second)})
+	traffic(t, s.URL, key)
 	return s
 }
 

@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/loopback"
 )
 
@@ -22,26 +22,6 @@ type jaeger struct {
 	api  string // base URL of its query API
 }
 
-const jaegerConfig = `
-service:
-  extensions: [jaeger_storage, jaeger_query]
-  pipelines:
-    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
-  telemetry:
-    metrics: {level: none}
-    logs: {level: warn}
-extensions:
-  jaeger_storage: {backends: {kept: {memory: {max_traces: 10000}}}}
-  jaeger_query:
-    storage: {traces: kept}
-    http: {endpoint: "127.0.0.1:${HTTP}"}
-    grpc: {endpoint: "127.0.0.1:${GRPC}"}
-receivers:
-  otlp: {protocols: {grpc: {endpoint: "127.0.0.1:${OTLP}"}}}
-exporters:
-  jaeger_storage_exporter: {trace_storage: kept}
-`
-
 // startJaeger returns when it answers.
 func startJaeger(t *testing.T) *jaeger {
 	t.Helper()
@@ -50,9 +30,8 @@ func startJaeger(t *testing.T) *jaeger {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	config := strings.NewReplacer("${HTTP}", ports[0], "${GRPC}", ports[1], "${OTLP}", ports[2]).Replace(jaegerConfig)
 	path := filepath.Join(dir, "jaeger.yaml")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(stack.JaegerConfig(ports[0], ports[1], ports[2])), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "jaeger.log"))

@@ -50,24 +50,22 @@ func start(t *testing.T, o stack.Options) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.conn.Close() })
-	w.key = w.acme(t)
+	w.key = acme(t, s, w.conn,
+		&quotav1.Limit{Name: "per-second", Algorithm: "gcra", Limit: 1_000_000, Window: durationpb.New(time.Second)},
+		&quotav1.Limit{Name: "per-hour", Algorithm: "fixed", Limit: 10_000_000, Window: durationpb.New(time.Hour)})
 	return w
 }
 
-// acme makes the tenant and returns its key.
-func (w *world) acme(t *testing.T) string {
+// acme makes the tenant, with a plan of these limits, and returns its key.
+func acme(t *testing.T, s *stack.Stack, conn *grpc.ClientConn, limits ...*quotav1.Limit) string {
 	t.Helper()
-	quota := quotav1.NewQuotaServiceClient(w.conn)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
+	quota := quotav1.NewQuotaServiceClient(conn)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+s.AdminToken)
 	_, err := quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "tenants-may", Rule: &quotav1.Rule{Effect: "allow", Audit: "best_effort"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan := &quotav1.Plan{Limits: []*quotav1.Limit{
-		{Name: "per-second", Algorithm: "gcra", Limit: 1_000_000, Window: durationpb.New(time.Second)},
-		{Name: "per-hour", Algorithm: "fixed", Limit: 10_000_000, Window: durationpb.New(time.Hour)},
-	}}
-	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "gold", Plan: plan}); err != nil {
+	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "gold", Plan: &quotav1.Plan{Limits: limits}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: "acme", Tenant: &quotav1.Tenant{Plan: "plans/gold"}}); err != nil {

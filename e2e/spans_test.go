@@ -119,28 +119,10 @@ func TestASpanHangsOnWhatEnvoySampledAndOnNothingElse(t *testing.T) {
 // traced is the demo's configuration with an Envoy that traces every request.
 func traced(collector string) string {
 	_, port, _ := strings.Cut(collector, ":")
-	config := strings.Replace(deploy.Demo, "                stat_prefix: gateway\n", `                stat_prefix: gateway
-                tracing:
-                  random_sampling: {value: 100}
-                  provider:
-                    name: envoy.tracers.opentelemetry
-                    typed_config:
-                      "@type": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig
-                      grpc_service: {envoy_grpc: {cluster_name: collector}, timeout: 1s}
-                      service_name: gateway
-`, 1)
-	config = strings.Replace(config, "    - name: upstream\n      type", `    - name: collector
-      type: STATIC
-      typed_extension_protocol_options:
-        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          explicit_http_config: {http2_protocol_options: {}}
-      load_assignment:
-        cluster_name: collector
-        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: `+port+`}}}}]}]
-
-    - name: upstream
-      type`, 1)
+	config, err := stack.Traced(deploy.Demo, port)
+	if err != nil {
+		panic(err) // the demo's configuration is ours
+	}
 	return config + `
 layered_runtime:
   layers:

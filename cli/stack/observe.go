@@ -109,16 +109,12 @@ const (
 `
 )
 
-// traced lets Envoy send the traces of a configuration to Jaeger, if there is one.
-func (s *Stack) traced(config string) (string, error) {
-	if s.otlp == "" {
-		return config, nil
-	}
+// Traced is a configuration like the demo's in which Envoy traces every request, to a collector (OTLP over gRPC) at a port of loopback.
+func Traced(config, port string) (string, error) {
 	const at = "                stat_prefix: gateway\n"
 	if strings.Count(config, at) != 1 || !strings.Contains(config, "\n    - name: upstream\n") {
 		return "", errors.New("stack: the configuration has no connection manager 'gateway', or no cluster 'upstream', so Envoy can't be told to trace")
 	}
-	_, port, _ := strings.Cut(s.otlp, ":")
 	config = strings.Replace(config, at, at+tracer, 1)
 	return strings.Replace(config, "\n    - name: upstream\n", fmt.Sprintf(collector, port)+"\n    - name: upstream\n", 1), nil
 }

@@ -158,8 +158,11 @@ func (s *Stack) startEnvoy(ctx context.Context, listen, admin string) error {
 	if err != nil {
 		return err
 	}
-	if text, err = s.traced(text); err != nil {
-		return err
+	if s.otlp != "" {
+		_, port, _ := strings.Cut(s.otlp, ":")
+		if text, err = Traced(text, port); err != nil {
+			return err
+		}
 	}
 	config := strings.NewReplacer(
 		"${LISTEN_PORT}", listen,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-
 	"errors"
 	"fmt"
 	"net"
@@ -28,38 +27,13 @@ func (swallow) Export(context.Context, *collectorpb.ExportTraceServiceRequest) (
 	return &collectorpb.ExportTraceServiceResponse{}, nil
 }
 
-const (
-	tracesAll = `                stat_prefix: gateway
-                tracing:
-                  random_sampling: {value: 100}
-                  spawn_upstream_span: true
-                  provider:
-                    name: envoy.tracers.opentelemetry
-                    typed_config:
-                      "@type": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig
-                      grpc_service: {envoy_grpc: {cluster_name: otel_collector}, timeout: 1s}
-                      service_name: gateway
-`
-	collectorCluster = `    - name: otel_collector
-      type: STATIC
-      typed_extension_protocol_options:
-        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          explicit_http_config: {http2_protocol_options: {}}
-      load_assignment:
-        cluster_name: otel_collector
-        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]
-
-    - name: upstream
-      type`
-	// Envoy's default is to send every five spans.
-	flushedTogether = `
+// flushedTogether is for Envoy, whose default is to send every five spans.
+const flushedTogether = `
 layered_runtime:
   layers:
     - name: static
       static_layer: {tracing.opentelemetry.min_flush_spans: 512, tracing.opentelemetry.flush_interval_ms: 1000}
 `
-)
 
 // benchTracing compares the CPU of requests through the default wiring that are all traced, that Envoy traces and sluiced
 // does not, and that nobody traces. The collector takes all spans and is not counted.
@@ -73,8 +47,12 @@ func benchTracing(ctx context.Context, envoy, sluiced, dir string, rounds int) (
 	go server.Serve(l) //nolint:errcheck // ends by Stop
 	defer server.Stop()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	traced := strings.Replace(deploy.Demo, "                stat_prefix: gateway\n", tracesAll, 1)
-	traced = strings.Replace(traced, "    - name: upstream\n      type", fmt.Sprintf(collectorCluster, port), 1) + flushedTogether
+	traced, err := stack.Traced(deploy.Demo, port)
+	if err != nil {
+		return nil, err
+	}
+	const all = "random_sampling: {value: 100}\n"
+	traced = strings.Replace(traced, all, all+"                  spawn_upstream_span: true\n", 1) + flushedTogether
 	names := [3]string{"all traced", "by Envoy alone", "none"}
 	var stacks [3]*stack.Stack
 	var keys [3]string

@@ -25,13 +25,11 @@ var states = []string{
 }
 
 // judge tells causes apart. A disorder is answered in no time, so the breaker has nothing to save there: calls go on, and are counted
-// again from the first one that can be. What is neither is the request's: it opens nothing and
+// again from the first one that can be; so it is where another try had no answer. What is neither is the request's: it opens nothing and
 // gets nothing, so that nobody can choose by what he sends that limits do not hold.
 func judge(err error) cause {
-	switch {
-	case errors.Is(err, errTimeout), errors.Is(err, redisstore.ErrNoAnswer):
-		return silence
-	case !errors.Is(err, redisstore.ErrRefused):
+	silent := isSilence(err)
+	if !silent && !errors.Is(err, redisstore.ErrRefused) {
 		return theirs
 	}
 	var refusal interface { // what the client calls redis.Error
@@ -45,7 +43,15 @@ func judge(err error) cause {
 			}
 		}
 	}
+	if silent {
+		return silence
+	}
 	return theirs
+}
+
+// isSilence reports whether the shared store may have done what it was asked.
+func isSilence(err error) bool {
+	return errors.Is(err, errTimeout) || errors.Is(err, redisstore.ErrNoAnswer)
 }
 
 // broken reports whether a connection broke, and not only time has passed: then another server may answer next.

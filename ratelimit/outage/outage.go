@@ -220,7 +220,11 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		case disorder:
 			s.disorders.Add(1)
 			s.trouble.begin(time.Now(), true)
-			admitted, err = s.without(op, charges, outcomes, absence{seen: unseen})
+			why := absence{seen: unseen}
+			if isSilence(err) {
+				why.seen = sent
+			}
+			admitted, err = s.without(op, charges, outcomes, why)
 		default:
 			s.silences.Add(1)
 			s.silent(lane, term, err, charges[0].Cell.Shard)

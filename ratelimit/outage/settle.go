@@ -198,7 +198,7 @@ func untouched(err error, n int) bool {
 		return false
 	}
 	for _, err := range all.Unwrap() {
-		if judge(err) != disorder {
+		if judge(err) != disorder || isSilence(err) {
 			return false
 		}
 	}

@@ -86,6 +86,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if version == 0 {
 		return nil, fmt.Errorf("redisstore: key %q is missing, so these keys are not known to be Sluice's; run 'sluiced migrate'", o.marker())
 	}
+	if err := watch(ctx, o.Client); err != nil {
+		return nil, fmt.Errorf("redisstore: no map of the cluster: %w", err)
+	}
 	return newStore(o), nil
 }
 

@@ -27,7 +27,7 @@ type call struct {
 	mode     int // index of the argument that begins with the mode
 	deadline time.Time
 	tries    int
-	unsure   bool // a try had no answer, so it may have been charged
+	unsure   bool // a try had no answer, or one that another try followed, so it may have been charged
 	done     chan struct{}
 
 	// Under the pilot's mutex.
@@ -176,9 +176,9 @@ func (p *pilot) send(batch []*call) []*redis.StringCmd {
 	cmds := make([]*redis.StringCmd, len(batch))
 	pipe := p.s.o.Client.Pipeline()
 	for i, c := range batch {
-		cmds[i] = redis.NewStringCmd(ctx, c.args...)
-		cmds[i].SetFirstKeyPos(3)
-		_ = pipe.Process(ctx, cmds[i])
+		var sends redis.Cmder
+		cmds[i], sends = p.s.command(ctx, c)
+		_ = pipe.Process(ctx, sends)
 	}
 	_, err := pipe.Exec(ctx)
 	p.s.stats.commands.Add(int64(len(batch)))
@@ -215,7 +215,7 @@ func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (mo
 				continue
 			}
 		case isMoving(err) && !c.left && now.Before(c.deadline):
-			c.err = fmt.Errorf("%w: %w", ErrRefused, err)
+			c.err = fmt.Errorf("%w: %w", c.refused(), err)
 			again, moving = append(again, c), true
 			continue
 		case errors.As(err, &refusal):

@@ -140,6 +140,10 @@ bench: build envoy ## Benchmarks of the packages, then through Envoy; results in
 bench-redis: build redis-server peers ## CPU per decision on Redis beside envoyproxy/ratelimit, which the first run builds (ROUNDS=10)
 	@go run ./e2e/bench -only redis -peer $(PEERS)/ratelimit -rounds $(or $(ROUNDS),10)
 
+.PHONY: bench-series
+bench-series: need-go envoy ## Series of each metric and CPU of a scrape, after so many tenants and whatever strangers make up (TENANTS=1000000)
+	@SLUICE_TENANTS=$(or $(TENANTS),1000000) SLUICE_ENVOY=$(ENVOY) go test -count=1 -timeout 30m -v -run '^TestT04SeriesAreBounded' ./e2e
+
 # The tests that compare what is rendered with the files that keep it, and write those with -update.
 GENERATED_TESTS := ^Test(VoicecoreIsRenderedAsInItsGoldenFiles|ManifestsAreWhatIsRendered|TheRulesAreThoseOfDeployPrometheus)$$
 

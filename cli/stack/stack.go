@@ -245,9 +245,12 @@ func stop(name string, cmd *exec.Cmd) error {
 	return nil
 }
 
-// waitReady polls url until it says 200, the process ends, or half a minute is over.
+// patience is how long a process may take to be ready: a million tenants take a busy machine a minute.
+const patience = 3 * time.Minute
+
+// waitReady polls url until it says 200, the process ends, or patience does.
 func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
@@ -269,7 +272,7 @@ func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready after 30 s:\n%s", filepath.Base(cmd.Path), tail(log))
+			return fmt.Errorf("%s is not ready after %v:\n%s", filepath.Base(cmd.Path), patience, tail(log))
 		case <-ticker.C:
 		}
 	}

@@ -73,6 +73,7 @@ type App struct {
 	recorder  *accesslog.Logger
 	requests  *telemetry.Requests
 	traffic   *traffic.Traffic
+	described traffic.Descriptors // limits of descriptor files
 	grpc      *grpc.Server
 	http      *http.Server
 	status    *http.Server
@@ -268,10 +269,15 @@ func (a *App) buildRLS(keys keys) error {
 			a.log.Warn("there is no descriptor file yet, so every rate limit call is one about an unknown domain", "rls-config", a.config.RLSConfig)
 		}
 	}
+	a.described.Declare(rlsConfig.Limits())
 	door := a.doors.Door("rls", "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
 	a.rls = rls.New(rls.Options{
 		Gate: a.gate, Config: rlsConfig, HashKey: keys.cells, Peer: peerName, Log: a.log, Soft: a.gate.Soft(),
-		OneShard: a.shared != nil && a.shared.counters.OneShard(), Trace: door.BeginCall, Observe: door.Called,
+		OneShard: a.shared != nil && a.shared.counters.OneShard(), Trace: door.BeginCall,
+		Observe: func(ctx context.Context, began time.Time, answer rls.Answer) {
+			a.described.Called(answer)
+			door.Called(ctx, began, answer)
+		},
 	})
 	a.rls.Register(a.grpc)
 	return nil

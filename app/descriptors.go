@@ -39,6 +39,7 @@ func (a *App) watchDescriptors(ctx context.Context) {
 			continue
 		}
 		a.rls.SetConfig(config)
+		a.described.Declare(config.Limits())
 		a.log.Info("descriptor files loaded", "domains", config.Domains())
 	}
 }

@@ -20,6 +20,7 @@ func (a *App) metrics() *prometheus.Registry {
 		telemetry.AccessLog(a.accesslog, a.recorder),
 		a.requests,
 		a.traffic,
+		&a.described,
 		telemetry.Streams(a.extproc),
 		telemetry.RLS(a.rls),
 		telemetry.Files(a.catalog, a.refused()),

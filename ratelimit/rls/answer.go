@@ -33,11 +33,24 @@ func (a Answer) Limits(most int) (names []string, refused string) {
 			continue
 		}
 		if refused == "" && m.over && !a.call.charges[m.charge].Shadowed() {
-			refused = m.rule.metric
+			refused = m.rule.name()
 		}
 		if len(names) < most {
-			names = append(names, m.rule.metric)
+			names = append(names, m.rule.name())
 		}
 	}
 	return names, refused
+}
+
+// Each tells of every limit that was counted, in the order of the descriptors: its name as in Limits, whether it was
+// over, and whether that refuses nothing.
+func (a Answer) Each(tell func(limit string, over, shadowed bool)) {
+	if a.result != OK && a.result != OverLimit && a.result != Shadowed {
+		return
+	}
+	for i := range a.call.met {
+		if m := &a.call.met[i]; m.charge >= 0 {
+			tell(m.rule.limit.Name, m.over, a.call.charges[m.charge].Shadowed())
+		}
+	}
 }

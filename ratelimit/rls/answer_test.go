@@ -35,7 +35,7 @@ func TestWhatACallCameToIsTold(t *testing.T) {
 		{"no limit of those in shadow as one that refused", nil, []*ratelimitv3.RateLimitRequest{ask("messaging", []string{"watched", secret}), ask("messaging", []string{"watched", secret})},
 			"ok true messaging [messaging.watched] "},
 		{"no value where the metric has them", nil, []*ratelimitv3.RateLimitRequest{ask("extensions", []string{"detailed", secret})},
-			"ok true extensions [extensions] "},
+			"ok true extensions [extensions.detailed] "},
 		{"no domain that no file describes", nil, []*ratelimitv3.RateLimitRequest{ask(secret, []string{"kind", secret})},
 			"unknown_domain true  [] "},
 		{"that one where it is refused", func(o *Options) { o.UnknownDomain = Deny }, []*ratelimitv3.RateLimitRequest{ask(secret, []string{"kind", secret})},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -24,6 +25,36 @@ type Config struct {
 
 // Domains are the names of the domains, sorted.
 func (c *Config) Domains() []string { return slices.Sorted(maps.Keys(c.domains)) }
+
+// Limits are those of all files, in no order. Their names begin with their domains'; two that differ only in dots and
+// underscores of their keys may have one name.
+func (c *Config) Limits() iter.Seq[*ratelimit.Limit] {
+	return func(yield func(*ratelimit.Limit) bool) {
+		for _, d := range c.domains {
+			if !d.root.limits(yield) {
+				return
+			}
+		}
+	}
+}
+
+// limits yields those at and below n, and reports whether more are wanted.
+func (n *node) limits(yield func(*ratelimit.Limit) bool) bool {
+	if n.rule != nil && n.rule.limit != nil && !yield(n.rule.limit) {
+		return false
+	}
+	for _, b := range n.keys {
+		for _, below := range b.values { // wildcards too
+			if !below.limits(yield) {
+				return false
+			}
+		}
+		if b.rest != nil && !b.rest.limits(yield) {
+			return false
+		}
+	}
+	return true
+}
 
 // Bounds of the files.
 const (

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
@@ -516,7 +517,17 @@ func TestTheLargestRequestIsAnsweredWithoutMoreMemory(t *testing.T) {
 }
 
 func TestADecisionAllocatesNothing(t *testing.T) {
-	f := open(t, func(o *Options) { o.Headers = true })
+	said := 0
+	f := open(t, func(o *Options) {
+		o.Headers = true
+		o.Observe = func(_ context.Context, _ time.Time, a Answer) {
+			a.Each(func(_ string, over, _ bool) {
+				if over {
+					said++
+				}
+			})
+		}
+	})
 	for name, m := range map[string]*ratelimitv3.RateLimitRequest{
 		"admitted":  addends(ask("messaging", []string{"kind", "nested", "to", "x"}, []string{"user", "u"}), -1, -1),
 		"refused":   ask("messaging", []string{"banned", "x"}, []string{"kind", "a"}),
@@ -533,6 +544,9 @@ func TestADecisionAllocatesNothing(t *testing.T) {
 				t.Errorf("%v allocations", n)
 			}
 		})
+	}
+	if said == 0 {
+		t.Error("nobody was told of a limit that was over")
 	}
 }
 

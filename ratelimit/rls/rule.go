@@ -55,6 +55,14 @@ type rule struct {
 	parts    []part // of a metric that holds values of the request; else nil
 }
 
+// name is the place where the file has it.
+func (r *rule) name() string {
+	if r.limit != nil {
+		return r.limit.Name
+	}
+	return r.metric
+}
+
 // part is one level of a metric's name.
 type part struct {
 	key, value string

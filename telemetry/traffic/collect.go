@@ -23,12 +23,6 @@ var (
 	windowDesc = prometheus.NewDesc("sluice_limit_window_seconds", "Window of a plan's limit.", []string{"plan", "limit"}, nil)
 )
 
-// configured is a limit as a plan says it.
-type configured struct {
-	limitKey
-	hits, window float64
-}
-
 // Describe implements prometheus.Collector.
 func (t *Traffic) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{requestsDesc, leftDesc, decisionsDesc, configuredDesc, windowDesc} {
@@ -59,15 +53,7 @@ func (t *Traffic) Collect(c chan<- prometheus.Metric) {
 			c <- prometheus.MustNewConstMetric(leftDesc, prometheus.GaugeValue, share, string(id), limit)
 		}
 	}
-	limits := func(s *striped, k limitKey) {
-		for i, outcome := range limitOutcomes {
-			counter(decisionsDesc, s.sum(i), k.plan, k.limit, outcome)
-		}
-	}
-	limits(&t.crowdedLimits, limitKey{others, others})
-	for k, s := range *t.limits.Load() {
-		limits(s, k)
-	}
+	t.limits.collect(func(k limitKey, s *striped) { sendOutcomes(c, decisionsDesc, s, k.plan, k.limit) })
 	for _, l := range t.configured {
 		c <- prometheus.MustNewConstMetric(configuredDesc, prometheus.GaugeValue, l.hits, l.plan, l.limit)
 		c <- prometheus.MustNewConstMetric(windowDesc, prometheus.GaugeValue, l.window, l.plan, l.limit)
@@ -101,16 +87,9 @@ func (t *Traffic) configure() {
 	if t.read && revision == t.revision {
 		return
 	}
-	t.revision, t.read, t.configured = revision, true, nil
-	for plan, l := range t.o.Limits() {
-		t.configured = append(t.configured, configured{limitKey{plan, l.Name}, float64(l.Hits), l.Window.Seconds()})
-	}
-	slices.SortFunc(t.configured, func(a, b configured) int {
-		return cmp.Or(strings.Compare(a.plan, b.plan), strings.Compare(a.limit, b.limit))
-	})
-	t.configured = t.configured[:min(len(t.configured), mostLimits)]
+	t.revision, t.read, t.configured = revision, true, declared(t.o.Limits())
 	for _, l := range t.configured {
-		t.enter(l.plan, l.limit) // at zero, so that the first refusal is a rise
+		t.limits.at(l.limitKey) // at zero, so that the first refusal is a rise
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package traffic counts decisions by tenant and by limit, for Prometheus: what was allowed as well as what
+// Package traffic counts decisions by tenant and by limit, of plans and of descriptor files, for Prometheus: what was allowed as well as what
 // was refused, and what is configured beside it. The number of series is bounded whatever the catalogue holds
 // and callers send: the tenants that ask most have their own, the others share one.
 //
@@ -25,9 +25,6 @@ import (
 // MaxTenants bounds Options.Tenants: each of them has a series for each of at most 16 limits.
 const MaxTenants = 100
 
-// mostLimits bounds the limits that have series of their own, one for each outcome.
-const mostLimits = 600
-
 // Labels of what has no series of its own. No tenant has such an id, and no plan such a name.
 const (
 	others = "_others" // beyond the bound
@@ -47,11 +44,10 @@ type Options struct {
 type Traffic struct {
 	o Options
 
-	top           atomic.Pointer[map[tenant.ID]*account] // never changed, only replaced
-	limits        atomic.Pointer[map[limitKey]*striped]  // likewise
-	none, crowd   striped
-	crowdedLimits striped
-	sketch        sketch
+	top         atomic.Pointer[map[tenant.ID]*account] // never changed, only replaced
+	none, crowd striped
+	limits      table
+	sketch      sketch
 
 	mu         sync.Mutex // of what follows, and of who replaces the maps
 	configured []configured
@@ -75,8 +71,6 @@ type left struct {
 	until      atomic.Int64 // Unix µs; then the limit is whole again
 }
 
-type limitKey struct{ plan, limit string }
-
 // Outcomes of a request, as indexes of striped.
 const (
 	allowed = iota
@@ -85,17 +79,7 @@ const (
 	failed
 )
 
-// Outcomes of one limit, as indexes of striped.
-const (
-	covered = iota
-	refused
-	shadowed
-)
-
-var (
-	requestOutcomes = [...]string{"allowed", "over_limit", "denied", "failed"}
-	limitOutcomes   = [...]string{"allowed", "refused", "shadowed"}
-)
+var requestOutcomes = [...]string{"allowed", "over_limit", "denied", "failed"}
 
 // stripes is how many places one count is spread over, so that cores seldom write to the same.
 const stripes = 8
@@ -118,7 +102,6 @@ func (s *striped) sum(outcome int) (n uint64) {
 func New(o Options) *Traffic {
 	t := &Traffic{o: o, sketch: sketch{seed: maphash.MakeSeed()}}
 	t.top.Store(&map[tenant.ID]*account{})
-	t.limits.Store(&map[limitKey]*striped{})
 	return t
 }
 
@@ -134,11 +117,11 @@ func (t *Traffic) Observe(now int64, d *gate.Decision) {
 		}
 		switch {
 		case d.Allowed() && o.Over:
-			t.limit(d.Plan, c.Limit.Name).add(stripe, shadowed)
+			t.limits.at(limitKey{d.Plan, c.Limit.Name}).add(stripe, shadowed)
 		case d.Allowed():
-			t.limit(d.Plan, c.Limit.Name).add(stripe, covered)
+			t.limits.at(limitKey{d.Plan, c.Limit.Name}).add(stripe, covered)
 		case d.Reason == gate.ReasonOverLimit && o.Over && !c.Shadowed():
-			t.limit(d.Plan, c.Limit.Name).add(stripe, refused)
+			t.limits.at(limitKey{d.Plan, c.Limit.Name}).add(stripe, refused)
 		}
 	}
 }
@@ -185,36 +168,6 @@ func (t *Traffic) join(id tenant.ID) *account {
 	top[a.id] = a
 	t.top.Store(&top)
 	return a
-}
-
-// limit is where the decisions of a limit are counted.
-func (t *Traffic) limit(plan, name string) *striped {
-	all := *t.limits.Load()
-	if s := all[limitKey{plan, name}]; s != nil {
-		return s
-	}
-	if len(all) >= mostLimits {
-		return &t.crowdedLimits
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.enter(plan, name)
-}
-
-// enter gives a limit series of its own while there is room. The caller holds mu.
-func (t *Traffic) enter(plan, name string) *striped {
-	all := *t.limits.Load()
-	if s := all[limitKey{plan, name}]; s != nil {
-		return s
-	}
-	if len(all) >= mostLimits {
-		return &t.crowdedLimits
-	}
-	all = maps.Clone(all)
-	s := new(striped)
-	all[limitKey{strings.Clone(plan), strings.Clone(name)}] = s
-	t.limits.Store(&all)
-	return s
 }
 
 // whole is what a limit has when nothing is used; 0 if that is not a number to divide by.

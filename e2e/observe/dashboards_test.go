@@ -138,6 +138,28 @@ func (p prometheus) numbers(expr string) (n int, err error) {
 	return n, err
 }
 
+// exemplars are the traces that the series of a query have named in the last hour.
+func (p prometheus) exemplars(query string) (traces []string, err error) {
+	var data []struct {
+		Exemplars []struct {
+			Labels map[string]string
+		}
+	}
+	now := time.Now()
+	err = p.get("/api/v1/query_exemplars", url.Values{
+		"query": {query}, "start": {fmt.Sprint(now.Add(-time.Hour).Unix())}, "end": {fmt.Sprint(now.Add(time.Minute).Unix())},
+	}, &data)
+	for _, series := range data {
+		for _, e := range series.Exemplars {
+			if len(e.Labels) != 1 || len(e.Labels["trace_id"]) != 32 {
+				return nil, fmt.Errorf("an exemplar with the labels %v, want a trace_id and no more", e.Labels)
+			}
+			traces = append(traces, e.Labels["trace_id"])
+		}
+	}
+	return traces, err
+}
+
 // fill waits until each query has had data.
 func (p prometheus) fill(t *testing.T, empty []panelQuery) {
 	t.Helper()
@@ -269,6 +291,22 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 			}
 			return n == 23
 		})
+	})
+	t.Run("an exemplar in Prometheus names a trace that Jaeger has", func(t *testing.T) {
+		for _, decision := range []string{"allow", "deny"} {
+			within(t, time.Minute, "the trace of an exemplar of "+decision, func() bool {
+				ids, err := p.exemplars(`sluice_decision_seconds_bucket{job="sluice", door="ext_authz", decision="` + decision + `"}`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return slices.ContainsFunc(ids, func(id string) bool {
+					spans, err := (&jaeger{api: s.Jaeger}).trace(id)
+					ours := of(spans, "sluiced", doors[0].method)
+					return err == nil && ours != nil && ours.tags()["authz.allowed"] == fmt.Sprint(decision == "allow") &&
+						slices.ContainsFunc(spans, func(parent *span) bool { return parent.service == "envoy" && parent.ID == ours.parent() })
+				})
+			})
+		}
 	})
 	t.Run("Jaeger has traces of Envoy and of sluiced", func(t *testing.T) {
 		within(t, time.Minute, "both", func() bool {

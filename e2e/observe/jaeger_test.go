@@ -118,13 +118,26 @@ func (s *span) tags() map[string]string {
 
 // traces are all, as their spans, of which a service has one.
 func (j *jaeger) traces(service string) (all [][]*span, err error) {
+	return j.read("/api/traces?limit=1000&lookback=1h&service=" + url.QueryEscape(service))
+}
+
+// trace are the spans of one; none for one that is not known.
+func (j *jaeger) trace(id string) ([]*span, error) {
+	all, err := j.read("/api/traces/" + id)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+func (j *jaeger) read(path string) (all [][]*span, err error) {
 	var data []struct {
 		Spans     []*span `json:"spans"`
 		Processes map[string]struct {
 			Service string `json:"serviceName"`
 		} `json:"processes"`
 	}
-	if err := j.get("/api/traces?limit=1000&lookback=1h&service="+url.QueryEscape(service), &data); err != nil {
+	if err := j.get(path, &data); err != nil {
 		return nil, err
 	}
 	for _, t := range data {

@@ -1,7 +1,9 @@
 package render
 
 import (
+	"bytes"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	"github.com/voicecore-ai/sluice/deploy/dashboards"
 	"github.com/voicecore-ai/sluice/deploy/prometheus"
 	"github.com/voicecore-ai/sluice/installer/profile"
 )
@@ -52,20 +55,19 @@ func addon(v *profile.Values, name string, a profile.Addon) (Objects, error) {
 	if err != nil {
 		return nil, err
 	}
-	dashboard, err := addonFiles.ReadFile("addons/mesh.json")
+	boards, err := dashboardFiles()
 	if err != nil {
 		return nil, err
 	}
 	text, err := fill("addons/"+name+".yaml", map[string]any{
-		"Namespace": v.Addons.Namespace,
-		"Image":     image(v, a.Image),
-		"Grafana":   v.Addons.Grafana.Enabled,
-		"Jaeger":    v.Addons.Jaeger.Enabled,
-		"Rules":     indent(rules),
-		"Dashboard": indent(string(dashboard)),
-		// The pods' labels are those of the targets, whose job is that of all pods.
-		"SluiceAlerts": indent(prometheus.Select(prometheus.Alerts, `app="sluice"`)),
-		"SluiceRates":  indent(prometheus.Select(prometheus.Recording, `app="sluice"`)),
+		"Namespace":    v.Addons.Namespace,
+		"Image":        image(v, a.Image),
+		"Grafana":      v.Addons.Grafana.Enabled,
+		"Jaeger":       v.Addons.Jaeger.Enabled,
+		"Rules":        indent(rules),
+		"SluiceAlerts": indent(prometheus.Alerts),
+		"SluiceRates":  indent(prometheus.Recording),
+		"Dashboards":   boards,
 	})
 	if err != nil {
 		return nil, err
@@ -83,6 +85,29 @@ func addon(v *profile.Values, name string, a profile.Addon) (Objects, error) {
 		}
 	}
 	return out, nil
+}
+
+// dashboardFile is one of a ConfigMap.
+type dashboardFile struct{ Name, Text string }
+
+// dashboardFiles are those of deploy/dashboards, each on one line.
+func dashboardFiles() (all []dashboardFile, err error) {
+	entries, err := dashboards.FS.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		text, err := dashboards.FS.ReadFile(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		var line bytes.Buffer
+		if err := json.Compact(&line, text); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		all = append(all, dashboardFile{e.Name(), indent(line.String())})
+	}
+	return all, nil
 }
 
 // alerts are the rules that Prometheus evaluates, with the mesh's own numbers in them.

@@ -22,7 +22,7 @@ func NewStoreCalls() *StoreCalls {
 			Name: "sluice_store_round_trip_seconds", Help: "Round trips to Redis that charged, by how they ended.",
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1},
 		}, []string{"result"}),
-		calls: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_commands_total", Help: "Calls of a function in Redis; those of several requests share a round trip."}),
+		calls: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_commands_total", Help: "Calls of a function in Redis; requests that meet share them, and round trips."}),
 	}
 	for _, result := range []string{"ok", "error", "timeout"} {
 		c.seconds.WithLabelValues(result)

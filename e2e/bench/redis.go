@@ -39,7 +39,7 @@ type counted struct {
 	pid      int
 	redis    string // host:port; "" without one
 	redisPid int
-	command  string // what it asks Redis for each decision
+	command  string // what its Redis does for each decision
 	conns    []*grpc.ClientConn
 	server   []float64 // CPU per call of each round, in µs
 	behind   []float64 // the same of its Redis
@@ -85,7 +85,7 @@ func benchRedis(ctx context.Context, sluiced, peer, dir string, rounds int) (_ [
 	if err != nil {
 		return nil, err
 	}
-	all = append(all, &counted{name: "sluiced", addr: s.GRPC, pid: s.Sluiced().Pid, redis: s.Redis, redisPid: pid, command: "fcall"})
+	all = append(all, &counted{name: "sluiced", addr: s.GRPC, pid: s.Sluiced().Pid, redis: s.Redis, redisPid: pid, command: "set"})
 	for _, kind := range []string{"SINGLE", "CLUSTER"} {
 		c, end, err := startPeer(ctx, peer, server, dir, kind)
 		ends = append(ends, end)
@@ -171,7 +171,7 @@ func (c *counted) load(ctx context.Context, requests [][]byte) (server, behind f
 		return 0, 0, err
 	}
 	if n := after.commands - before.commands; c.redis != "" && n < redisCalls {
-		return 0, 0, fmt.Errorf("%d decisions cost Redis %d %s: some were made without it", redisCalls, n, c.command)
+		return 0, 0, fmt.Errorf("for %d decisions Redis did %d %s: some were made without it", redisCalls, n, c.command)
 	}
 	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / redisCalls }
 	return each(after.server - before.server), each(after.redis - before.redis), nil

@@ -81,7 +81,7 @@ func TestWhatAClusterClientSendsAgainByItselfIsKnown(t *testing.T) {
 	r.collect(charges)
 	c := s.encode(&r, ratelimit.Operation{}, charges)
 	for i, want := range []byte{admitted, repeated} {
-		got, err := client.Do(context.Background(), c.args...).Text()
+		got, err := client.Do(context.Background(), s.arguments([]*call{c})...).Text()
 		if err != nil || got == "" || got[0] != want {
 			t.Errorf("sent %d times, the last hit of a limit is answered %.1q, %v; want %q", i+1, got, err, want)
 		}

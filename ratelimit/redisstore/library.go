@@ -13,10 +13,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Version is that of what cells look like. It is part of the functions' names,
+// Version is that of what cells, and what is remembered of operations, look like. It is part of the functions' names,
 // and so is a digest of their text: two versions of sluiced run side by side, and
 // no build ever replaces, or calls, another text than its own.
-const Version = 1
+const Version = 2
 
 var (
 	//go:embed lua/arithmetic.lua
@@ -31,18 +31,22 @@ var (
 	operationsLua string
 	//go:embed lua/frame.lua
 	frameLua string
+	//go:embed lua/together.lua
+	togetherLua string
 
-	body         = strings.Join([]string{arithmeticLua, gcraLua, fixedLua, hardLua, operationsLua, frameLua}, "\n")
+	body         = strings.Join([]string{arithmeticLua, gcraLua, fixedLua, hardLua, operationsLua, frameLua, togetherLua}, "\n")
 	functionName = nameFor(body)
+	togetherName = functionName + "_together"
 	helloName    = functionName + "_hello"
 	library      = strings.Join([]string{
 		"#!lua name=" + functionName, body,
 		fmt.Sprintf("redis.register_function('%s', charge)", functionName),
+		fmt.Sprintf("redis.register_function('%s', together)", togetherName),
 		fmt.Sprintf("redis.register_function{function_name='%s', flags={'no-writes'}, callback=function() return %d end}", helloName, Version),
 	}, "\n")
 )
 
-// nameFor is what the library with that text is called, and its function.
+// nameFor is what the library with that text is called, and its function for one request.
 func nameFor(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return fmt.Sprintf("sluice_%d_%x", Version, sum[:6])

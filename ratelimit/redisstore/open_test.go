@@ -48,9 +48,15 @@ func TestOpenRefuses(t *testing.T) {
 		}, []string{"functions are missing", "run 'sluiced migrate'"}},
 		{"functions of a newer version", func(t *testing.T) error {
 			c := migrated(t)
-			c.Set(ctx, "sluice:store", "sluice 3", 0)
+			c.Set(ctx, "sluice:store", "sluice 4", 0)
 			return tryOpen(Options{Client: c})
-		}, []string{"version 3", "use a newer sluiced"}},
+		}, []string{"version 4", "use a newer sluiced"}},
+		{"functions of an older version", func(t *testing.T) error {
+			c := migrated(t)
+			c.FunctionFlush(ctx)
+			c.Set(ctx, "sluice:store", "sluice 1", 0)
+			return tryOpen(Options{Client: c})
+		}, []string{"version 1, and this sluiced needs 2", "run 'sluiced migrate'"}},
 		{"functions without a mark", func(t *testing.T) error {
 			c := migrated(t)
 			c.Del(ctx, "sluice:store")
@@ -130,11 +136,11 @@ func TestMigrateAgainChangesNothing(t *testing.T) {
 	if _, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, time.Hour), 3); err != nil {
 		t.Fatal(err)
 	}
-	c.Set(context.Background(), "sluice:store", "sluice 2", 0)
+	c.Set(context.Background(), "sluice:store", "sluice 3", 0)
 	if err := Migrate(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.Get(context.Background(), "sluice:store").Val(); got != "sluice 2" {
+	if got := c.Get(context.Background(), "sluice:store").Val(); got != "sluice 3" {
 		t.Errorf("the mark of a newer version became %q", got)
 	}
 	if o, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, time.Hour), 0); err != nil || o.Remaining != 7 {
@@ -150,7 +156,7 @@ func TestLeastRights(t *testing.T) {
 	if err := Migrate(ctx, Options{Client: admin}); err != nil {
 		t.Fatal(err)
 	}
-	rights := "on >secret resetkeys resetchannels -@all ~sluice:* ~q:* &sluice:* +fcall +get +mget +set +time +sadd +sismember +pexpire +publish +subscribe +unsubscribe +ping +info"
+	rights := "on >secret resetkeys resetchannels -@all ~sluice:* ~q:* &sluice:* +fcall +get +mget +set +time +sadd +smismember +pexpire +publish +subscribe +unsubscribe +ping +info"
 	if err := admin.Do(ctx, append([]any{"ACL", "SETUSER", "sluice"}, anys(strings.Fields(rights))...)...).Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -13,45 +13,39 @@ import (
 )
 
 const (
-	maxLanes = 4   // pipelines in flight
-	maxBatch = 256 // calls in one
-	maxTries = 4   // of one call: one answer in a hundred lost is one call in a hundred million
+	serverLanes  = 2   // pipelines in flight on one server: with more each, and each call of the function, would carry less
+	clusterLanes = 4   // the same of a range of slots, where calls are shared by nobody
+	maxBatch     = 256 // requests in one
+	maxTries     = 4   // of one request: one answer in a hundred lost is one in a hundred million
 	// Of its time a call gives so much to the first try: a lost answer shows as a
 	// broken connection at once, or not at all.
 	firstTry = 3.0 / 5
 )
 
-// call is one call of the function.
+// call is a request, which a call of a function carries.
 type call struct {
-	args     []any
-	mode     int // index of the argument that begins with the mode
+	mode    byte
+	id      [16]byte
+	now, at int64    // 0: Redis' time; of what is forced, when it was
+	keys    []string // of its cells
+	charges string
+	frees   bool // hits are given back
+
 	deadline time.Time
 	tries    int
 	unsure   bool // a try had no answer, or one that another try followed, so it may have been charged
 	done     chan struct{}
 
 	// Under the pilot's mutex.
-	reply string
+	reply reply
 	err   error
 	left  bool // nobody waits for it any more
 }
 
-// newCall makes the arguments of FCALL: the parts of text that end there, the first few of them keys.
-func newCall(text string, ends []int, keys int) *call {
-	c := &call{args: make([]any, 0, 3+len(ends)), mode: 3 + keys, done: make(chan struct{})}
-	c.args = append(c.args, "FCALL", functionName, keys)
-	from := 0
-	for _, to := range ends {
-		c.args = append(c.args, text[from:to])
-		from = to
-	}
-	return c
-}
-
 // again makes c one whose id may be known.
 func (c *call) again() {
-	if request := c.args[c.mode].(string); request[0]&^listed == fresh {
-		c.args[c.mode] = string(rune(request[0]+careful)) + request[1:]
+	if c.mode == fresh {
+		c.mode = careful
 	}
 }
 
@@ -76,15 +70,15 @@ type pilot struct {
 }
 
 // call is the answer to c, within the store's timeout.
-func (p *pilot) call(c *call) (string, error) {
+func (p *pilot) call(c *call) (reply, error) {
 	c.deadline = time.Now().Add(p.s.o.Timeout)
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return "", ErrClosed
+		return reply{}, ErrClosed
 	}
 	p.queue = append(p.queue, c)
-	if p.lanes < maxLanes {
+	if p.lanes < p.s.lanes {
 		p.lanes++
 		p.flying.Go(p.lane)
 	}
@@ -107,9 +101,9 @@ func (p *pilot) call(c *call) (string, error) {
 	c.left = true
 	p.s.stats.timeouts.Add(1)
 	if c.err != nil {
-		return "", c.err
+		return reply{}, c.err
 	}
-	return "", fmt.Errorf("%w: %v have passed", ErrNoAnswer, p.s.o.Timeout)
+	return reply{}, fmt.Errorf("%w: %v have passed", ErrNoAnswer, p.s.o.Timeout)
 }
 
 func (p *pilot) close() {
@@ -127,7 +121,7 @@ func (p *pilot) lane() {
 			return
 		}
 		sent := time.Now()
-		if p.land(batch, p.send(batch), sent) {
+		if p.land(p.send(batch), sent) {
 			time.Sleep(movesFor)
 		}
 	}
@@ -156,7 +150,7 @@ func (p *pilot) board() []*call {
 }
 
 // send sends a pipeline and waits for its answers.
-func (p *pilot) send(batch []*call) []*redis.StringCmd {
+func (p *pilot) send(batch []*call) []group {
 	if len(batch) == 0 {
 		return nil
 	}
@@ -173,69 +167,87 @@ func (p *pilot) send(batch []*call) []*redis.StringCmd {
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
-	cmds := make([]*redis.StringCmd, len(batch))
+	groups := p.s.groups(batch)
 	pipe := p.s.o.Client.Pipeline()
-	for i, c := range batch {
-		var sends redis.Cmder
-		cmds[i], sends = p.s.command(ctx, c)
-		_ = pipe.Process(ctx, sends)
+	for i := range groups {
+		_ = pipe.Process(ctx, p.s.command(ctx, &groups[i]))
 	}
 	_, err := pipe.Exec(ctx)
-	p.s.stats.commands.Add(int64(len(batch)))
+	p.s.stats.commands.Add(int64(len(groups)))
 	p.s.stats.pipelines.Add(1)
 	if p.s.o.Observe != nil {
-		p.s.o.Observe(len(batch), time.Since(start), err)
+		p.s.o.Observe(len(groups), time.Since(start), err)
 	}
-	return cmds
+	return groups
 }
 
 // land gives each call its answer, or another try. It reports whether that one should wait a moment.
-func (p *pilot) land(batch []*call, cmds []*redis.StringCmd, sent time.Time) (moving bool) {
+func (p *pilot) land(groups []group, sent time.Time) (moving bool) {
 	reloaded, tried := false, false
-	for _, cmd := range cmds {
-		if isMissing(cmd.Err()) && !tried {
+	for i := range groups {
+		if isMissing(groups[i].cmd.Err()) && !tried {
 			reloaded, tried = p.s.reload(sent), true
 		}
 	}
-	p.s.reroute(cmds)
+	p.s.reroute(groups)
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var again []*call
-	for i, c := range batch {
-		reply, err := cmds[i].Result()
-		var refusal redis.Error
-		switch {
-		case err == nil:
-			c.reply, c.err = reply, nil
-		case isMissing(err):
-			c.err = fmt.Errorf("%w: %w; run 'sluiced migrate'", c.refused(), err)
-			if reloaded && c.tries < maxTries && !c.left && now.Before(c.deadline) {
-				again = append(again, c)
-				continue
+	for i := range groups {
+		answers := p.s.answers(groups[i].cmd)
+		for _, c := range groups[i].calls {
+			rep, err := answers.next(c)
+			then := c.land(rep, err)
+			if c.left || !now.Before(c.deadline) || then == reload && !reloaded || then != move && c.tries >= maxTries {
+				then = over
 			}
-		case isMoving(err) && !c.left && now.Before(c.deadline):
-			c.err = fmt.Errorf("%w: %w", c.refused(), err)
-			again, moving = append(again, c), true
-			continue
-		case errors.As(err, &refusal):
-			c.err = fmt.Errorf("%w: %w", c.refused(), err)
-		default:
-			c.err, c.unsure = fmt.Errorf("%w: %w", ErrNoAnswer, err), true
-			if c.tries < maxTries && !c.left && now.Before(c.deadline) {
+			switch then {
+			case over:
+				if c.err != nil {
+					p.s.stats.errors.Add(1)
+				}
+				close(c.done)
+				continue
+			case resend:
 				c.again()
 				p.s.stats.resends.Add(1)
-				again = append(again, c)
-				continue
+			case move:
+				moving = true
 			}
+			again = append(again, c)
 		}
-		if c.err != nil {
-			p.s.stats.errors.Add(1)
-		}
-		close(c.done)
 	}
 	p.queue = append(again, p.queue...)
 	return moving
+}
+
+// What is to come after an answer, or none.
+const (
+	over = iota
+	reload
+	move
+	resend
+)
+
+// land takes an answer.
+func (c *call) land(rep reply, err error) (then int) {
+	var refusal redis.Error
+	switch {
+	case err == nil:
+		c.reply, c.err = rep, nil
+	case isMissing(err):
+		c.err, then = fmt.Errorf("%w: %w; run 'sluiced migrate'", c.refused(), err), reload
+	case isMoving(err):
+		c.err, then = fmt.Errorf("%w: %w", c.refused(), err), move
+	case errors.As(err, &refusal):
+		c.err = fmt.Errorf("%w: %w", c.refused(), err)
+	case errors.Is(err, errReply):
+		c.err = err
+	default:
+		c.err, c.unsure, then = fmt.Errorf("%w: %w", ErrNoAnswer, err), true, resend
+	}
+	return then
 }
 
 // movesFor is about how long a slot takes from one server to the other, if its keys are few.
@@ -247,14 +259,14 @@ func isMoving(err error) bool { return err != nil && strings.HasPrefix(err.Error
 
 // reroute looks where the slots of a cluster are, on a goroutine of the client's, after a call without an
 // answer: its primary may be dead, and another one in its place. The client itself looks when it is told MOVED, and once a minute.
-func (s *Store) reroute(cmds []*redis.StringCmd) {
+func (s *Store) reroute(groups []group) {
 	cluster, ok := s.o.Client.(*redis.ClusterClient)
 	if !ok {
 		return
 	}
 	var refusal redis.Error
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && !errors.As(err, &refusal) {
+	for i := range groups {
+		if err := groups[i].cmd.Err(); err != nil && !errors.As(err, &refusal) {
 			cluster.ReloadState(context.Background())
 			return
 		}

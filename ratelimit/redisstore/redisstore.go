@@ -3,21 +3,21 @@
 // not for one process alone; memstore needs no server.
 //
 // [Migrate] puts a library of Lua functions onto the servers, [Open] looks
-// whether they and the servers are as they must be, and a [Store] charges: one
-// call of a function for one request with all its limits, all or nothing, by the
-// server's clock. The function does what ratelimit.Apply does, to the bit; what
-// each limit says is worked out here, from the cells as the function found them.
+// whether they and the servers are as they must be, and a [Store] charges: all limits
+// of a request, all or nothing, in one call of a function, by the server's clock. The
+// function does what ratelimit.Apply does, to the bit; what each limit says is worked
+// out here, from the cells as the function found them.
 //
-// Calls that meet share a pipeline, one that is alone waits for nobody. A call
-// whose answer was lost is sent again, with the id that makes it count once.
+// Requests that meet share a pipeline and, on one server, calls of the function, up to 32 each;
+// one that is alone waits for nobody. Each is answered for itself. One whose answer was
+// lost is sent again, with the id that makes it count once.
 // Every call ends within Options.Timeout. A refused caller who asks again costs
 // no command until time alone could admit him (see denied.go).
 //
-// In a pipeline a decision of one limit costs Redis six to eight times the CPU of a
-// function that does nothing, and each further limit three to four times: 9 to 14 µs
-// and 5 to 8 on two shared cores (BenchmarkRedisCPU). A cell of one fixed limit is
-// 129 bytes, an operation about 80 for as long as it is known and up to ten seconds more
-// (on a cluster 120, and no longer); a call costs the caller about 40 allocations.
+// On one server, with 128 in flight, a decision of one limit costs Redis 6 to 8 µs on two
+// shared cores, and each further limit about 4 (BenchmarkRedisCPU); alone it costs 9, as it does on
+// a cluster. A cell of one fixed limit is 129 bytes, an operation about 80 for as long as it is known
+// and up to ten seconds more (on a cluster 120, and no longer); a call costs the caller about 40 allocations.
 package redisstore
 
 import (
@@ -67,7 +67,7 @@ type Options struct {
 	// Remember is how long Redis knows an operation, so that Reapply does not count it twice: tens of seconds, at most ten minutes;
 	// 0 is ten seconds. It is to be the same for all that share, or the shortest holds.
 	Remember time.Duration
-	// Observe is told of each pipeline: how many calls, how long, whether it broke.
+	// Observe is told of each pipeline: how many calls of the function, how long, whether it broke.
 	Observe func(calls int, took time.Duration, err error)
 	beat    time.Duration // see denied.go
 	// CallerTime goes by Operation.Now and lets no key expire: for tests.
@@ -78,6 +78,7 @@ type Options struct {
 type Store struct {
 	o       Options
 	cluster bool
+	lanes   int
 	minted  [8]byte // begins the ids of operations that have none
 	next    atomic.Uint64
 	pilots  []pilot // by slot, so that a server that hangs keeps the calls of others from no pipeline
@@ -93,7 +94,7 @@ type Store struct {
 	gone sync.WaitGroup // the goroutine that listens for what is given back
 }
 
-// Stats are counts since Open. Commands are calls of the function.
+// Stats are counts since Open. Commands are calls of the function, which requests may share.
 type Stats struct {
 	Commands, Pipelines, Resends, Timeouts, Errors, Reloads, DeniedHits int64
 	Listening                                                           bool // what others give back is heard, so denials are remembered
@@ -128,9 +129,9 @@ func newStore(o Options) *Store {
 	_, cluster := o.Client.(*redis.ClusterClient)
 	s := &Store{o: o.withDefaults(), cluster: cluster}
 	rand.Read(s.minted[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
-	s.pilots = make([]pilot, 1)
+	s.pilots, s.lanes = make([]pilot, 1), serverLanes
 	if cluster {
-		s.pilots = make([]pilot, clusterPilots)
+		s.pilots, s.lanes = make([]pilot, clusterPilots), clusterLanes
 	}
 	for i := range s.pilots {
 		s.pilots[i].s = s
@@ -202,12 +203,11 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 		s.asked.add(op.ID, sent)
 	}
 	heard := s.denied.heard(&r)
-	text, err := s.pilot(r.shard).call(s.encode(&r, op, charges))
+	rep, err := s.pilot(r.shard).call(s.encode(&r, op, charges))
 	if err != nil {
 		return false, err
 	}
-	rep, err := r.decode(text)
-	if err != nil {
+	if err := r.decode(rep); err != nil {
 		s.stats.errors.Add(1)
 		return false, err
 	}

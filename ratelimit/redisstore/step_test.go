@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -178,36 +179,81 @@ func (r *replay) want(charges []ratelimit.Charge) (ok bool, outcomes []ratelimit
 	return ok, outcomes
 }
 
-// step charges both and compares.
+// step charges both, one request or several in one call of the function, and compares.
 func (r *replay) step() error {
-	charges := r.charges()
-	ok, want := r.want(charges)
-	got := make([]ratelimit.Outcome, len(charges))
-	gotOK, err := r.s.Charge(ratelimit.Operation{Now: r.now}, charges, got)
+	requests := [][]ratelimit.Charge{r.charges()}
+	for !r.s.cluster && r.rng.IntN(3) == 0 && len(requests) < maxTogether {
+		requests = append(requests, r.charges())
+	}
+	n := len(requests)
+	oks, wants, gots := make([]bool, n), make([][]ratelimit.Outcome, n), make([][]ratelimit.Outcome, n)
+	for i, charges := range requests {
+		oks[i], wants[i] = r.want(charges)
+		gots[i] = make([]ratelimit.Outcome, len(charges))
+	}
+	gotOKs := make([]bool, 1)
+	var err error
+	if n == 1 {
+		gotOKs[0], err = r.s.Charge(ratelimit.Operation{Now: r.now}, requests[0], gots[0])
+	} else {
+		gotOKs, err = chargeTogether(r.s, r.now, requests, gots)
+	}
 	if err != nil {
 		return err
 	}
-	describe := func() (text string) {
-		for i, c := range charges {
-			text += fmt.Sprintf("\n  %d of %+v, shadow %v: got %+v, want %+v", c.Hits, *c.Limit, c.Shadow, got[i], want[i])
+	for k, charges := range requests {
+		describe := func() (text string) {
+			for i, c := range charges {
+				text += fmt.Sprintf("\n  %d of %+v, shadow %v: got %+v, want %+v", c.Hits, *c.Limit, c.Shadow, gots[k][i], wants[k][i])
+			}
+			return fmt.Sprintf("request %d of %d, at %d: admitted %v, want %v", k+1, n, r.now, gotOKs[k], oks[k]) + text
 		}
-		return fmt.Sprintf("at %d: admitted %v, want %v", r.now, gotOK, ok) + text
-	}
-	if gotOK != ok {
-		return fmt.Errorf("%s", describe())
-	}
-	for i := range got {
-		if got[i] != want[i] {
-			return fmt.Errorf("%s", describe())
+		if gotOKs[k] != oks[k] || !slices.Equal(gots[k], wants[k]) {
+			return errors.New(describe())
 		}
-	}
-	for i := range charges {
-		if err := r.compare(&charges[i]); err != nil {
-			return fmt.Errorf("%w\n%s", err, describe())
+		for i := range charges {
+			if err := r.compare(&charges[i]); err != nil {
+				return fmt.Errorf("%w\n%s", err, describe())
+			}
 		}
 	}
-	r.pass(charges, got)
+	r.pass(requests[n-1], gots[n-1])
 	return nil
+}
+
+// chargeTogether is Charge for several requests in one call of the function.
+func chargeTogether(s *Store, now int64, requests [][]ratelimit.Charge, outcomes [][]ratelimit.Outcome) ([]bool, error) {
+	asked, batch := make([]request, len(requests)), make([]*call, 0, len(requests))
+	for i, charges := range requests {
+		if asked[i].collect(charges); len(asked[i].cells) > 0 {
+			batch = append(batch, s.encode(&asked[i], ratelimit.Operation{Now: now}, charges))
+		}
+	}
+	var answers answers
+	if len(batch) > 0 {
+		cmd := redis.NewStringCmd(context.Background(), s.arguments(batch)...)
+		_ = s.o.Client.Process(context.Background(), cmd)
+		answers = s.answers(cmd)
+	}
+	oks := make([]bool, len(requests))
+	for i, charges := range requests {
+		r, rep := &asked[i], reply{now: now, status: admitted}
+		if len(r.cells) > 0 {
+			var err error
+			if rep, err = answers.next(batch[0]); err != nil {
+				return nil, err
+			}
+			if err := r.decode(rep); err != nil {
+				return nil, err
+			}
+			batch = batch[1:]
+		}
+		oks[i] = r.judge(charges, outcomes[i], rep)
+		for _, name := range r.cells {
+			s.denied.forget(name) // as Charge does if hits are given back: here they may be
+		}
+	}
+	return oks, nil
 }
 
 // compare compares the cell in Redis with the state in Go.
@@ -290,12 +336,17 @@ func TestMulDiv(t *testing.T) {
 }
 
 func FuzzStep(f *testing.F) {
-	s := openTest(f, Options{Client: connect(f, redistest.Start(f).Addr), CallerTime: true})
+	client := connect(f, redistest.Start(f).Addr)
+	stores := make([]*Store, 4)
+	for i := range stores {
+		stores[i] = openTest(f, Options{Client: client, CallerTime: true})
+	}
+	stores[3].cluster = true // it calls the function that a cluster's does, one request at a time
 	for seed := range uint64(300) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
-		r := newReplay(s, seed)
+		r := newReplay(stores[seed%uint64(len(stores))], seed)
 		for i := range 60 {
 			if err := r.step(); err != nil {
 				t.Fatalf("seed %d, step %d: %v", seed, i, err)

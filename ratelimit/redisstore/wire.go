@@ -16,7 +16,6 @@ const (
 	careful = 1
 	look    = 2
 	force   = 3
-	listed  = 4 // added to one of them
 
 	shadow = 1
 	back   = 2
@@ -25,13 +24,13 @@ const (
 	admitted = 'A'
 	denied   = 'D'
 	repeated = 'R'
+	failed   = 'E'
 )
 
 const (
 	maxTime = int64(1) << 52   // doubles multiply below that exactly
 	forever = int64(1)<<56 - 8 // expires of what never does
-	headLen = 33               // of a Hard cell
-	sets    = 64               // of operations, so that no table in Redis is large
+	hardLen = 33               // of a Hard cell
 )
 
 // cellName is what a cell is called in Redis, behind the tag.
@@ -43,6 +42,8 @@ func nameOf(c *ratelimit.Cell, a ratelimit.Algorithm) cellName {
 	high, low := binary.BigEndian.Uint64(c.Key[:8]), binary.BigEndian.Uint64(c.Key[8:])
 	return cellName(bits.RotateLeft64(high*mix, 32) ^ low ^ bits.ReverseBytes64(uint64(a)*mix))
 }
+
+const tagLen = 4
 
 // appendTag appends what decides the slot: two bytes of the shard, never a brace.
 func appendTag(b []byte, shard uint64) []byte {
@@ -137,57 +138,37 @@ func hitsOf(c *ratelimit.Charge) int64 {
 
 // encode makes the call of a request.
 func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.Charge) *call {
+	c := &call{keys: make([]string, len(r.cells)), frees: r.frees, done: make(chan struct{})}
 	id, own := s.id(op)
-	mode := byte(careful)
+	c.id, c.mode = id, careful
 	switch {
 	case r.forced:
-		mode = force
+		c.mode, c.at = force, min(max(op.Now, 0), maxTime)
 	case r.idle:
-		mode = look
+		c.mode = look
 	case own && !s.cluster: // whose client sends again by itself after a lost answer
-		mode = fresh
+		c.mode = fresh
 	}
-	text := make([]byte, 0, 64+(len(s.o.Counters)+16)*(len(r.cells)+1)+32*len(charges))
-	ends := make([]int, 0, 8)
-	switch {
-	case mode == look:
-	case s.cluster:
-		text = append(appendTag(append(text, s.o.Counters...), r.shard), id[:]...)
-		ends = append(ends, len(text))
-	default:
-		mode += listed
-		text = append(append(text, s.o.Counters...), '!', 'a'+(id[7]^id[15])%sets)
-		ends = append(ends, len(text))
+	if s.o.CallerTime {
+		c.now = op.Now
 	}
+	size := len(s.o.Counters) + tagLen + 8
+	text := make([]byte, 0, size*len(r.cells)+32*len(charges))
 	for k, name := range r.cells {
 		text = appendTag(append(text, s.o.Counters...), r.shardOf(k, charges))
 		text = binary.BigEndian.AppendUint64(text, uint64(name))
-		ends = append(ends, len(text))
-	}
-	keys := len(ends)
-	now := int64(0)
-	if s.o.CallerTime {
-		now = op.Now
-	}
-	text = appendUint(append(text, mode, s.o.keep()), now, 7)
-	if mode >= listed {
-		text = append(text, id[:]...)
 	}
 	for i := range charges {
 		if r.asks[i] {
 			text = r.appendCharge(text, charges, i)
 		}
 	}
-	ends = append(ends, len(text))
-	if r.forced {
-		text = appendUint(text, min(max(op.Now, 0), maxTime), 7)
-		ends = append(ends, len(text))
+	all := string(text)
+	for k := range c.keys {
+		c.keys[k], all = all[:size], all[size:]
 	}
-	if r.frees {
-		text = append(text, s.channel()...)
-		ends = append(ends, len(text))
-	}
-	return newCall(string(text), ends, keys)
+	c.charges = all
+	return c
 }
 
 // shardOf is that of the first charge with cell k.
@@ -279,34 +260,31 @@ func appendUint(b []byte, v int64, size int) []byte {
 	return b
 }
 
-// reply is what the function answers.
+// reply is what the function answers to a request.
 type reply struct {
 	status byte
 	now    int64
+	cells  string
 }
 
 var errReply = errors.New("redisstore: a cell or an answer that is none of ours; does another program use these keys?")
 
-// decode reads a reply, and the states that the cells were in.
-func (r *request) decode(text string) (reply, error) {
-	if len(text) < 8 {
-		return reply{}, errReply
-	}
-	rep := reply{status: text[0], now: readUint(text[1:8])}
-	text = text[8:]
+// decode reads the states that the cells were in.
+func (r *request) decode(rep reply) error {
+	text := rep.cells
 	r.room()
 	for k := range r.states {
 		r.states[k] = ratelimit.State{}
 		if len(text) < 2 {
-			return rep, errReply
+			return errReply
 		}
 		n := int(text[0])<<8 | int(text[1])
 		if len(text) < 2+n || !decodeState(&r.states[k], text[2:2+n]) {
-			return rep, errReply
+			return errReply
 		}
 		text = text[2+n:]
 	}
-	return rep, nil
+	return nil
 }
 
 // decodeState reads a cell. Lengths tell the algorithms apart.
@@ -330,7 +308,7 @@ func decodeState(s *ratelimit.State, v string) bool {
 		if s.Expires, s.At, s.Level = readUint(v[:7]), readUint(v[7:14]), readUint(v[14:]); s.Expires == forever {
 			s.Expires = math.MaxInt64
 		}
-	case n >= headLen && (n-headLen)%2 == 0 && (n-headLen)/2 <= 120:
+	case n >= hardLen && (n-hardLen)%2 == 0 && (n-hardLen)/2 <= 120:
 		decodeHard(s, v)
 	default:
 		return false
@@ -343,7 +321,7 @@ func decodeHard(s *ratelimit.State, v string) {
 	s.Ring, s.Expires, s.At = r, readUint(v[:7]), readUint(v[7:14])
 	r.Tick, r.Last = readUint(v[14:18]), readUint(v[18:25])
 	r.Size, r.Fill = uint32(readUint(v[25:29])), uint32(readUint(v[29:33]))
-	for v = v[headLen:]; len(v) > 0; v = v[2:] {
+	for v = v[hardLen:]; len(v) > 0; v = v[2:] {
 		r.Stamp[r.Len] = uint16(v[0])<<8 | uint16(v[1])
 		r.Len++
 	}

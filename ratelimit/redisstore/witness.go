@@ -18,14 +18,14 @@ type noted struct {
 	ran *bool
 }
 
-// command is c as the client is to send it.
-func (s *Store) command(ctx context.Context, c *call) (cmd *redis.StringCmd, sends redis.Cmder) {
-	cmd = redis.NewStringCmd(ctx, c.args...)
-	cmd.SetFirstKeyPos(3)
+// command is g as the client is to send it.
+func (s *Store) command(ctx context.Context, g *group) redis.Cmder {
+	g.cmd = redis.NewStringCmd(ctx, s.arguments(g.calls)...)
+	g.cmd.SetFirstKeyPos(3)
 	if !s.cluster {
-		return cmd, cmd
+		return g.cmd
 	}
-	return cmd, noted{cmd, &c.unsure}
+	return noted{g.cmd, &g.calls[0].unsure}
 }
 
 // watch hooks the clients of all nodes, those to come as well.

@@ -1,11 +1,12 @@
 -- Numbers are doubles: whole ones are exact below 2^53. All that is multiplied here
 -- stays below 2^52, times (µs since 1970, until the year 2112) and levels alike.
 
-local call, pack, sunpack, byte, char, rep, sub, floor, ceil, concat
+local call, try, attempt, pack, sunpack, spread, byte, char, rep, sub, floor, ceil, concat
 
 -- Globals can't be read while the library is loaded, only when it runs.
 local function globals()
-  call, pack, sunpack = redis.call, struct.pack, struct.unpack
+  call, try, attempt = redis.call, redis.pcall, pcall
+  pack, sunpack, spread = struct.pack, struct.unpack, unpack
   byte, char, rep, sub, concat = string.byte, string.char, string.rep, string.sub, table.concat
   floor, ceil = math.floor, math.ceil
 end

@@ -1,8 +1,8 @@
--- One call charges one request: all charges or none.
+-- A cluster's call charges one request: all charges or none.
 --
--- KEYS: the sets' or the operation's, unless the call only looks; then each cell's, once.
--- ARGV[1]: mode (1 byte), keep (1: for how many times ten seconds an operation is known), now (7; 0: this server's clock), with LISTED the operation's
--- id (16), then for each charge:
+-- KEYS: the operation's, unless the call only looks; then each cell's, once.
+-- ARGV[1]: mode (1 byte), keep (1: for how many times ten seconds an operation is known), now (7; 0: this server's clock),
+-- then for each charge:
 -- algorithm (1), flags (1), index of its cell (1), hits (5) and three numbers that
 -- its algorithm knows (7, 6, 5); with SUMMED, what to ask for instead of hits (6).
 -- Then, with FORCE, when it was (7 bytes); then, with hits given back, the channel.
@@ -12,11 +12,10 @@
 
 local GCRA, HARD, FIXED = 1, 2, 3
 local CAREFUL, LOOK, FORCE = 1, 2, 3 -- modes; 0: an id that nobody else has asked with
-local LISTED = 4 -- added to one of them: KEYS[1] names sets, not an operation
-local ADMITTED, DENIED, REPEATED = 65, 68, 82
+local ADMITTED, DENIED, REPEATED = 'A', 'D', 'R'
 local SHADOW, BACK, SUMMED = 1, 2, 4
 
--- Of the charges of one call, by index. Kept, since a table costs more than a step.
+-- Of the charges of one request, by index. Kept, since a table costs more than a step.
 local algorithm, cell, charged, first, second, third = {}, {}, {}, {}, {}, {}
 local level, since, ends, same = {}, {}, {}, {}
 
@@ -35,39 +34,68 @@ local function judge(i, v, now, hits)
   return hits > 0 and hits > first[i] - hardLook(v, now, second[i])
 end
 
--- apply writes the cell of charge i, which was judged as it is now, and returns it.
-local function apply(i, key, v, now, given)
-  local kind, hits = algorithm[i], charged[i]
-  local expires
-  if kind == FIXED then
-    v = fixedApply(level[i], since[i], ends[i], hits, first[i], third[i])
-    if same[i] then
-      call('SET', key, v, 'KEEPTTL')
-      return v
+-- judgeAll judges the charges of a request, written from pos on, and returns how many they are and whether all fit.
+local function judgeAll(text, pos, stop, at, cells)
+  local n, fits = 0, true
+  while pos < stop do
+    n = n + 1
+    local kind, flags, k, hits, a, b, c
+    kind, flags, k, hits, a, b, c, pos = sunpack('>BBBI5I7I6I5', text, pos)
+    algorithm[n], cell[n], first[n], second[n], third[n] = kind, k, a, b, c
+    local ask, shadow = hits, false
+    if flags > 0 then
+      shadow = flags % 2 == SHADOW
+      if flags % 4 >= BACK then
+        hits, ask = -hits, 0
+      end
+      if flags >= SUMMED then
+        ask, pos = sunpack('>I6', text, pos)
+      end
     end
-    expires = ends[i]
+    charged[n] = hits
+    if judge(n, cells[k], at, ask) and not shadow then
+      fits = false
+    end
+  end
+  return n, fits
+end
+
+-- apply is the cell after charge i, which was judged as it is now, when it expires (nil: never), and whether it did so before.
+local function apply(i, v, now)
+  local kind, hits = algorithm[i], charged[i]
+  if kind == FIXED then
+    return fixedApply(level[i], since[i], ends[i], hits, first[i], third[i]), ends[i], same[i]
   elseif kind == GCRA then
-    v, expires = gcraApply(level[i], since[i], hits, first[i], second[i], third[i])
-  else
-    v, expires = hardApply(v, now, hits, first[i], second[i], third[i])
+    return gcraApply(level[i], since[i], hits, first[i], second[i], third[i])
   end
-  if given or not expires then -- the time is made up, or it never expires
-    call('SET', key, v)
-  else
+  return hardApply(v, now, hits, first[i], second[i], third[i])
+end
+
+-- past reports whether the window that charge i was made in is over.
+local function past(i, at, now)
+  return algorithm[i] == FIXED and at - at % second[i] + second[i] <= now
+end
+
+-- write writes a cell that expires then; never, if that is false; when it did so far, if kept.
+local function write(key, v, expires, kept)
+  if kept then
+    call('SET', key, v, 'KEEPTTL')
+  elseif expires then
     call('SET', key, v, 'PXAT', ceil(expires / 1000) .. '') -- Redis writes numbers with 17 digits, in 1 µs
+  else
+    call('SET', key, v)
   end
-  return v
 end
 
 local function answer(status, now, cells, n)
   if n == 1 then
     local v = cells[1] or ''
-    return pack('>BI7I2c0', status, now, #v, v)
+    return pack('>c1I7I2c0', status, now, #v, v)
   end
-  local parts = { pack('>BI7', status, now) }
+  local parts = { status, pack('>I7', now) }
   for k = 1, n do
     local v = cells[k] or ''
-    parts[k + 1] = pack('>I2', #v) .. v
+    parts[k + 2] = pack('>I2', #v) .. v
   end
   return concat(parts)
 end
@@ -78,10 +106,6 @@ local function charge(keys, args)
   end
   local request = args[1]
   local mode, keep, now, pos = sunpack('>BBI7', request)
-  local id
-  if mode >= LISTED then
-    mode, id, pos = mode - LISTED, sub(request, pos, pos + 15), pos + 16
-  end
   local given = now > 0
   if not given then
     local t = call('TIME')
@@ -93,9 +117,8 @@ local function charge(keys, args)
   if cells == 1 then
     found = { call('GET', keys[base + 1]) }
   else
-    found = call('MGET', unpack(keys, base + 1))
+    found = call('MGET', spread(keys, base + 1))
   end
-
   local at = now
   if mode == FORCE then
     at = sunpack('>I7', args[2])
@@ -103,51 +126,23 @@ local function charge(keys, args)
       at = now
     end
   end
-  local n, fits, length = 0, true, #request
-  while pos <= length do
-    n = n + 1
-    local kind, flags, k, hits, a, b, c
-    kind, flags, k, hits, a, b, c, pos = sunpack('>BBBI5I7I6I5', request, pos)
-    algorithm[n], cell[n], first[n], second[n], third[n] = kind, k, a, b, c
-    local ask, shadow = hits, false
-    if flags > 0 then
-      shadow = flags % 2 == SHADOW
-      if flags % 4 >= BACK then
-        hits, ask = -hits, 0
-      end
-      if flags >= SUMMED then
-        ask, pos = sunpack('>I6', request, pos)
-      end
-    end
-    charged[n] = hits
-    if judge(n, found[k], at, ask) and not shadow then
-      fits = false
-    end
-  end
+  local n, fits = judgeAll(request, pos, #request + 1, at, found)
 
   if mode == LOOK then
     return answer(fits and ADMITTED or DENIED, now, found, cells)
   end
-  local before = mode == CAREFUL and 1 or 0
-  if mode == FORCE then
-    fits, before = true, keep
+  if not fits and mode ~= FORCE then
+    local known = mode == CAREFUL and call('EXISTS', keys[1]) == 1
+    return answer(known and REPEATED or DENIED, now, found, cells)
   end
-  if not fits then
-    if mode == CAREFUL and known(keys[1], id, now) then
-      return answer(REPEATED, now, found, cells)
-    end
-    return answer(DENIED, now, found, cells)
-  end
-  if not record(keys[1], id, now, before, keep) then
+  if not call('SET', keys[1], '1', 'NX', 'PX', keep * 10000 .. '') then
     return answer(REPEATED, now, found, cells)
   end
 
   local written
   for i = 1, n do
     local hits, k = charged[i], cell[i]
-    local key = keys[base + k]
-    local past = mode == FORCE and algorithm[i] == FIXED and at - at % second[i] + second[i] <= now
-    if hits ~= 0 and not past then
+    if hits ~= 0 and not (mode == FORCE and past(i, at, now)) then
       local v = found[k]
       if n > 1 then
         written = written or {}
@@ -155,12 +150,14 @@ local function charge(keys, args)
           v = written[k]
           judge(i, v, at, 0)
         end
-        written[k] = apply(i, key, v, at, given)
-      else
-        apply(i, key, v, at, given)
+      end
+      local new, expires, kept = apply(i, v, at)
+      write(keys[base + k], new, not given and expires, kept)
+      if n > 1 then
+        written[k] = new
       end
       if hits < 0 then
-        call('PUBLISH', args[#args], key)
+        call('PUBLISH', args[#args], keys[base + k])
       end
     end
   end

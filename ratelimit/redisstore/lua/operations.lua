@@ -1,46 +1,47 @@
--- Which operations were charged, so that none is twice: sets of ids, one for every ten
--- seconds, which last as many more as the caller says ("keep", the same for all callers). A key for each, as on a cluster,
--- where they have to lie on the slot of the cells, costs two more entries in tables and
--- its own removal: 2 µs more for a decision.
+-- Which operations were charged, so that none is twice. On a cluster each has a key, which has to lie on the slot of
+-- its cells. On one server they are in sets, one for every ten seconds, which stay for as many more as the caller says
+-- ("keep"): of all requests of a call that is one command, where keys were one each and their own removal.
 
 local PERIOD = 10000000 -- µs
 local SETS = 64 -- names that take turns; two more than the most that keep may be
 
-local lasting = {} -- the period whose set will expire, and for how many periods it stays, by name
+local function setOf(name, period)
+  return name .. char(period % SETS)
+end
 
--- stays lets a set expire, but not before any of its callers wants it to.
+local lasting = {} -- by name: its period, and for how many more it stays
+
+-- stays lets a set expire, but not before any of its callers wants it to. At the first call of a period those that nobody asks for
+-- any more go in the background, since Redis would do nothing else while a large one expires; who may not unlink waits for that.
 local function stays(name, period, keep)
-  local now, was = period * SETS + keep, lasting[name]
-  if not was or was < now or was >= (period + 1) * SETS then
-    lasting[name] = now
-    call('PEXPIRE', name .. char(period % SETS), (keep + 1) * 10000 + 1000 .. '')
+  local turn = period % SETS
+  local was = lasting[turn]
+  if was and was.period == period and was.keep >= keep then
+    return
   end
-end
-
-local function known(name, id, now)
-  if not id then
-    return call('EXISTS', name) == 1
+  lasting[turn] = { period = period, keep = keep }
+  for _, how in ipairs({ 'NX', 'GT' }) do
+    call('PEXPIRE', setOf(name, period), (keep + 1) * 10000 + 1000 .. '', how)
   end
-  local period = floor(now / PERIOD)
-  return call('SISMEMBER', name .. char(period % SETS), id) == 1
-    or call('SISMEMBER', name .. char((period - 1) % SETS), id) == 1
-end
-
--- record is false if it was known in this period or in one of some before: of an operation that is counted again, as many
--- as ids are kept; of one that is sent twice at once, the last; of a fresh one none.
-local function record(name, id, now, before, keep)
-  if not id then
-    return call('SET', name, '1', 'NX', 'PX', keep * 10000 .. '')
-  end
-  local period = floor(now / PERIOD)
-  for i = 1, before do
-    if call('SISMEMBER', name .. char((period - i) % SETS), id) == 1 then
-      return false
+  for other, set in pairs(lasting) do
+    if set.period + set.keep < period then
+      try('UNLINK', setOf(name, other))
+      lasting[other] = nil
     end
   end
-  if call('SADD', name .. char(period % SETS), id) == 0 then
-    return false
+end
+
+-- known is which of ids are in the sets of this period and of so many before it, by how many periods ago.
+local function known(name, ids, now, before)
+  local period, members = floor(now / PERIOD), {}
+  for ago = 0, before do
+    members[ago] = call('SMISMEMBER', setOf(name, period - ago), spread(ids))
   end
+  return members
+end
+
+local function record(name, ids, now, keep)
+  local period = floor(now / PERIOD)
+  call('SADD', setOf(name, period), spread(ids))
   stays(name, period, keep)
-  return true
 end

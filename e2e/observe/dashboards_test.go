@@ -36,6 +36,8 @@ var notInTheDemo = map[string]string{
 	"sluice_store_journal_operations":                  "Redis",
 	"sluice_store_journal_dropped_total":               "Redis",
 	"sluice_replicas":                                  "Redis",
+	"sluice_rls_limit_configured":                      "descriptor files",
+	"sluice_rls_limit_window_seconds":                  "descriptor files",
 	"sluice_files_refused":                             "files",
 	"sluice_tls_certificate_expiry_timestamp_seconds":  "certificates",
 	"sluice_jwks_fetched_timestamp_seconds":            "an issuer",

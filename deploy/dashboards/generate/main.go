@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/cog/variants"
@@ -32,7 +33,7 @@ type variable struct{ name, metric, label string }
 // panel is one picture: its queries, and what their lines are called, in turn.
 type panel struct {
 	title, says string
-	unit        string // as Grafana names it
+	unit        string // as Grafana names it; "short" is a number
 	single      bool   // one number, not its course
 	queries     []query
 }
@@ -102,7 +103,11 @@ func (b *board) json() ([]byte, error) {
 
 func (p *panel) targets() (all []cog.Builder[variants.Dataquery]) {
 	for i, q := range p.queries {
-		all = append(all, prometheus.NewDataqueryBuilder().Expr(q.expr).LegendFormat(q.legend).RefId(string(rune('A'+i))).Range())
+		target := prometheus.NewDataqueryBuilder().Datasource(source()).Expr(q.expr).LegendFormat(q.legend).RefId(string(rune('A' + i))).Range()
+		if strings.Contains(q.expr, "sluice_decision_seconds_bucket") { // its buckets name traces
+			target.Exemplar(true)
+		}
+		all = append(all, target)
 	}
 	return all
 }

@@ -172,12 +172,16 @@ func (d *Door) took(span trace.Span, began time.Time, allowed bool) {
 	in.Observe(seconds)
 }
 
+// mostContext is the longest value of a trace context that is read, in bytes: of a tracestate, which may be a client's where
+// Envoy trusts those, each span that waits for the collector has a copy. The specification wants no more to be passed on.
+const mostContext = 512
+
 // callers reads the trace context among the metadata of a call: the one value of a name, and nothing where there are several.
 type callers struct{ ctx context.Context }
 
 // Get implements propagation.TextMapCarrier.
 func (c callers) Get(name string) string {
-	if values := metadata.ValueFromIncomingContext(c.ctx, name); len(values) == 1 {
+	if values := metadata.ValueFromIncomingContext(c.ctx, name); len(values) == 1 && len(values[0]) <= mostContext {
 		return values[0]
 	}
 	return ""
@@ -195,13 +199,12 @@ type carrier struct{ r *gate.Request }
 
 // Get implements propagation.TextMapCarrier.
 func (c carrier) Get(name string) (value string) {
-	const most = 512 // tracestate, as the specification bounds it
 	seen := false
 	for _, h := range c.r.Action.Headers {
 		if string(h.Name) != name {
 			continue
 		}
-		if seen || len(h.Value) > most {
+		if seen || len(h.Value) > mostContext {
 			return ""
 		}
 		seen, value = true, string(h.Value)

@@ -164,6 +164,28 @@ func TestASpanIsBoundedWhateverLimitsAreCalled(t *testing.T) {
 	}
 }
 
+func TestATraceStateIsBounded(t *testing.T) {
+	member := func(i int) string { return fmt.Sprintf("k%d=%s", i, strings.Repeat("v", 200)) }
+	for _, c := range []struct {
+		members int
+		want    bool
+	}{{2, true}, {3, false}, {32, false}} {
+		var members []string
+		for i := range c.members {
+			members = append(members, member(i))
+		}
+		doors, kept := recorded(t)
+		ctx := called(t, "traceparent", "00-"+envoysTrace+"-"+someSpan+"-01", "tracestate", strings.Join(members, ","))
+		span := told(ctx, doors, kept, answertest.Config{})
+		if span == nil || span.SpanContext().TraceID().String() != envoysTrace {
+			t.Fatalf("%d members: %+v", c.members, span)
+		}
+		if got := span.SpanContext().TraceState().Len(); (got > 0) != c.want || c.want && got != c.members {
+			t.Errorf("of %d members the span has %d", c.members, got)
+		}
+	}
+}
+
 func TestDecisionsThatAreTracedLeaveExemplars(t *testing.T) {
 	doors, kept := recorded(t)
 	sampled := called(t, "traceparent", "00-"+envoysTrace+"-"+someSpan+"-01")

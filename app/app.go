@@ -283,13 +283,16 @@ func (a *App) buildRLS(keys keys) error {
 	return nil
 }
 
+// maxScrapes is how many may read /metrics at once: a page takes megabytes in the making.
+const maxScrapes = 8
+
 func (a *App) buildHTTP(service *api.Service) error {
 	rest, err := service.Handler()
 	if err != nil {
 		return err
 	}
 	status := http.NewServeMux()
-	status.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	status.Handle("/metrics", promhttp.HandlerFor(a.metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes}))
 	status.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	status.HandleFunc("/readyz", a.readyz)
 	mux := http.NewServeMux()

@@ -3,12 +3,15 @@ package app
 import (
 	"cmp"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -293,4 +296,45 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 		eventually(t, "its end is too", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "0" })
 		shows(t, map[string]string{"sluice_catalog_revision": "2"})
 	})
+}
+
+// stuck is a reader of a page who takes nothing of it until told to.
+type stuck struct {
+	http.ResponseWriter
+	began chan<- struct{}
+	until <-chan struct{}
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	select {
+	case s.began <- struct{}{}:
+	case <-s.until:
+	}
+	<-s.until
+	return s.ResponseWriter.Write(b)
+}
+
+func TestReadersOfMetricsWhoTakeTheirTimeAreBounded(t *testing.T) {
+	s := run(t)
+	began, until := make(chan struct{}), make(chan struct{})
+	var group sync.WaitGroup
+	for range maxScrapes {
+		group.Go(func() {
+			s.status.Handler.ServeHTTP(&stuck{httptest.NewRecorder(), began, until}, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+		})
+	}
+	for range maxScrapes {
+		<-began
+	}
+	if code, _ := get(t, s.url+"/metrics"); code != http.StatusServiceUnavailable {
+		t.Errorf("one more got %d", code)
+	}
+	if code, _ := get(t, s.url+"/readyz"); code != http.StatusOK {
+		t.Errorf("readiness is %d meanwhile", code)
+	}
+	close(until)
+	group.Wait()
+	if code, body := get(t, s.url+"/metrics"); code != http.StatusOK || !strings.Contains(body, "sluice_stage") {
+		t.Errorf("afterwards: %d", code)
+	}
 }

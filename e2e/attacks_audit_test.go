@@ -533,7 +533,11 @@ func TestA03SecretsAreNowhere(t *testing.T) {
 	}
 	eventually(t, "spans came", func() bool { return len(collector.got()) >= 10 })
 	eventually(t, "the access log came", func() bool { return strings.Count(s.log(t), "/may/") > 2 })
-	sinks := map[string]string{"sluiced.log": s.log(t), "metrics": s.metrics(t)}
+	page, _ := s.scrape(t)
+	if !strings.Contains(page, `# {trace_id="`) {
+		t.Error("no metric has an exemplar")
+	}
+	sinks := map[string]string{"sluiced.log": s.log(t), "metrics": s.metrics(t), "metrics with exemplars": page}
 	for _, span := range collector.got() {
 		if strings.HasSuffix(span.GetName(), "Authorization/Check") { // Envoy's own are Envoy's to mask
 			sinks["spans"] += span.String()

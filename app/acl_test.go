@@ -20,6 +20,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
+	"github.com/voicecore-ai/sluice/await"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/redistest"
 )
@@ -77,7 +78,7 @@ func TestTheUsersOfThePageSuffice(t *testing.T) {
 			conn := dialTo(t, second)
 			// The tenant may make three requests.
 			var codes []int32
-			eventually(t, "the other replica knows the tenant", func() bool {
+			await.That(t, "the other replica knows the tenant", func() bool {
 				r := ask(t, conn, key)
 				codes = append(codes, r.GetStatus().GetCode())
 				return r.GetStatus().GetCode() == 0

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/voicecore-ai/sluice/await"
 )
 
 // server is one that runs until it is stopped, and what it has logged.
@@ -111,21 +113,6 @@ func (s *server) page(t *testing.T) string {
 	return string(text)
 }
 
-// eventually polls until true, and fails the test after ten seconds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(10 * time.Second)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
-}
-
 var frame = regexp.MustCompile(`(?m)^github\.com/voicecore-ai/sluice/\S+`)
 
 // running are the goroutines that have a function of ours on their stack, the test's own left out.
@@ -162,14 +149,13 @@ func TestNothingRunsAnyMoreWhenStopReturns(t *testing.T) {
 		"accesslog.(*Logger).Run", "app.(*App).sweep", "extproc.(*Server).Run", "authn.(*KeySets).Run", "app.(*App).keepTimes",
 		"app.(*certificates).watch", "catalog.(*Catalog).Watch", "app.(*App).watchDescriptors",
 	}
-	eventually(t, "all parts run", func() bool { // so that a part of another name is not missed below
+	await.That(t, "all parts run", func() bool { // so that a part of another name is not missed below
 		all := strings.Join(running(), "\n\n")
 		return !slices.ContainsFunc(names, func(name string) bool { return !strings.Contains(all, name) })
 	})
 	s.stop(t)
 	// A goroutine that has told that it ended may need a moment to be gone.
-	deadline := time.Now().Add(time.Second)
-	for len(running()) > before && time.Now().Before(deadline) {
+	for deadline := time.Now().Add(10 * time.Second); len(running()) > before && time.Now().Before(deadline); {
 		runtime.Gosched()
 	}
 	if left := running(); len(left) > before {
@@ -183,7 +169,7 @@ func TestStopWaitsForTheLastSave(t *testing.T) {
 	pipe(t, s.lastUsedPath()+".tmp")
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Stop(context.Background()) }()
-	eventually(t, "the last save hangs", func() bool {
+	await.That(t, "the last save hangs", func() bool {
 		return slices.ContainsFunc(running(), func(g string) bool { return strings.Contains(g, "saveLastUsed") })
 	})
 	select {
@@ -216,7 +202,7 @@ func TestAStopThatMayTakeNoLongerNamesWhatStillRuns(t *testing.T) {
 	if _, err := os.ReadFile(s.lastUsedPath() + ".tmp"); err != nil { // let it go
 		t.Fatal(err)
 	}
-	eventually(t, "it has ended", func() bool {
+	await.That(t, "it has ended", func() bool {
 		return !slices.ContainsFunc(running(), func(g string) bool { return strings.Contains(g, "saveLastUsed") })
 	})
 }

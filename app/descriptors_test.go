@@ -12,6 +12,8 @@ import (
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"github.com/voicecore-ai/sluice/await"
 )
 
 // described asks the rate limit service about descriptors of one entry each, key and value in turn; with perHour, by a limit that comes along.
@@ -76,7 +78,7 @@ func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	})
 	t.Run("an edit is shown, and what was counted stays", func(t *testing.T) {
 		put(t, filepath.Join(s.config.RLSConfig, "a.yaml"), []byte(strings.Replace(threeLimits, "requests_per_unit: 3}", "requests_per_unit: 4}", 1)))
-		eventually(t, "it is in force", func() bool { return value(s.page(t), `sluice_rls_limit_configured{limit="edge.user"}`) == "4" })
+		await.That(t, "it is in force", func() bool { return value(s.page(t), `sluice_rls_limit_configured{limit="edge.user"}`) == "4" })
 		shows(t, map[string]string{said("edge.user", "allowed"): "4"})
 	})
 }

@@ -19,6 +19,8 @@ import (
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/voicecore-ai/sluice/await"
 )
 
 // catalogue has a caller, a rule that lets it do everything, one that would not, and two issuers whose keys
@@ -285,15 +287,15 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 	})
 	t.Run("an issuer without keys is seen, and realms that nobody needs are not", func(t *testing.T) {
 		shows(t, map[string]string{`sluice_jwks_fetched_timestamp_seconds{issuer="down"}`: "0", `sluice_jwks_fetched_timestamp_seconds{issuer="realms"}`: ""})
-		eventually(t, "the fetch has failed", func() bool { return value(s.page(t), `sluice_jwks_fetches_total{result="failed"}`) != "0" })
+		await.That(t, "the fetch has failed", func() bool { return value(s.page(t), `sluice_jwks_fetches_total{result="failed"}`) != "0" })
 	})
 	t.Run("an edit that is not in force", func(t *testing.T) {
 		path := filepath.Join(s.config.Catalog, "b.yaml")
 		put(t, path, []byte("tenants: [{id: b, plan: none}]\n"))
-		eventually(t, "it is shown", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "1" })
+		await.That(t, "it is shown", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "1" })
 		shows(t, map[string]string{"sluice_catalog_revision": "1"})
 		put(t, path, []byte("tenants: [{id: b, plan: gold}]\n"))
-		eventually(t, "its end is too", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "0" })
+		await.That(t, "its end is too", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "0" })
 		shows(t, map[string]string{"sluice_catalog_revision": "2"})
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/quota/catalog"
@@ -58,7 +59,7 @@ func TestReplicasShareARedis(t *testing.T) {
 	r, secrets := newRedis(t), secretsFolder(t)
 	first := onRedis(t, r, "--secrets", secrets)
 	second := onRedis(t, r, "--secrets", secrets)
-	eventually(t, "each sees the other", func() bool {
+	await.That(t, "each sees the other", func() bool {
 		return value(first.page(t), "sluice_replicas") == "2" && value(second.page(t), "sluice_replicas") == "2"
 	})
 	t.Run("no journal is kept beside it", func(t *testing.T) {
@@ -102,19 +103,19 @@ func TestReplicasShareACatalogue(t *testing.T) {
 	if err := put("gold"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other has the plan", has(1))
+	await.That(t, "the other has the plan", has(1))
 	if confirmed := value(all[1].page(t), "sluice_catalog_confirmed_timestamp_seconds"); confirmed == "" || value(all[1].page(t), "sluice_catalog_refused") != "0" {
 		t.Errorf("confirmed at %q", confirmed)
 	}
 	r.Restart()
-	eventually(t, "the catalogue is back", func() bool {
+	await.That(t, "the catalogue is back", func() bool {
 		return catalog.Check(t.Context(), all[0].shared.client, all[0].config.Redis.Prefix) == nil
 	})
 	command(t, 0, "migrate", "--redis-url", "redis://"+r.Addr)
 	if err := put("silver"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other has both plans", has(2))
+	await.That(t, "the other has both plans", has(2))
 	third := onRedis(t, r, "--secrets", secrets)
 	if n := len(third.catalog.View().Plans); n != 2 {
 		t.Errorf("a replica that starts now has %d plans", n)
@@ -137,7 +138,7 @@ func refused(t *testing.T, args ...string) error {
 		_ = a.Stop(t.Context())
 		t.Fatalf("%q: it starts", args)
 	}
-	eventually(t, "nothing of it runs", func() bool { return len(running()) <= before })
+	await.That(t, "nothing of it runs", func() bool { return len(running()) <= before })
 	return err
 }
 

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/voicecore-ai/sluice/await"
 )
 
 const peerID = "spiffe://demo/ns/edge/sa/gateway"
@@ -134,7 +136,7 @@ func TestADiskThatHangsHoldsUpNoHandshake(t *testing.T) {
 	client, renewed := ca.issue(t, 3, time.Now().Add(time.Hour)), ca.issue(t, 4, time.Now().Add(time.Hour))
 	s := run(t, files.args()...)
 	pipe(t, files.cert)
-	eventually(t, "the renewal hangs", func() bool {
+	await.That(t, "the renewal hangs", func() bool {
 		return slices.ContainsFunc(running(), func(g string) bool { return strings.Contains(g, "(*certificates).load") })
 	})
 	var callers sync.WaitGroup
@@ -151,7 +153,7 @@ func TestADiskThatHangsHoldsUpNoHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, files.cert, renewed.cert)
-	eventually(t, "the renewed certificate is shown", func() bool { return shown(t, s, client) == 4 })
+	await.That(t, "the renewed certificate is shown", func() bool { return shown(t, s, client) == 4 })
 }
 
 func TestABrokenCertificateKeepsTheLastGoodOneAndIsReported(t *testing.T) {
@@ -186,7 +188,7 @@ func TestABrokenCertificateKeepsTheLastGoodOneAndIsReported(t *testing.T) {
 				t.Fatal(err)
 			}
 			put(t, c.path, c.broken)
-			eventually(t, "the metric says so", has(refused+"1"))
+			await.That(t, "the metric says so", has(refused+"1"))
 			if log := s.log.String(); !strings.Contains(log, "those before stay in use") || !strings.Contains(log, c.says) {
 				t.Errorf("the log does not say %q:\n%s", c.says, log)
 			}
@@ -194,13 +196,13 @@ func TestABrokenCertificateKeepsTheLastGoodOneAndIsReported(t *testing.T) {
 				t.Errorf("a handshake shows %d", serial)
 			}
 			put(t, c.path, before)
-			eventually(t, "it is as it was", has(refused+"0"))
+			await.That(t, "it is as it was", has(refused+"0"))
 		})
 	}
 	t.Run("a whole one is used, and the metric says until when", func(t *testing.T) {
 		put(t, files.key, renewed.key)
 		put(t, files.cert, renewed.cert)
-		eventually(t, "it is shown", func() bool { return shown(t, s, client) == 4 })
+		await.That(t, "it is shown", func() bool { return shown(t, s, client) == 4 })
 		if line := fmt.Sprintf("sluice_tls_certificate_expiry_timestamp_seconds %g", float64(until.Unix())); !has(line)() || !has(refused+"0")() {
 			t.Errorf("not there: %s\n%s", line, s.page(t))
 		}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -138,7 +139,7 @@ func (s *scene) observe(t *testing.T, act func() reply) ending {
 func (s *scene) settle(t *testing.T, want int) {
 	t.Helper()
 	got := 0
-	eventually(t, "each decision is in the audit log", func() bool {
+	await.That(t, "each decision is in the audit log", func() bool {
 		got = len(s.decisions(t))
 		return got >= want
 	})

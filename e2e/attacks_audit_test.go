@@ -20,6 +20,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
@@ -123,12 +124,12 @@ func TestA02KilledUnderLoadThroughEnvoy(t *testing.T) {
 	}
 	for range kills {
 		before := ok.Load()
-		within(t, 20*time.Second, "requests pass", func() bool { return ok.Load() > before+50 })
+		await.That(t, "requests pass", func() bool { return ok.Load() > before+50 })
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		down := failed.Load()
-		within(t, 10*time.Second, "nothing passes while nobody decides", func() bool { return failed.Load() > down+callers })
+		await.That(t, "nothing passes while nobody decides", func() bool { return failed.Load() > down+callers })
 		if err := s.StartSluiced(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +158,7 @@ func TestA02KilledUnderLoadThroughEnvoy(t *testing.T) {
 		t.Logf("%d kills: %d reached the upstream, %d records, %d answers 503", kills, s.witness.n, len(recorded), failed.Load())
 	})
 	t.Run("A-02 the chain goes on over every crash, and the public key alone proves it", func(t *testing.T) {
-		eventually(t, "the last records are signed", func() bool {
+		await.That(t, "the last records are signed", func() bool {
 			all := s.audited(t)
 			return len(all) > 0 && all[len(all)-1].Kind == "checkpoint"
 		})
@@ -202,7 +203,7 @@ func TestF04ADiskThatIsFullThroughEnvoy(t *testing.T) {
 		t.Fatalf("a durable limit before: %d, %v", shot.status, shot.err)
 	}
 	before := fileLimit(t, pid, 64)
-	eventually(t, "the log says that it can't be written", func() bool {
+	await.That(t, "the log says that it can't be written", func() bool {
 		s.at(t.Context(), key, "/must/be")
 		return s.metric(t, "sluice_audit_failing") == "1"
 	})
@@ -234,7 +235,7 @@ func TestF04ADiskThatIsFullThroughEnvoy(t *testing.T) {
 	})
 	t.Run("F-10 a limit whose journal can't be written refuses once its block is used up", func(t *testing.T) {
 		passed := 0
-		eventually(t, "it is refused", func() bool {
+		await.That(t, "it is refused", func() bool {
 			shot := s.at(t.Context(), durable, "/plain/x")
 			if shot.status == http.StatusOK {
 				passed++
@@ -249,7 +250,7 @@ func TestF04ADiskThatIsFullThroughEnvoy(t *testing.T) {
 	fileLimit(t, pid, before)
 	t.Run("F-04 with room again it goes on without a restart, and says what is missing", func(t *testing.T) {
 		for _, caller := range []string{key, durable} {
-			eventually(t, "a request passes", func() bool { return s.at(t.Context(), caller, "/must/be").status == http.StatusOK })
+			await.That(t, "a request passes", func() bool { return s.at(t.Context(), caller, "/must/be").status == http.StatusOK })
 		}
 		if s.Sluiced().Pid != pid {
 			t.Error("it was restarted")
@@ -260,7 +261,7 @@ func TestF04ADiskThatIsFullThroughEnvoy(t *testing.T) {
 			t.Errorf("%d, %q has %d records", shot.status, newest, len(s.recordsOf(t, newest[0])))
 		}
 		gaps := uint64(0)
-		eventually(t, "a gap record counts them", func() bool {
+		await.That(t, "a gap record counts them", func() bool {
 			gaps = 0
 			for _, r := range s.audited(t) {
 				if r.Kind == "gap" {
@@ -283,7 +284,7 @@ func TestF04AFolderThatIsGoneThroughEnvoy(t *testing.T) {
 	if err := os.Rename(folder, folder+".away"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "F-04 what requires a record is refused", func() bool {
+	await.That(t, "F-04 what requires a record is refused", func() bool {
 		return s.at(t.Context(), key, "/must/be").status == http.StatusServiceUnavailable
 	})
 	contacts := s.witness.contacts()
@@ -299,7 +300,7 @@ func TestF04AFolderThatIsGoneThroughEnvoy(t *testing.T) {
 	if err := os.Rename(folder+".away", folder); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "F-04 it goes on without a restart", func() bool {
+	await.That(t, "F-04 it goes on without a restart", func() bool {
 		return s.at(t.Context(), key, "/must/be").status == http.StatusOK
 	})
 	before := len(s.decisions(t))
@@ -389,7 +390,7 @@ func TestF04AFloodOfStrangers(t *testing.T) {
 				t.Errorf("%d requests that require a record were refused, %d passed", slow, passed)
 			}
 			var singles, counts, bytes int
-			eventually(t, "each stranger is recorded or counted", func() bool {
+			await.That(t, "each stranger is recorded or counted", func() bool {
 				singles, counts, bytes = strangers(t, w)
 				singles, counts, bytes = singles-single, counts-counted, bytes-size
 				return singles+counts == int(refused.Load())
@@ -531,8 +532,8 @@ func TestA03SecretsAreNowhere(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "spans came", func() bool { return len(collector.got()) >= 10 })
-	eventually(t, "the access log came", func() bool { return strings.Count(s.log(t), "/may/") > 2 })
+	await.That(t, "spans came", func() bool { return len(collector.got()) >= 10 })
+	await.That(t, "the access log came", func() bool { return strings.Count(s.log(t), "/may/") > 2 })
 	page, _ := s.scrape(t)
 	if !strings.Contains(page, `# {trace_id="`) {
 		t.Error("no metric has an exemplar")

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/voicecore-ai/sluice/app"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -91,12 +92,12 @@ func TestC06ACanaryFindsThatTheFilterIsGone(t *testing.T) {
 				t.Errorf("the canary got %d under decision %q", canary.status, id)
 			}
 			if c.gone {
-				eventually(t, "the access log's entries without a decision are counted", func() bool {
+				await.That(t, "the access log's entries without a decision are counted", func() bool {
 					return s.metric(t, `sluice_access_log_entries_total{result="missing"}`) == "1"
 				})
 				return
 			}
-			eventually(t, "the canary is on record", func() bool { return len(s.recordsOf(t, id)) == 1 })
+			await.That(t, "the canary is on record", func() bool { return len(s.recordsOf(t, id)) == 1 })
 			if s.witness.contacts() != 0 || s.metric(t, `sluice_access_log_entries_total{result="missing"}`) != "0" {
 				t.Error("the upstream was contacted, or an entry had no decision")
 			}
@@ -171,7 +172,7 @@ func TestC10DoorsAnswerListedPeersAlone(t *testing.T) {
 		if shot := w.at(t.Context(), key, "/must/be"); shot.status != http.StatusOK {
 			t.Errorf("%d, %v", shot.status, shot.err)
 		}
-		eventually(t, "on record, under its name", func() bool {
+		await.That(t, "on record, under its name", func() bool {
 			all := w.decisions(t)
 			return len(all) > 0 && all[len(all)-1].Peer == envoyID
 		})
@@ -182,7 +183,7 @@ func TestC10DoorsAnswerListedPeersAlone(t *testing.T) {
 func TestS01AStreamEndsWithItsTokenThroughEnvoy(t *testing.T) {
 	began := time.Now()
 	w, service, request, _ := streamByToken(t, 3*time.Second)
-	within(t, 4*time.Second+stated, "S-01 the service is let go", func() bool { return service.live.Load() == 0 })
+	await.Within(t, 4*time.Second+stated, "S-01 the service is let go", func() bool { return service.live.Load() == 0 })
 	if lasted := time.Since(began); lasted < 2*time.Second {
 		t.Errorf("S-01 it ended after %v, before its token", lasted)
 	}
@@ -205,7 +206,7 @@ func TestS01AStreamEndsWithItsIssuerThroughEnvoy(t *testing.T) {
 			if err := os.WriteFile(file, []byte(edit(string(text))), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			within(t, stated+2*time.Second, "the service is let go", func() bool { return service.live.Load() == 0 }) // the file is read within a second or two
+			await.Within(t, stated+2*time.Second, "the service is let go", func() bool { return service.live.Load() == 0 }) // the file is read within a second or two
 			w.streamIsOver(t, request)
 		})
 	}
@@ -232,14 +233,14 @@ func streamByToken(t *testing.T, life time.Duration) (w *world, service *talker,
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("S-01 %d", response.StatusCode)
 	}
-	within(t, 5*time.Second, "it runs", func() bool { return service.live.Load() == 1 })
+	await.That(t, "it runs", func() bool { return service.live.Load() == 1 })
 	return w, service, request, filepath.Join(dir, "catalogue.yaml")
 }
 
 // streamIsOver wants one record of the end, and the same request refused.
 func (w *world) streamIsOver(t *testing.T, request *http.Request) {
 	t.Helper()
-	within(t, 5*time.Second, "S-01 the end is one record", func() bool {
+	await.That(t, "S-01 the end is one record", func() bool {
 		return fmt.Sprint(w.endings(t, "acme")) == fmt.Sprint(map[string]int{unauthenticated: 1})
 	})
 	if shot := w.get(t.Context(), "", func(r *http.Request) { r.URL.Path = "/sse"; r.Header = request.Header }); shot.status != http.StatusUnauthorized {

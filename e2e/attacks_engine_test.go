@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
@@ -86,7 +86,7 @@ func TestX04ABadRuleChangesNothingThroughEnvoy(t *testing.T) {
 	if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "X-04 the refusal can be alerted on", func() bool { return s.number(t, `sluice_files_refused{setting="catalog"}`) == 1 })
+	await.That(t, "X-04 the refusal can be alerted on", func() bool { return s.number(t, `sluice_files_refused{setting="catalog"}`) == 1 })
 	if log := s.log(t); !strings.Contains(log, "rules[4].when: is no condition") {
 		t.Errorf("X-04 the log does not name the bad rule: %s", log[max(0, len(log)-1000):])
 	}
@@ -97,7 +97,7 @@ func TestX04ABadRuleChangesNothingThroughEnvoy(t *testing.T) {
 	if err := os.WriteFile(file, []byte(classes+"  - {name: open, effect: allow, audit: best_effort}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "X-04 the mended file holds", func() bool { return s.number(t, `sluice_files_refused{setting="catalog"}`) == 0 })
+	await.That(t, "X-04 the mended file holds", func() bool { return s.number(t, `sluice_files_refused{setting="catalog"}`) == 0 })
 	if after := s.judge(t, passes, admin).record.Revision; after == before {
 		t.Error("X-04 the mended rules have no revision of their own")
 	}
@@ -183,7 +183,7 @@ func TestA01ALogOfRealRequestsThatIsTamperedWith(t *testing.T) {
 		s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/must/x", key)) })
 		s.judge(t, isForbidden, func() reply { return s.raw(t, http1("GET", "/admin/x", key)) })
 	}
-	eventually(t, "the last records are signed", func() bool {
+	await.That(t, "the last records are signed", func() bool {
 		all := s.audited(t)
 		return len(all) > 0 && all[len(all)-1].Kind == "checkpoint"
 	})

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -129,7 +130,7 @@ func TestE02OrdersThatNoEnvoySends(t *testing.T) {
 			if answers != c.answers || status.Code(err) != c.ends {
 				t.Errorf("%d answers and %v, want %d and %v", answers, err, c.answers, c.ends)
 			}
-			eventually(t, "as many records", func() bool { return len(w.decisions(t)) >= before+c.records })
+			await.That(t, "as many records", func() bool { return len(w.decisions(t)) >= before+c.records })
 			wait(t, 100*time.Millisecond) // a record too many would be there by now
 			if n := len(w.decisions(t)) - before; n != c.records {
 				t.Errorf("%d records, want %d", n, c.records)
@@ -173,7 +174,7 @@ func TestE07ConfigurationsThatAreNotServed(t *testing.T) {
 			if got.status != c.status {
 				t.Errorf("status %d, want %d: %s", got.status, c.status, clip(got.body))
 			}
-			eventually(t, "as many records", func() bool { return len(s.decisions(t)) >= c.records })
+			await.That(t, "as many records", func() bool { return len(s.decisions(t)) >= c.records })
 			if n := len(s.decisions(t)); n != c.records {
 				t.Errorf("%d records, want %d", n, c.records)
 			}
@@ -219,10 +220,10 @@ func TestE08ResetsWhileItIsAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	within(t, 20*time.Second, "E-08 no stream and no goroutine is left", func() bool {
+	await.That(t, "E-08 no stream and no goroutine is left", func() bool {
 		return s.metric(t, "sluice_streams_live") == "0" && s.number(t, "go_goroutines") <= goroutines+15
 	})
-	within(t, 20*time.Second, "E-08 the last of what was decided too late is on record", func() bool {
+	await.That(t, "E-08 the last of what was decided too late is on record", func() bool {
 		before := len(s.decisions(t))
 		wait(t, 300*time.Millisecond)
 		return len(s.decisions(t)) == before
@@ -255,7 +256,7 @@ func TestE09LocalRepliesAreOneRecord(t *testing.T) {
 				t.Errorf("%d", got.status)
 			}
 			asked := s.asked(t) - before
-			eventually(t, "as many records as questions", func() bool { return len(s.decisions(t)) == records+asked })
+			await.That(t, "as many records as questions", func() bool { return len(s.decisions(t)) == records+asked })
 		})
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 )
 
@@ -53,7 +54,7 @@ func TestF01AServerThatHangsThroughEnvoy(t *testing.T) {
 	if err := s.Sluiced().Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it serves again", func() bool { return s.at(t.Context(), key, "/must/be").status == http.StatusOK })
+	await.That(t, "it serves again", func() bool { return s.at(t.Context(), key, "/must/be").status == http.StatusOK })
 	after := s.witness.contacts() - contacts
 	if after != 1 {
 		t.Errorf("F-01 the upstream was contacted %d times, want once, after the server went on", after)
@@ -104,7 +105,7 @@ func TestF03ReloadsUnderLoadThroughEnvoy(t *testing.T) {
 		before := revision()
 		write("catalogue.yaml", broken[round%len(broken)])
 		seen := denied.Load()
-		within(t, 10*time.Second, "requests are decided under a broken file", func() bool { return denied.Load() > seen+20 })
+		await.That(t, "requests are decided under a broken file", func() bool { return denied.Load() > seen+20 })
 		if now := revision(); now != before {
 			t.Errorf("F-03 a broken file made revision %s", now)
 		}
@@ -112,7 +113,7 @@ func TestF03ReloadsUnderLoadThroughEnvoy(t *testing.T) {
 		if err := os.Rename(filepath.Join(dir, "catalogue.tmp"), path); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 10*time.Second, "the good file holds", func() bool { return revision() != before })
+		await.That(t, "the good file holds", func() bool { return revision() != before })
 	}
 	stop()
 	running.Wait()
@@ -210,7 +211,7 @@ func TestF05GarbageToEveryDoor(t *testing.T) {
 			if answer.GetStatus().GetCode() == 0 || answer.GetDeniedResponse().GetStatus().GetCode() != http.StatusBadRequest {
 				t.Errorf("%v", &answer)
 			}
-			eventually(t, "it is on record", func() bool { return len(w.decisions(t)) == before+1 })
+			await.That(t, "it is on record", func() bool { return len(w.decisions(t)) == before+1 })
 			if r := w.decisions(t)[before]; r.Reason != malformed || *r.Allowed {
 				t.Errorf("%+v", r)
 			}
@@ -313,12 +314,12 @@ func TestF06CallersThatGoAway(t *testing.T) {
 			})
 		}
 		callers.Wait()
-		within(t, 10*time.Second, "no stream is left", func() bool { return w.number(t, "sluice_streams_live") == 0 })
+		await.That(t, "no stream is left", func() bool { return w.number(t, "sluice_streams_live") == 0 })
 		if round == 0 { // by now what is made once is made
 			goroutines, descriptors, heap = used()
 		}
 	}
-	eventually(t, "goroutines and descriptors are as before", func() bool {
+	await.That(t, "goroutines and descriptors are as before", func() bool {
 		g, d, _ := used()
 		return g <= goroutines+20 && d <= descriptors+5
 	})
@@ -435,7 +436,7 @@ func TestF07ReadyWithKeys(t *testing.T) {
 		s.judge(t, isNobody, func() reply { return s.raw(t, http1("GET", "/may/x", "authorization: Bearer "+token)) })
 		s.judge(t, passes, func() reply { return s.raw(t, http1("GET", "/may/x", "x-api-key: "+key)) })
 		close(k.open)
-		within(t, 40*time.Second, "its tokens pass once the keys are there", func() bool {
+		await.That(t, "its tokens pass once the keys are there", func() bool {
 			return s.raw(t, http1("GET", "/may/x", "authorization: Bearer "+token)).status == http.StatusOK
 		})
 	})
@@ -474,7 +475,7 @@ func TestF08ANoisyTenantThroughEnvoy(t *testing.T) {
 	if over.Load() < 1000 || passed.Load() > 10+10*5 {
 		t.Errorf("F-08 the noisy one passed %d times and was refused %d times", passed.Load(), over.Load())
 	}
-	eventually(t, "each refusal and each admission is on record, or counted", func() bool {
+	await.That(t, "each refusal and each admission is on record, or counted", func() bool {
 		n := int64(0)
 		for _, r := range s.audited(t) {
 			switch {

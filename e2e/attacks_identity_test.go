@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -301,7 +302,7 @@ func testKeysThatEnd(t *testing.T, s *scene, first string) {
 		next := create("tenants/acme", nil)
 		try(old.GetSecret(), passes)
 		try(next.GetSecret(), passes)
-		eventually(t, "the old key has expired", func() bool { return time.Now().After(end) })
+		await.That(t, "the old key has expired", func() bool { return time.Now().After(end) })
 		try(old.GetSecret(), isNobody)
 		try(next.GetSecret(), passes)
 	})

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -261,7 +262,7 @@ func testKeySets(t *testing.T, s *tokenScene) {
 		s.try(t, down.token(nil), isNobody)
 		s.try(t, s.good.token(nil), passes)
 		s.idp.publish("/down", ecJWK("es", s.key))
-		within(t, 40*time.Second, "the set is fetched again", func() bool { return s.raw(t, bearerOf(down.token(nil))).status == http.StatusOK })
+		await.That(t, "the set is fetched again", func() bool { return s.raw(t, bearerOf(down.token(nil))).status == http.StatusOK })
 		s.settled(t)
 	})
 	t.Run("J-03 a thousand made-up kids cause one fetch, and delay nobody else", func(t *testing.T) {
@@ -334,7 +335,7 @@ func testKeySets(t *testing.T, s *tokenScene) {
 // settled waits until no more records of what was asked before come.
 func (s *tokenScene) settled(t *testing.T) {
 	t.Helper()
-	eventually(t, "no more records come", func() bool {
+	await.That(t, "no more records come", func() bool {
 		n := len(s.decisions(t))
 		wait(t, 200*time.Millisecond)
 		return len(s.decisions(t)) == n

@@ -15,6 +15,7 @@ import (
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/await"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/tenant"
 )
@@ -244,7 +245,7 @@ func throughGateway(t *testing.T, h *threeHops, want verdict, request string) (r
 	if got.status != want.status || h.witness.contacts() != contacts+1 {
 		t.Errorf("status %d, %d contacts", got.status, h.witness.contacts()-contacts)
 	}
-	eventually(t, "gateway and A have a record each", func() bool { return len(h.decisions(t)) >= before+2 })
+	await.That(t, "gateway and A have a record each", func() bool { return len(h.decisions(t)) >= before+2 })
 	records := h.decisions(t)[before:]
 	if len(records) != 2 || records[0].Peer != envoyID || records[1].Peer != serviceA || records[0].Reason != want.reason || records[1].Reason != want.reason {
 		t.Errorf("the records are %+v", records)
@@ -288,7 +289,7 @@ func testRevocations(t *testing.T, h *threeHops) {
 		end := time.Now().Add(4 * time.Second)
 		tok := through(newKey(timestamppb.New(end)).GetSecret())
 		h.b.judge(t, passes, show(tok))
-		eventually(t, "the key has expired", func() bool { return time.Now().After(end) })
+		await.That(t, "the key has expired", func() bool { return time.Now().After(end) })
 		h.b.judge(t, isNobody, show(tok))
 	})
 	t.Run("a service's limit that is used up refuses at the inner hop, and costs the edge nothing", func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -44,7 +45,7 @@ func TestT01ParentAndLink(t *testing.T) {
 			if at.parent == "" {
 				denied(t, w, traceparent(t.Context(), unsampledTrace, sampledParent, "01")) // exported after what must not be
 			}
-			eventually(t, "a span is exported", func() bool { return len(c.got()) > before })
+			await.That(t, "a span is exported", func() bool { return len(c.got()) > before })
 			span := c.got()[before]
 			if at.parent == "" {
 				if hex.EncodeToString(span.GetTraceId()) != unsampledTrace {
@@ -71,7 +72,7 @@ func denied(t *testing.T, w *world, ctx context.Context, headers ...string) audi
 	if r, err := check(ctx, w.conn, "slk_00000000_none", headers...); err != nil || r.GetDeniedResponse() == nil {
 		t.Fatalf("%v, %v", r, err)
 	}
-	eventually(t, "the record", func() bool { return len(w.decisions(t)) > before })
+	await.That(t, "the record", func() bool { return len(w.decisions(t)) > before })
 	records := w.decisions(t)
 	if len(records) != before+1 || records[before].Reason != unauthenticated {
 		t.Errorf("%d records, the first %+v", len(records)-before, records[before])
@@ -197,12 +198,12 @@ func TestT03TheFlagsOfAClientDoNotSampleForUs(t *testing.T) {
 				}
 			}
 			if at.want {
-				eventually(t, "the spans are exported", func() bool { return len(c.got()) >= 5 })
+				await.That(t, "the spans are exported", func() bool { return len(c.got()) >= 5 })
 			} else { // a context of Envoy's own is exported after what must not be
 				if _, err := check(traceparent(t.Context(), sampledTrace, sampledParent, "01"), s.conn, key); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "a span is exported", func() bool { return len(c.got()) > 0 })
+				await.That(t, "a span is exported", func() bool { return len(c.got()) > 0 })
 			}
 			for _, span := range c.got() {
 				id := hex.EncodeToString(span.GetTraceId())

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -102,7 +103,7 @@ func TestDrainingFailsNoRequest(t *testing.T) {
 	folders, key := twins(t)
 	second := alone(t, stack.Options{Data: folders[1]})
 	first := start(t, stack.Options{Data: folders[0], Config: pair(second.GRPC), Args: []string{"--drain-delay", "2s"}})
-	eventually(t, "Envoy finds both healthy", func() bool { return first.healthy(t) == 2 })
+	await.That(t, "Envoy finds both healthy", func() bool { return first.healthy(t) == 2 })
 
 	const perSecond, during = 200, 6 * time.Second
 	done := make(chan []shot, 1)
@@ -114,7 +115,7 @@ func TestDrainingFailsNoRequest(t *testing.T) {
 	}
 
 	health := healthpb.NewHealthClient(first.conn)
-	eventually(t, "health says NOT_SERVING", func() bool {
+	await.That(t, "health says NOT_SERVING", func() bool {
 		r, err := health.Check(t.Context(), &healthpb.HealthCheckRequest{})
 		return err == nil && r.GetStatus() == healthpb.HealthCheckResponse_NOT_SERVING
 	})
@@ -125,7 +126,7 @@ func TestDrainingFailsNoRequest(t *testing.T) {
 	if r, err := check(t.Context(), first.dial(t), key); err != nil || r.GetStatus().GetCode() != 0 {
 		t.Errorf("a call after NOT_SERVING: %v, %v", r, err)
 	}
-	eventually(t, "Envoy stops sending to the first", func() bool { return first.healthy(t) == 1 })
+	await.That(t, "Envoy stops sending to the first", func() bool { return first.healthy(t) == 1 })
 	select {
 	case err := <-ended:
 		t.Fatalf("ended before the delay was over: %v", err)
@@ -204,7 +205,7 @@ func TestCallsInFlightAtSIGTERMAreAnswered(t *testing.T) {
 	if r, err := watch.Recv(); err != nil || r.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
 		t.Errorf("a watcher of health is told: %v, %v, want NOT_SERVING", r, err)
 	}
-	eventually(t, "the listener closes", func() bool {
+	await.That(t, "the listener closes", func() bool {
 		conn, err := net.Dial("tcp", w.GRPC)
 		if err == nil {
 			_ = conn.Close()

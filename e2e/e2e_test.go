@@ -171,24 +171,6 @@ func (w *world) metrics(t *testing.T) string {
 	return string(text)
 }
 
-// eventually polls until true, and fails the test after ten seconds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	within(t, 10*time.Second, what, holds)
-}
-
-// within polls until true, and fails the test after the given time.
-func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
-		}
-		wait(t, 10*time.Millisecond)
-	}
-}
-
 func (w *world) admin(t *testing.T) context.Context {
 	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
 }

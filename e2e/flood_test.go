@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
@@ -105,7 +106,7 @@ func TestAFloodOfBadTokensLeavesGoodCallersAlone(t *testing.T) {
 	}
 	t.Run("the audit log has counted each of them, and written down few", func(t *testing.T) {
 		var singly, counted int
-		eventually(t, "all are counted", func() bool {
+		await.That(t, "all are counted", func() bool {
 			singly, counted = 0, 0
 			for _, r := range w.audited(t) {
 				switch r.Kind {

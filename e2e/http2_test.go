@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 )
 
@@ -104,7 +105,7 @@ func (a *attacker) read() {
 // saw waits until the server has said something.
 func (a *attacker) saw(what string, holds func() bool) {
 	a.t.Helper()
-	eventually(a.t, what, func() bool {
+	await.That(a.t, what, func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return holds()
@@ -206,7 +207,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 	defer silent.Close()
 	opened := time.Now()
 	other := w.bystander(t, key)
-	eventually(t, "the bystander is served", func() bool { return other.calls.Load() > 100 })
+	await.That(t, "the bystander is served", func() bool { return other.calls.Load() > 100 })
 	before, _ := memory(t, w)
 
 	t.Run("it is told of 10,000 streams and 64 KiB of headers", func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -153,7 +154,7 @@ func testIdentity(t *testing.T, config string) {
 	})
 
 	t.Run("every outcome came back over the access log under its decision id", func(t *testing.T) {
-		eventually(t, "an access log entry is settled", func() bool {
+		await.That(t, "an access log entry is settled", func() bool {
 			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"}`) &&
 				!strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 0`)
 		})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/installer/profile"
 	asks "github.com/voicecore-ai/sluice/installer/wiring"
@@ -171,7 +172,7 @@ func TestTheInstallersWiringAtTheGateway(t *testing.T) {
 	})
 	t.Run("the access log settles what was decided", func(t *testing.T) {
 		settled := regexp.MustCompile(`sluice_access_log_entries_total\{[^}]*result="settled"[^}]*\} [1-9]`)
-		eventually(t, "an entry is settled", func() bool { return settled.MatchString(s.metrics(t)) })
+		await.That(t, "an entry is settled", func() bool { return settled.MatchString(s.metrics(t)) })
 	})
 	t.Run("without Sluice nobody passes, but on the excluded paths", func(t *testing.T) {
 		if err := s.Kill(); err != nil {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/voicecore-ai/sluice/authz/token"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -178,7 +179,7 @@ func runEnvoy(t *testing.T, name, config, admin string) {
 			t.Logf("%s:\n%s", name, text[max(0, len(text)-3000):])
 		}
 	})
-	within(t, 30*time.Second, name+" is ready", func() bool {
+	await.That(t, name+" is ready", func() bool {
 		response, err := http.Get(admin + "/ready")
 		if err != nil {
 			return false

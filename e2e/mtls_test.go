@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -61,7 +62,7 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 				t.Errorf("request %d: %d, %v, want %d", i+1, s.status, s.err, want)
 			}
 		}
-		eventually(t, "what the same peer reports is settled", func() bool {
+		await.That(t, "what the same peer reports is settled", func() bool {
 			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 5`)
 		})
 		for class, want := range map[string]string{"2xx": "3", "4xx": "2", "5xx": "0"} {
@@ -109,11 +110,11 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 		before := served(t, w, config)
 		half := ca.issue(t, "half", later, serverID)
 		replace(t, half.certFile, server.certFile)
-		eventually(t, "the log says that the key is another's", func() bool {
+		await.That(t, "the log says that the key is another's", func() bool {
 			return served(t, w, config) == before && strings.Contains(w.log(t), "those before stay in use")
 		})
 		replace(t, half.keyFile, server.keyFile)
-		eventually(t, "the renewed one is served", func() bool { return served(t, w, config) != before })
+		await.That(t, "the renewed one is served", func() bool { return served(t, w, config) != before })
 		if s := w.get(t.Context(), key); s.status != http.StatusTooManyRequests {
 			t.Errorf("Envoy's request: %d, %v, want the 429 of before", s.status, s.err)
 		}

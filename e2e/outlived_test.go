@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -54,7 +55,7 @@ func TestS01ARunningStreamShowsInTheLogThroughEnvoy(t *testing.T) {
 			if response.StatusCode != http.StatusOK {
 				t.Fatal(response.StatusCode)
 			}
-			within(t, 5*time.Second, "it stands at first", func() bool { return !strings.Contains(w.metrics(t), renewed) })
+			await.That(t, "it stands at first", func() bool { return !strings.Contains(w.metrics(t), renewed) })
 			if !strings.Contains(w.metrics(t), outlived) && c.edit != nil {
 				t.Fatal("it is said to have outlived what still stands")
 			}
@@ -73,7 +74,7 @@ func TestS01ARunningStreamShowsInTheLogThroughEnvoy(t *testing.T) {
 				}
 			}
 			// The file is read within two seconds, and entries are sent within another.
-			within(t, c.life%time.Hour+interval+3*time.Second, "the log says so", func() bool { return !strings.Contains(w.metrics(t), outlived) })
+			await.Within(t, c.life%time.Hour+interval+3*time.Second, "the log says so", func() bool { return !strings.Contains(w.metrics(t), outlived) })
 			if service.live.Load() != 1 {
 				t.Error("this door can't end a stream, and it has ended")
 			}
@@ -83,11 +84,11 @@ func TestS01ARunningStreamShowsInTheLogThroughEnvoy(t *testing.T) {
 		service := startTalker(t)
 		w := start(t, stack.Options{Config: strings.ReplaceAll(config, "${UPSTREAM_PORT}", service.port)})
 		kinds()["server-sent events"](t, w, w.tenant(t, "acme", limit("per-minute", fixed, 1000, time.Minute)))
-		within(t, 5*time.Second, "it stands at first", func() bool { return !strings.Contains(w.metrics(t), renewed) })
+		await.That(t, "it stands at first", func() bool { return !strings.Contains(w.metrics(t), renewed) })
 		if !strings.Contains(w.metrics(t), outlived) {
 			t.Fatal("it is said to have outlived what still stands")
 		}
 		w.revoke(t, "acme")
-		within(t, 2*interval, "the log says so", func() bool { return !strings.Contains(w.metrics(t), outlived) })
+		await.Within(t, 2*interval, "the log says so", func() bool { return !strings.Contains(w.metrics(t), outlived) })
 	})
 }

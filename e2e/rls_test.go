@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -64,20 +64,18 @@ func TestDescriptorFilesOfTheReferenceLimitThroughEnvoy(t *testing.T) {
 
 	t.Run("a half-written file changes nothing and a whole one holds soon", func(t *testing.T) {
 		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_un")
-		eventually(t, "the log names file and line", func() bool {
+		await.That(t, "the log names file and line", func() bool {
 			return strings.Contains(w.log(t), "the descriptor files are refused; the ones before stay in force") && strings.Contains(w.log(t), "demo.yaml: is not YAML: line 3")
 		})
 		if n := admitted("carl", 20); n != 5 {
 			t.Errorf("%d admitted while the file was broken, want 5 as before", n)
 		}
 		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_unit: 8}\n")
-		deadline := time.Now().Add(10 * time.Second)
-		for extra := 0; extra < 3; extra += admitted("carl", 1) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d more admitted, want 3: the limit went from 5 to 8", extra)
-			}
-			wait(t, 50*time.Millisecond)
-		}
+		extra := 0
+		await.That(t, "3 more are admitted, for the limit went from 5 to 8", func() bool {
+			extra += admitted("carl", 1)
+			return extra == 3
+		})
 		if n := admitted("carl", 5); n != 0 {
 			t.Errorf("%d admitted beyond 8", n)
 		}

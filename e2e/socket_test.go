@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/app"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -44,7 +45,7 @@ func TestEnvoyReachesSluicedOverAUnixSocket(t *testing.T) {
 		}
 	})
 	t.Run("what the socket's peer reports is settled", func(t *testing.T) {
-		eventually(t, "two entries", func() bool {
+		await.That(t, "two entries", func() bool {
 			return strings.Contains(w.metrics(t), `sluice_access_log_entries_total{result="settled"} 2`)
 		})
 	})
@@ -61,7 +62,7 @@ func TestEnvoyReachesSluicedOverAUnixSocket(t *testing.T) {
 		if err := w.StartSluiced(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a request passes", func() bool { return w.get(t.Context(), key).status == http.StatusOK })
+		await.That(t, "a request passes", func() bool { return w.get(t.Context(), key).status == http.StatusOK })
 		decided(t)
 	})
 	t.Run("a file that is no socket is left alone, and the error names it", func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -42,7 +43,7 @@ func testSoftStage(t *testing.T, config string) {
 	recorded := func(want map[string]int) {
 		t.Helper()
 		var got map[string]int
-		eventually(t, fmt.Sprint("the records ", want), func() bool {
+		await.That(t, fmt.Sprint("the records ", want), func() bool {
 			got = map[string]int{}
 			for _, r := range w.decisions(t) {
 				word := r.Reason
@@ -100,7 +101,7 @@ func testSoftStage(t *testing.T, config string) {
 	if err := w.StartSluiced(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Envoy asks the new server", func() bool { return w.get(t.Context(), "", nobody).status == http.StatusUnauthorized })
+	await.That(t, "Envoy asks the new server", func() bool { return w.get(t.Context(), "", nobody).status == http.StatusUnauthorized })
 	expect("enforced, with a key", http.StatusOK)
 	expect("enforced, with a key", http.StatusOK)
 	expect("enforced, over the limit", http.StatusTooManyRequests)

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -99,7 +100,7 @@ func TestASpanHangsOnWhatEnvoySampledAndOnNothingElse(t *testing.T) {
 	if err != nil || r.GetStatus().GetCode() != 0 {
 		t.Fatalf("%v, %v", r, err)
 	}
-	eventually(t, "a span is exported", func() bool { return len(c.got()) > 0 })
+	await.That(t, "a span is exported", func() bool { return len(c.got()) > 0 })
 	for _, s := range c.got() {
 		if hex.EncodeToString(s.GetTraceId()) != sampledTrace || hex.EncodeToString(s.GetParentSpanId()) != sampledParent {
 			t.Errorf("span %q of trace %x under %x", s.GetName(), s.GetTraceId(), s.GetParentSpanId())
@@ -140,7 +141,7 @@ func TestASpanHangsOnThatOfAnEnvoyThatTraces(t *testing.T) {
 		t.Fatalf("%d, %v", s.status, s.err)
 	}
 	// ours is sluiced's span, whose parent must be one of Envoy's in the same trace.
-	eventually(t, "Envoy's span and ours on it", func() bool {
+	await.That(t, "Envoy's span and ours on it", func() bool {
 		spans := c.got()
 		return slices.ContainsFunc(spans, func(ours *tracepb.Span) bool {
 			return ours.GetKind() == tracepb.Span_SPAN_KIND_SERVER && strings.HasSuffix(ours.GetName(), "Authorization/Check") &&
@@ -176,7 +177,7 @@ func TestACollectorThatIsDownBlocksNothing(t *testing.T) {
 			}
 			t.Logf("%d calls in %v", calls, time.Since(begin))
 			const waiting = 2048 // at most
-			eventually(t, "what found no room, or was not taken, is counted", func() bool {
+			await.That(t, "what found no room, or was not taken, is counted", func() bool {
 				dropped, failed := 0, 0
 				for line := range strings.Lines(w.metrics(t)) {
 					_, _ = fmt.Sscanf(line, `sluice_spans_total{result="dropped"} %d`, &dropped)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -279,7 +280,7 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 				name := fmt.Sprintf("t%d", time.Now().UnixNano())
 				o := open(t, w, w.tenant(t, name, limit("per-minute", fixed, 1000, time.Minute)))
 				bystander := open(t, w, w.tenant(t, name+"-other", limit("per-minute", fixed, 1000, time.Minute)))
-				within(t, 5*time.Second, "both run", func() bool { return service.live.Load() == 2 })
+				await.That(t, "both run", func() bool { return service.live.Load() == 2 })
 				wait(t, 700*time.Millisecond) // beyond a sweep, while nothing has changed
 				select {
 				case <-o.end:
@@ -288,7 +289,7 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 				}
 				change.make(t, name)
 				changed := time.Now()
-				within(t, stated, "the service is let go", func() bool { return service.live.Load() == 1 })
+				await.Within(t, stated, "the service is let go", func() bool { return service.live.Load() == 1 })
 				var end time.Time
 				select {
 				case end = <-o.end:
@@ -308,18 +309,18 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 				if len(bystander.end) != 0 {
 					t.Errorf("another tenant's stream ended too: %s", bystander.how)
 				}
-				within(t, 5*time.Second, "the end is one record, with the reason", func() bool {
+				await.That(t, "the end is one record, with the reason", func() bool {
 					return fmt.Sprint(w.endings(t, name)) == fmt.Sprint(map[string]int{change.reason: 1}) && len(w.endings(t, name+"-other")) == 0
 				})
 				w.suspend(t, name+"-other")
-				within(t, stated, "the other is let go", func() bool { return service.live.Load() == 0 })
+				await.Within(t, stated, "the other is let go", func() bool { return service.live.Load() == 0 })
 			})
 		}
 	}
 	t.Run("the access log says why each ended", func(t *testing.T) {
 		for _, path := range []string{"/ws", "/sse", "/slow", "/grpc.health.v1.Health/Watch"} {
 			for _, details := range []string{"sluice_suspended", "sluice_unauthenticated"} {
-				within(t, 5*time.Second, path+" with "+details, func() bool {
+				await.That(t, path+" with "+details, func() bool {
 					text, _ := os.ReadFile(filepath.Join(w.logs, "sluiced.log"))
 					for entry := range strings.Lines(string(text)) {
 						if strings.Contains(entry, "path="+path+" ") && strings.Contains(entry, "details="+details+" ") {
@@ -334,18 +335,18 @@ func TestRunningStreamsAreEnded(t *testing.T) {
 	if stuck := w.metric(t, "sluice_streams_stuck_total"); stuck != "0" {
 		t.Errorf("%s streams were left open", stuck)
 	}
-	within(t, 5*time.Second, "no stream is watched", func() bool { return w.metric(t, "sluice_streams_live") == "0" })
+	await.That(t, "no stream is watched", func() bool { return w.metric(t, "sluice_streams_live") == "0" })
 }
 
 // TestStreamsEndWhenNobodyWatchesThem: failing open would let them run on.
 func TestStreamsEndWhenNobodyWatchesThem(t *testing.T) {
 	w, service := streams(t)
 	o := openSocket(t, w, w.tenant(t, "acme", limit("per-minute", fixed, 1000, time.Minute)))
-	within(t, 5*time.Second, "it runs", func() bool { return service.live.Load() == 1 && o.pieces.Load() > 2 })
+	await.That(t, "it runs", func() bool { return service.live.Load() == 1 && o.pieces.Load() > 2 })
 	if err := w.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, stated, "the service is let go", func() bool { return service.live.Load() == 0 })
+	await.Within(t, stated, "the service is let go", func() bool { return service.live.Load() == 0 })
 	if err := w.StartSluiced(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -355,11 +356,11 @@ func TestStreamsEndWhenNobodyWatchesThem(t *testing.T) {
 func TestAStoppingServerStillWatches(t *testing.T) {
 	w, service := streams(t, "--drain-timeout", "30s")
 	o := openSocket(t, w, w.tenant(t, "acme", limit("per-minute", fixed, 1000, time.Minute)))
-	within(t, 5*time.Second, "it runs", func() bool { return service.live.Load() == 1 && o.pieces.Load() > 2 })
+	await.That(t, "it runs", func() bool { return service.live.Load() == 1 && o.pieces.Load() > 2 })
 	if err := w.Sluiced().Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "it says that it is not ready", func() bool {
+	await.That(t, "it says that it is not ready", func() bool {
 		response, err := w.client.Get(w.HTTP + "/readyz")
 		if err != nil {
 			return false
@@ -385,7 +386,7 @@ func TestAStoppingServerStillWatches(t *testing.T) {
 	if response.StatusCode != http.StatusOK {
 		t.Fatalf("suspended: %d", response.StatusCode)
 	}
-	within(t, stated, "the service is let go", func() bool { return service.live.Load() == 0 })
+	await.Within(t, stated, "the service is let go", func() bool { return service.live.Load() == 0 })
 }
 
 // TestTwoThousandStreamsAtOnce is E-12 and S-02: the shipped circuit breakers hold them, and a
@@ -409,7 +410,7 @@ func TestTwoThousandStreamsAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	within(t, 30*time.Second, "all run", func() bool { return service.live.Load() == n })
+	await.That(t, "all run", func() bool { return service.live.Load() == n })
 	if live := w.metric(t, "sluice_streams_live"); live != fmt.Sprint(n) {
 		t.Errorf("%s are watched", live)
 	}
@@ -420,13 +421,13 @@ func TestTwoThousandStreamsAtOnce(t *testing.T) {
 	}
 	w.suspend(t, "acme")
 	changed := time.Now()
-	within(t, 10*time.Second, "all are let go", func() bool { return service.live.Load() == 0 })
+	await.That(t, "all are let go", func() bool { return service.live.Load() == 0 })
 	if took := time.Since(changed); took > stated {
 		t.Errorf("S-02 it took %v", took)
 	} else {
 		t.Logf("2,000 streams were ended within %v of the change", took)
 	}
-	within(t, 10*time.Second, "each end is one record", func() bool {
+	await.That(t, "each end is one record", func() bool {
 		return fmt.Sprint(w.endings(t, "acme")) == fmt.Sprint(map[string]int{"suspended": n})
 	})
 	for _, o := range all {

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 )
@@ -300,7 +301,7 @@ func TestAWrongCatalogueFileChangesNothing(t *testing.T) {
 		t.Run(c.name+" is logged with file and line", func(t *testing.T) {
 			before := len(w.log(t))
 			write(c.text)
-			eventually(t, "the log says "+c.says, func() bool { return strings.Contains(w.log(t)[before:], c.says) })
+			await.That(t, "the log says "+c.says, func() bool { return strings.Contains(w.log(t)[before:], c.says) })
 			if !strings.Contains(w.log(t)[before:], "the last good catalogue stays") {
 				t.Error("the log does not say what holds")
 			}
@@ -309,7 +310,7 @@ func TestAWrongCatalogueFileChangesNothing(t *testing.T) {
 	}
 	t.Run("a limit of 0 is a limit, and refuses all", func(t *testing.T) {
 		write(plan("0"))
-		eventually(t, "a request is refused", func() bool {
+		await.That(t, "a request is refused", func() bool {
 			s := w.get(t.Context(), key)
 			if s.status == http.StatusOK {
 				admitted++
@@ -320,7 +321,7 @@ func TestAWrongCatalogueFileChangesNothing(t *testing.T) {
 	t.Run("the next good file holds, and what was used stays used", func(t *testing.T) {
 		want := admitted + 3
 		write(plan(strconv.Itoa(want)))
-		eventually(t, "a request passes", func() bool {
+		await.That(t, "a request passes", func() bool {
 			s := w.get(t.Context(), key)
 			if s.status == http.StatusOK {
 				admitted++

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	modev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/authz/answer"
 	"github.com/voicecore-ai/sluice/authz/answer/answertest"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/extproc"
 	"github.com/voicecore-ai/sluice/gate"
 )
@@ -215,7 +215,7 @@ func TestStreamsThatAreResetLeaveNothing(t *testing.T) {
 	for i := range 8 {
 		reset(i)
 	}
-	settle(t, func() bool { return s.Live() == 0 })
+	await.That(t, "no stream lives", func() bool { return s.Live() == 0 })
 	before := runtime.NumGoroutine()
 	var wg sync.WaitGroup
 	for worker := range 16 {
@@ -226,20 +226,11 @@ func TestStreamsThatAreResetLeaveNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	settle(t, func() bool { return s.Live() == 0 && runtime.NumGoroutine() <= before+8 })
-	if s.Live() != 0 || runtime.NumGoroutine() > before+8 || s.Panics() != 0 {
-		t.Errorf("%d live, %d goroutines where there were %d, %d panics", s.Live(), runtime.NumGoroutine(), before, s.Panics())
-	}
-}
-
-// settle waits until done says so, at most ten seconds.
-func settle(t *testing.T, done func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !done() && time.Now().Before(deadline) {
-		<-tick.C
+	await.That(t, fmt.Sprintf("no stream lives, and there are as many goroutines as before, %d", before), func() bool {
+		return s.Live() == 0 && runtime.NumGoroutine() <= before+8
+	})
+	if n := s.Panics(); n != 0 {
+		t.Errorf("%d panics", n)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -137,14 +138,7 @@ func TestTheKindInTheURLIsTheKindThatAnswers(t *testing.T) {
 	t.Run("a cluster without one of its primaries does not serve every key", func(t *testing.T) {
 		cluster[2].Kill()
 		o := at(t, "redis+cluster://"+nodes, Options{})
-		deadline := time.After(30 * time.Second)
-		for Refusal(Check(t.Context(), o)) == nil { // until the others agree that it is gone
-			select {
-			case <-deadline:
-				t.Fatal("nothing is wrong with it")
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
+		await.That(t, "the others agree that it is gone", func() bool { return Refusal(Check(t.Context(), o)) != nil })
 		problems := Check(t.Context(), o)
 		if len(problems) != 3 || problems[0].Code != CodeServing || !strings.Contains(problems[0].Error(), "the cluster does not serve every key (CLUSTER INFO: state fail") {
 			t.Errorf("%v", problems)
@@ -178,11 +172,7 @@ func startSentinel(t *testing.T, primary string) string {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	c := redis.NewClient(&redis.Options{Addr: address})
 	defer func() { _ = c.Close() }()
-	for end := time.Now().Add(20 * time.Second); c.Ping(t.Context()).Err() != nil; {
-		if time.Now().After(end) {
-			t.Fatal("the Sentinel does not answer")
-		}
-	}
+	await.That(t, "the Sentinel answers", func() bool { return c.Ping(t.Context()).Err() == nil })
 	return address
 }
 

@@ -19,7 +19,7 @@ import (
 const repository = "../.."
 
 var (
-	fenced  = regexp.MustCompile("(?ms)^ *```(\\w*)\n(.*?)^ *```$")
+	fenced  = regexp.MustCompile("(?s)```(\\w*)\n(.*?)```")
 	spanned = regexp.MustCompile("`([^`\n]+)`")
 	hinted  = regexp.MustCompile(`'([^'\n]+)'`)
 	called  = regexp.MustCompile(`(?m)(?:^|[|;&(])\s*(?:bin/)?((?:sluiced?|make)\b(?: [^|;&()<>#\n]*)?)`)

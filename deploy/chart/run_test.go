@@ -31,6 +31,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/voicecore-ai/sluice/app"
+	"github.com/voicecore-ai/sluice/await"
 )
 
 func must(t *testing.T, err error) {
@@ -251,23 +252,9 @@ func TestAnEditOfTheCatalogueNeedsNoRestart(t *testing.T) {
 			mount(t, filepath.Join(p.root, "etc", "sluice", "catalogue"), m.Data)
 		}
 	}
-	eventually(t, "the edit", func() bool { return p.revision(t) > before })
+	await.That(t, "the edit", func() bool { return p.revision(t) > before })
 	if other := objects(t, with(v, map[string]any{"settings.log-level": "debug"})); checksum(other) == checksum(p.all) {
 		t.Error("an edit of the settings would not restart the pod")
-	}
-}
-
-// eventually polls until true, and fails the test after ten seconds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker, deadline := time.NewTicker(20*time.Millisecond), time.After(10*time.Second)
-	defer ticker.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("not after 10 s: %s", what)
-		}
 	}
 }
 
@@ -338,7 +325,7 @@ func TestOnlyListedProxiesReachADoor(t *testing.T) {
 	must(t, p.asks(t, credentials.NewTLS(p.sidecar(t, p.mesh, listed))))
 	p.mesh = newAuthority(t)
 	p.mesh.agent(t, folder)
-	eventually(t, "the new root", func() bool { return p.asks(t, credentials.NewTLS(p.sidecar(t, p.mesh, listed))) == nil })
+	await.That(t, "the new root", func() bool { return p.asks(t, credentials.NewTLS(p.sidecar(t, p.mesh, listed))) == nil })
 }
 
 // TestWithoutTheAgentNothingStarts: no sidecar, no certificate, no door.

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
@@ -88,8 +89,8 @@ func start(t *testing.T, capacity int64, args ...string) *world {
 	})
 	w := &world{Stack: s, client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
 	w.free, w.capped = w.tenant(t, "free", 1<<31), w.tenant(t, "capped", capacity)
-	eventually(t, "Envoy finds all healthy", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
-	eventually(t, "every replica knows the tenants", func() bool {
+	await.That(t, "Envoy finds all healthy", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
+	await.That(t, "every replica knows the tenants", func() bool {
 		for range 4 * replicas {
 			if w.get(w.free).status != http.StatusOK {
 				return false
@@ -218,15 +219,6 @@ func slowest(shots []shot) (worst time.Duration) {
 	return worst
 }
 
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); wait(t, 20*time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
-}
-
 // wait passes real time: Envoy, Redis and sluiced are other processes.
 func wait(t *testing.T, d time.Duration) {
 	t.Helper()
@@ -269,7 +261,7 @@ func TestF1ReplicasRestartOneByOneAndNoRequestFails(t *testing.T) {
 		if err := r.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "Envoy finds all healthy again", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
+		await.That(t, "Envoy finds all healthy again", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
 	}
 	wait(t, time.Second)
 	free, capped := end()
@@ -325,13 +317,13 @@ func TestF4OneOfThreeIsFrozen(t *testing.T) {
 	if err := w.Replicas[1].Process().Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Envoy leaves it out", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas-1 })
+	await.That(t, "Envoy leaves it out", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas-1 })
 	out := time.Since(frozen)
 	wait(t, 4*time.Second)
 	if err := w.Replicas[1].Process().Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Envoy takes it back", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
+	await.That(t, "Envoy takes it back", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
 	free, capped := end()
 	failed, late := 0, 0
 	for _, s := range append(free, capped...) {

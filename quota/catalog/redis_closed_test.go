@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -37,7 +38,7 @@ func TestAClosedClientDoesNotMakeTheFollowerSpin(t *testing.T) {
 	var a asked
 	o.Redis.(*redis.Client).AddHook(&a)
 	must(t, o.Redis.Close())
-	within(t, patient, "the next question", func() bool { return a.n.Load() > 0 })
+	await.That(t, "the next question", func() bool { return a.n.Load() > 0 })
 	<-time.After(3 * askEvery)
 	if n := a.n.Load(); n > 10 {
 		t.Errorf("asked %d times where about 4 would do", n)

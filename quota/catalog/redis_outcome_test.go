@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -137,7 +138,7 @@ func TestAPartOfAChangeIsNotCalledNothing(t *testing.T) {
 	client := dial(t, s, redis.Options{})
 	c, other := open(t, inRedis(t, s)), startReplica(t, inRedis(t, s))
 	must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
-	within(t, patient, "the tenant", other.has("acme"))
+	await.That(t, "the tenant", other.has("acme"))
 	before := c.Snapshot()
 	must(t, client.Del(t.Context(), base+"feed").Err())
 	must(t, client.Set(t.Context(), base+"feed", "not a stream", 0).Err())
@@ -167,7 +168,7 @@ func TestAPartOfAChangeIsNotCalledNothing(t *testing.T) {
 	if _, replayed, err := once(); err != nil || replayed || calls != 2 { // the answer, too, was a part of what is in doubt
 		t.Errorf("the operation again: replayed %v, called %d times, %v", replayed, calls, err)
 	}
-	within(t, patient, "the same on the other replica", func() bool {
+	await.That(t, "the same on the other replica", func() bool {
 		return counted(other.Catalog) == "2" && other.Snapshot().Revision == c.Snapshot().Revision
 	})
 }
@@ -202,7 +203,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		c.patience(t, time.Minute)
 		done := hang("acme")
 		write(t, dir, "a.yaml", "plans: [{name: filed}]\ntenants: [{id: paper, plan: filed}]")
-		within(t, patient, "the file", c.has("paper"))
+		await.That(t, "the file", c.has("paper"))
 		select {
 		case err := <-done:
 			t.Errorf("the write did not hang: %v", err)
@@ -213,7 +214,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		if !c.has("acme")() || !c.has("paper")() {
 			t.Error("one of the two does not hold")
 		}
-		within(t, patient, "the number that both have, in Redis", func() bool {
+		await.That(t, "the number that both have, in Redis", func() bool {
 			other := open(t, inRedis(t, s))
 			return other.Snapshot().Revision == c.Snapshot().Revision && other.Snapshot().Account("acme") != nil
 		})
@@ -222,7 +223,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		c.patience(t, time.Minute)
 		done := hang("barred")
 		write(t, dir, "b.yaml", "tenants: [{id: barred, plan: filed, suspended: true}]")
-		within(t, patient, "the file", c.has("barred"))
+		await.That(t, "the file", c.has("barred"))
 		s.Thaw()
 		if err := <-done; !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "it was written, and is not valid beside a file") {
 			t.Errorf("told: %v", err)
@@ -231,7 +232,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 			t.Errorf("refused %v, %+v", refused, c.Snapshot().Account("barred"))
 		}
 		must(t, open(t, inRedis(t, s)).Update(func(e *Edit) error { e.Tenants.Delete("barred"); return nil }, false))
-		within(t, patient, "peace", func() bool { _, _, refused := c.Shared(); return refused == nil })
+		await.That(t, "peace", func() bool { _, _, refused := c.Shared(); return refused == nil })
 	})
 	t.Run("which ends by itself", func(t *testing.T) {
 		c.patience(t, 2*time.Second)
@@ -244,7 +245,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		}
 		s.Thaw()
 		must(t, open(t, inRedis(t, s)).Update(put(quota.Tenant{ID: "last"}), false))
-		within(t, patient, "what is changed next", c.has("last"))
+		await.That(t, "what is changed next", c.has("last"))
 		if c.has("late")() || c.has("later")() {
 			t.Error("what was refused holds")
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -102,7 +103,7 @@ func TestAReplicaThatHearsNothingAsks(t *testing.T) {
 	for i := range 5 {
 		id := tenant.ID(fmt.Sprintf("t%d", i))
 		must(t, all[0].Update(put(quota.Tenant{ID: id}), false))
-		within(t, patient, "the tenant", deaf.has(id))
+		await.That(t, "the tenant", deaf.has(id))
 	}
 }
 
@@ -121,12 +122,12 @@ func TestTheRightsOfTheDocsAreEnough(t *testing.T) {
 	must(t, all[0].Update(addAcme, false))
 	_, _, err = all[0].Once(Operation{Now: start}, func(e *Edit) ([]byte, error) { e.APIKeys.Delete("k1"); return []byte("x"), nil })
 	must(t, err)
-	same(t, patient, all)
+	same(t, all)
 	if logged := all[0].log.String() + all[1].log.String(); logged != "" {
 		t.Errorf("logged: %s", logged)
 	}
 	s.Restart()
 	user(t, s, "sluice", aclUser...)
-	within(t, patient, "what was lost, written back", func() bool { return all[0].Update(put(quota.Tenant{ID: "beta"}), false) == nil })
-	same(t, patient, all)
+	await.That(t, "what was lost, written back", func() bool { return all[0].Update(put(quota.Tenant{ID: "beta"}), false) == nil })
+	same(t, all)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -80,19 +81,6 @@ func replicas(t *testing.T, s *redistest.Server, n int) []replica {
 	return all
 }
 
-// within waits until is holds, and says how long that took.
-func within(t testing.TB, most time.Duration, what string, is func() bool) time.Duration {
-	t.Helper()
-	begin := time.Now()
-	for !is() {
-		if time.Since(begin) > most {
-			t.Fatalf("%s: not within %v", what, most)
-		}
-		<-time.After(time.Millisecond)
-	}
-	return time.Since(begin)
-}
-
 func put(tenants ...quota.Tenant) func(*Edit) error {
 	return func(e *Edit) error {
 		e.Plans.Put(quota.Plan{Name: "gold", Limits: []quota.Limit{{Name: "rps", Limit: 5, Window: time.Second}}})
@@ -109,9 +97,9 @@ func (r replica) has(id tenant.ID) func() bool {
 }
 
 // same waits until all replicas have the same entries under the same number.
-func same(t *testing.T, most time.Duration, all []replica) {
+func same(t *testing.T, all []replica) {
 	t.Helper()
-	within(t, most, "the same catalogue under the same revision everywhere", func() bool {
+	await.That(t, "the same catalogue under the same revision everywhere", func() bool {
 		for _, r := range all[1:] {
 			if r.Snapshot().Revision != all[0].Snapshot().Revision || describe(r.View()) != describe(all[0].View()) {
 				return false
@@ -157,18 +145,18 @@ func TestAChangeByOneReplicaHoldsOnAll(t *testing.T) {
 				id := tenant.ID(fmt.Sprintf("t%d", i))
 				must(t, all[i%3].Update(put(quota.Tenant{ID: id}), false))
 				for _, r := range all {
-					slowest = max(slowest, within(t, patient, "the tenant", r.has(id)))
+					slowest = max(slowest, await.Within(t, patient, "the tenant", r.has(id)))
 				}
 				must(t, all[(i+1)%3].Update(func(e *Edit) error {
 					e.Tenants.Delete(string(id))
 					return nil
 				}, false))
 				for _, r := range all {
-					slowest = max(slowest, within(t, patient, "its end", func() bool { return !r.has(id)() }))
+					slowest = max(slowest, await.Within(t, patient, "its end", func() bool { return !r.has(id)() }))
 				}
 			}
 			t.Logf("the slowest of 40 changes held everywhere after %v", slowest.Round(time.Millisecond))
-			same(t, patient, all)
+			same(t, all)
 			if revision := all[0].Snapshot().Revision; revision != 41 {
 				t.Errorf("revision %d after 40 changes of the first one", revision)
 			}
@@ -215,7 +203,7 @@ func TestConcurrentEditsLoseNothing(t *testing.T) {
 	all := replicas(t, redistest.Start(t), 3)
 	must(t, all[0].Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
 	for _, r := range all {
-		within(t, patient, "the tenant", r.has("acme"))
+		await.That(t, "the tenant", r.has("acme"))
 	}
 	errStale := errors.New("etag mismatch")
 	var made, refused atomic.Int64
@@ -252,7 +240,7 @@ func TestConcurrentEditsLoseNothing(t *testing.T) {
 		})
 	}
 	group.Wait()
-	same(t, patient, all)
+	same(t, all)
 	if got := all[0].View().Tenants[0].Value.DisplayName; got != "300" || made.Load() != 300 {
 		t.Errorf("%d edits made, the tenant counts %s", made.Load(), got)
 	}
@@ -276,7 +264,7 @@ func TestConcurrentEditsOfDifferentTenantsAllHold(t *testing.T) {
 		})
 	}
 	group.Wait()
-	same(t, patient, all)
+	same(t, all)
 	if n := len(all[0].View().Tenants); n != 150 {
 		t.Errorf("%d tenants", n)
 	}
@@ -296,21 +284,21 @@ func TestReplicasWithFoldersShareOneNumber(t *testing.T) {
 		all = append(all, startReplica(t, inRedis(t, s).in(dir)))
 	}
 	must(t, all[0].Update(func(e *Edit) error { e.Tenants.Put(quota.Tenant{ID: "acme", Plan: "filed"}); return nil }, false))
-	within(t, patient, "the tenant", all[1].has("acme"))
-	same(t, patient, all)
+	await.That(t, "the tenant", all[1].has("acme"))
+	same(t, all)
 	for _, dir := range dirs {
 		write(t, dir, "g.yaml", "plans: [{name: more}]")
 	}
 	for _, r := range all {
-		within(t, patient, "the file", func() bool { return len(r.View().Plans) == 2 })
+		await.That(t, "the file", func() bool { return len(r.View().Plans) == 2 })
 	}
-	same(t, patient, all)
+	same(t, all)
 
 	t.Run("an entry of another replica does not take the place of a file's", func(t *testing.T) {
 		write(t, dirs[1], "i.yaml", "tenants: [{id: barred, plan: filed, suspended: true}]")
-		within(t, patient, "the file", all[1].has("barred"))
+		await.That(t, "the file", all[1].has("barred"))
 		must(t, all[0].Update(func(e *Edit) error { e.Tenants.Put(quota.Tenant{ID: "barred", Plan: "filed"}); return nil }, false))
-		within(t, patient, "the refusal", func() bool {
+		await.That(t, "the refusal", func() bool {
 			a := all[1].Snapshot().Account("barred")
 			_, _, refused := all[1].Shared()
 			return refused != nil || !a.Suspended
@@ -320,18 +308,18 @@ func TestReplicasWithFoldersShareOneNumber(t *testing.T) {
 		}
 		must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("barred"); return nil }, false))
 		must(t, os.Remove(filepath.Join(dirs[1], "i.yaml")))
-		within(t, patient, "the file is gone", func() bool { return !all[1].has("barred")() })
-		same(t, patient, all)
+		await.That(t, "the file is gone", func() bool { return !all[1].has("barred")() })
+		same(t, all)
 	})
 
 	t.Run("what is not valid beside a replica's files does not decide there", func(t *testing.T) {
 		write(t, dirs[0], "h.yaml", "plans: [{name: here}]")
-		within(t, patient, "the file", func() bool { return len(all[0].View().Plans) == 3 })
+		await.That(t, "the file", func() bool { return len(all[0].View().Plans) == 3 })
 		must(t, all[0].Update(func(e *Edit) error {
 			e.Tenants.Put(quota.Tenant{ID: "acme", Plan: "here", Suspended: true})
 			return nil
 		}, false))
-		within(t, patient, "the refusal", func() bool { _, _, refused := all[1].Shared(); return refused != nil })
+		await.That(t, "the refusal", func() bool { _, _, refused := all[1].Shared(); return refused != nil })
 		_, _, refused := all[1].Shared()
 		want := `tenants[acme].plan: there is no plan "here"; one of the plans "filed", "more"`
 		if refused == nil || refused.Error() != want || all[1].Snapshot().Account("acme").Suspended {
@@ -341,11 +329,11 @@ func TestReplicasWithFoldersShareOneNumber(t *testing.T) {
 			t.Errorf("an update there: %v", err)
 		}
 		write(t, dirs[1], "h.yaml", "plans: [{name: here}]")
-		within(t, patient, "the file heals it", func() bool { return all[1].Snapshot().Account("acme").Suspended })
+		await.That(t, "the file heals it", func() bool { return all[1].Snapshot().Account("acme").Suspended })
 		if _, _, refused := all[1].Shared(); refused != nil {
 			t.Errorf("still refused: %v", refused)
 		}
-		same(t, patient, all)
+		same(t, all)
 	})
 }
 

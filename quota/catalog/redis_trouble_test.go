@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/quota"
 	"github.com/voicecore-ai/sluice/redistest"
 	"github.com/voicecore-ai/sluice/tenant"
@@ -43,19 +44,19 @@ func TestAFeedThatIsLostHeals(t *testing.T) {
 			id := tenant.ID("t-" + strings.ReplaceAll(name, " ", "-"))
 			must(t, all[1].Update(put(), false))
 			lose()
-			within(t, patient, "an update", func() bool { return all[0].Update(put(quota.Tenant{ID: id}), false) == nil })
-			took := within(t, patient, "the tenant on the other replica", all[1].has(id))
+			await.That(t, "an update", func() bool { return all[0].Update(put(quota.Tenant{ID: id}), false) == nil })
+			took := await.Within(t, patient, "the tenant on the other replica", all[1].has(id))
 			t.Logf("after %v", took.Round(time.Millisecond))
 		})
 	}
-	same(t, patient, all)
+	same(t, all)
 }
 
 func TestWhileRedisIsAwayTheLastCatalogueDecides(t *testing.T) {
 	s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	all := replicas(t, s, 2)
 	must(t, all[0].Update(put(quota.Tenant{ID: "acme"}), false))
-	within(t, patient, "the tenant", all[1].has("acme"))
+	await.That(t, "the tenant", all[1].has("acme"))
 	before := all[0].Snapshot()
 	for name, away := range map[string]struct{ leave, back func() }{
 		"killed": {s.Kill, s.Restart},
@@ -82,10 +83,10 @@ func TestWhileRedisIsAwayTheLastCatalogueDecides(t *testing.T) {
 			}
 			away.back()
 			all[0].patience(t, redisTime)
-			within(t, patient, "a confirmation", func() bool { now, _, _ := all[0].Shared(); return now.After(confirmed) })
+			await.That(t, "a confirmation", func() bool { now, _, _ := all[0].Shared(); return now.After(confirmed) })
 			must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("late"); return nil }, false))
 			must(t, all[0].Update(put(quota.Tenant{ID: "late"}), false))
-			within(t, patient, "the change on the other replica", all[1].has("late"))
+			await.That(t, "the change on the other replica", all[1].has("late"))
 			must(t, all[0].Update(func(e *Edit) error { e.Tenants.Delete("late"); return nil }, false))
 			before = all[0].Snapshot()
 		})
@@ -98,7 +99,7 @@ func TestARedisThatLostEverythingGetsItBack(t *testing.T) {
 	all := replicas(t, s, 3)
 	must(t, all[0].Update(addAcme, false))
 	must(t, all[1].Update(put(quota.Tenant{ID: "beta"}), false))
-	same(t, patient, all)
+	same(t, all)
 	before := all[0].View()
 	for name, lose := range map[string]func(){
 		"started again empty": s.Restart,
@@ -110,18 +111,18 @@ func TestARedisThatLostEverythingGetsItBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			lose()
-			within(t, patient, "the catalogue in Redis", func() bool {
+			await.That(t, "the catalogue in Redis", func() bool {
 				c, err := Open(inRedisAsItIs(t, s))
 				return err == nil && len(c.View().Tenants) == 2
 			})
-			same(t, patient, all)
+			same(t, all)
 			again := all[2].View()
 			if again.Revision <= before.Revision || describe(View{Tenants: again.Tenants, Plans: again.Plans}) != describe(View{Tenants: before.Tenants, Plans: before.Plans}) {
 				t.Errorf("revision %d: %+v", again.Revision, again)
 			}
 			must(t, all[1].Update(put(quota.Tenant{ID: "beta", Suspended: true}), false))
 			must(t, all[1].Update(put(quota.Tenant{ID: "beta"}), false))
-			same(t, patient, all) // or the next to write it back may be behind
+			same(t, all) // or the next to write it back may be behind
 			said := 0
 			for _, r := range all {
 				said += strings.Count(r.log.String(), "this replica wrote back what it knew")
@@ -150,7 +151,7 @@ func TestWhatAFailoverLostIsLostEverywhereAndSaid(t *testing.T) {
 	for _, tenant := range lost {
 		must(t, all[0].Update(put(tenant), false))
 	}
-	within(t, patient, "the change", all[1].has("gone"))
+	await.That(t, "the change", all[1].has("gone"))
 	newest := all[1].Snapshot().Revision
 	_, err = client.TxPipelined(t.Context(), func(p redis.Pipeliner) error { // as a replica of Redis that was behind has it
 		for name, dump := range dumps {
@@ -160,9 +161,9 @@ func TestWhatAFailoverLostIsLostEverywhereAndSaid(t *testing.T) {
 	})
 	must(t, err)
 	for _, r := range all {
-		within(t, patient, "the loss", func() bool { return !r.has("lost")() && r.has("kept")() })
+		await.That(t, "the loss", func() bool { return !r.has("lost")() && r.has("kept")() })
 	}
-	same(t, patient, all)
+	same(t, all)
 	if revision := all[0].Snapshot().Revision; revision <= newest {
 		t.Errorf("revision %d again, after %d", revision, newest)
 	}
@@ -172,5 +173,5 @@ func TestWhatAFailoverLostIsLostEverywhereAndSaid(t *testing.T) {
 		}
 	}
 	must(t, all[0].Update(put(quota.Tenant{ID: "lost"}), false))
-	within(t, patient, "the next change", all[1].has("lost"))
+	await.That(t, "the next change", all[1].has("lost"))
 }

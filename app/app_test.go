@@ -142,8 +142,7 @@ func pipe(t *testing.T, path string) {
 func TestNothingRunsAnyMoreWhenStopReturns(t *testing.T) {
 	before := len(running())
 	descriptors, files := t.TempDir(), t.TempDir()
-	ca := newAuthority(t)
-	s := run(t, append(ca.serverFiles(t).args(), "--catalog", files, "--rls-config", descriptors, "--uds", filepath.Join(t.TempDir(), "a.sock"),
+	s := run(t, append(newServerFiles(t).args(), "--catalog", files, "--rls-config", descriptors, "--uds", filepath.Join(t.TempDir(), "a.sock"),
 		"--otlp-endpoint", "127.0.0.1:1", "--audit-otlp")...)
 	names := []string{
 		"accesslog.(*Logger).Run", "app.(*App).sweep", "extproc.(*Server).Run", "authn.(*KeySets).Run", "app.(*App).keepTimes",

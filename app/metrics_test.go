@@ -108,7 +108,7 @@ func unit(name, kind string) string {
 // everything is a server with all that has metrics of its own.
 func everything(t *testing.T) *server {
 	t.Helper()
-	return run(t, append(newAuthority(t).serverFiles(t).args(), "--catalog", folder(t, "a.yaml", catalogue), "--rls-config", folder(t, "b.yaml", banned),
+	return run(t, append(newServerFiles(t).args(), "--catalog", folder(t, "a.yaml", catalogue), "--rls-config", folder(t, "b.yaml", banned),
 		"--otlp-endpoint", "127.0.0.1:1", "--audit-otlp")...)
 }
 

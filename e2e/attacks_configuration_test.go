@@ -25,6 +25,7 @@ import (
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 // C-05: the built server does not start on a secret that is empty or known, nor where strangers could reach it.
@@ -107,19 +108,19 @@ func TestC06ACanaryFindsThatTheFilterIsGone(t *testing.T) {
 
 // C-10: no door answers a workload that is not a listed sidecar, whichever it asks.
 func TestC10DoorsAnswerListedPeersAlone(t *testing.T) {
-	ca := newAuthority(t)
+	ca := testca.New(t)
 	later := time.Now().Add(time.Hour)
-	server, gateway := ca.issue(t, "server", later, serverID), ca.issue(t, "gateway", later, envoyID)
-	operator, stranger := ca.issue(t, "operator", later, operatorID), ca.issue(t, "stranger", later, "spiffe://demo/ns/acme/sa/app")
+	server, gateway := ca.Workload(t, later, serverID), ca.Workload(t, later, envoyID)
+	operator, stranger := ca.Workload(t, later, operatorID), ca.Workload(t, later, "spiffe://demo/ns/acme/sa/app")
 	as := func(certificates ...tls.Certificate) credentials.TransportCredentials {
 		return credentials.NewTLS(&tls.Config{
 			InsecureSkipVerify: true, NextProtos: []string{"h2"}, Certificates: certificates,
-			VerifyConnection: func(s tls.ConnectionState) error { return isServer(s, ca.pool()) },
+			VerifyConnection: func(s tls.ConnectionState) error { return isServer(s, ca.Pool()) },
 		})
 	}
 	w := start(t, stack.Options{
 		Config: mutual(ca, gateway), Catalog: catalogue(t, classes),
-		Args: []string{"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", ca.file, "--peers", envoyID + "," + operatorID},
+		Args: []string{"--tls-cert", server.CertFile, "--tls-key", server.KeyFile, "--tls-client-ca", ca.File, "--peers", envoyID + "," + operatorID},
 	}, way{"", as(operator.Certificate)})
 	key := w.key(t, "acme")
 	doors := map[string]func(*grpc.ClientConn) error{

@@ -6,9 +6,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -31,6 +33,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 // F-01: a server that hangs longer than Envoy waits admits nobody, then or later.
@@ -393,12 +396,12 @@ func startKeyServer(t *testing.T) *keyServer {
 		point, _ := k.key.PublicKey.Bytes()
 		_, _ = fmt.Fprintf(w, `{"keys":[{"kty":"EC","crv":"P-256","kid":"a","alg":"ES256","use":"sig","x":%q,"y":%q}]}`, coordinate(point[1:33]), coordinate(point[33:]))
 	}))
-	ca := newAuthority(t)
-	k.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issueLocal(t)}}
+	ca := testca.New(t)
+	k.TLS = &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}).Certificate}}
 	k.StartTLS()
 	t.Cleanup(k.CloseClientConnections)
 	t.Cleanup(k.Close)
-	t.Setenv("SSL_CERT_FILE", ca.file)
+	t.Setenv("SSL_CERT_FILE", ca.File)
 	return k
 }
 

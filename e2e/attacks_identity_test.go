@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,6 +16,7 @@ import (
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/tenant"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 // Workloads that speak for a tenant.
@@ -49,13 +47,9 @@ func uris(ids ...string) (all []asn1.RawValue) {
 }
 
 // forge signs a certificate with names that a careful authority would not.
-func (a *authority) forge(t *testing.T, common string, sans []asn1.RawValue) *leaf {
+func forge(t *testing.T, ca *testca.Authority, sans []asn1.RawValue) *testca.Leaf {
 	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: common},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "caller"}}
 	if len(sans) > 0 {
 		value, err := asn1.Marshal(sans)
 		if err != nil {
@@ -63,12 +57,8 @@ func (a *authority) forge(t *testing.T, common string, sans []asn1.RawValue) *le
 		}
 		template.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}}
 	}
-	key := newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &leaf{Certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
+	l := ca.Issue(t, template)
+	return &l
 }
 
 // certified is one request by a workload, and how it should end.
@@ -105,7 +95,7 @@ func TestAttacksOnWorkloads(t *testing.T) {
 				if c.sans == nil {
 					return plainly(t, c.at.in, c.ask)
 				}
-				return m.as(t, m.ca.forge(t, "caller", c.sans), c.at.in, c.ask)
+				return m.as(t, forge(t, m.ca, c.sans), c.at.in, c.ask)
 			})
 			if got := strings.TrimSpace(record.Tenant + " " + record.Principal); c.want == passes && got != c.who {
 				t.Errorf("it passed as %q, want %q", got, c.who)

@@ -18,6 +18,7 @@ import (
 	"github.com/voicecore-ai/sluice/await"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/tenant"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 const isSuspended = "suspended"
@@ -129,7 +130,7 @@ func testStolenKey(t *testing.T, h *threeHops) {
 		request.Attributes.Source = &authv3.AttributeContext_Peer{Principal: from}
 		request.Attributes.Destination = &authv3.AttributeContext_Peer{Principal: id}
 		before := len(h.decisions(t))
-		r, err := authv3.NewAuthorizationClient(h.dialAs(t, h.ca.issue(t, "stolen", h.until, id))).Check(t.Context(), request)
+		r, err := authv3.NewAuthorizationClient(h.dialAs(t, h.ca.Workload(t, h.until, id))).Check(t.Context(), request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,8 +155,8 @@ func testStolenKey(t *testing.T, h *threeHops) {
 }
 
 func testStolenTokens(t *testing.T, h *threeHops) {
-	a, c := h.ca.issue(t, "a", h.until, serviceA), h.ca.issue(t, "c", h.until, serviceC)
-	gateway := h.ca.issue(t, "gateway-again", h.until, envoyID)
+	a, c := h.ca.Workload(t, h.until, serviceA), h.ca.Workload(t, h.until, serviceC)
+	gateway := h.ca.Workload(t, h.until, envoyID)
 	other := h.tenant(t, "umbrella", alongside()...)
 	forUmbrella := mint(t, h.world, time.Now(), token.Claims{Tenant: "umbrella", Holder: serviceA})
 	unlisted := h.service(t, "unlisted", "spiffe://demo/ns/shadow/sa/x") // its Envoy may not ask
@@ -164,7 +165,7 @@ func testStolenTokens(t *testing.T, h *threeHops) {
 	for _, at := range []struct {
 		name   string
 		at     *hop
-		leaf   *leaf
+		leaf   *testca.Leaf
 		plain  bool
 		want   verdict
 		detail string
@@ -254,7 +255,7 @@ func throughGateway(t *testing.T, h *threeHops, want verdict, request string) (r
 }
 
 func testRevocations(t *testing.T, h *threeHops) {
-	a := h.ca.issue(t, "a-again", h.until, serviceA)
+	a := h.ca.Workload(t, h.until, serviceA)
 	show := func(tok string) func() reply {
 		return func() reply { return h.as(t, &a, h.b.in, bearing(tok)) }
 	}

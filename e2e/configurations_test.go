@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/voicecore-ai/sluice/deploy"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 func TestEnvoyTakesEveryConfiguration(t *testing.T) {
-	ca := newAuthority(t)
-	own := ca.issue(t, "own", time.Now().Add(time.Hour), serviceA)
-	files := strings.NewReplacer("${TLS_CERT}", own.certFile, "${TLS_KEY}", own.keyFile, "${TLS_CA}", ca.file,
+	ca := testca.New(t)
+	own := ca.Workload(t, time.Now().Add(time.Hour), serviceA)
+	files := strings.NewReplacer("${TLS_CERT}", own.CertFile, "${TLS_KEY}", own.KeyFile, "${TLS_CA}", ca.File,
 		"${TRUST_DOMAIN}", "demo", "${SLUICE_ID}", serverID, "${NEXT_ID}", serviceB)
 	for name, config := range map[string]string{
 		"demo.yaml": deploy.Demo, "sidecar.yaml": deploy.Sidecar, "extproc.yaml": deploy.ExtProc, "streams.yaml": deploy.Streams,

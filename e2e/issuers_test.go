@@ -2,16 +2,15 @@ package e2e
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +20,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 // issuers is a server of key sets over https. A path is a set.
@@ -35,24 +36,24 @@ type issuers struct {
 // startIssuers starts one on loopback whose certificate every process of this test trusts.
 func startIssuers(t *testing.T) *issuers {
 	t.Helper()
-	ca := newAuthority(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "issuers"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	key := newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &key.PublicKey, ca.key)
+	ca := testca.New(t)
+	own := ca.Issue(t, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}})
+	i := &issuers{answers: map[string]http.HandlerFunc{}, fetches: map[string]int{}}
+	i.Server = httptest.NewUnstartedServer(i)
+	i.TLS = &tls.Config{Certificates: []tls.Certificate{own.Certificate}}
+	i.StartTLS()
+	t.Cleanup(func() { i.CloseClientConnections(); i.Close() })
+	t.Setenv("SSL_CERT_FILE", ca.File)
+	return i
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &issuers{answers: map[string]http.HandlerFunc{}, fetches: map[string]int{}}
-	i.Server = httptest.NewUnstartedServer(i)
-	i.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	i.StartTLS()
-	t.Cleanup(func() { i.CloseClientConnections(); i.Close() })
-	t.Setenv("SSL_CERT_FILE", ca.file)
-	return i
+	return key
 }
 
 func (i *issuers) ServeHTTP(w http.ResponseWriter, r *http.Request) {

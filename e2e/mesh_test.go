@@ -28,6 +28,7 @@ import (
 	"github.com/voicecore-ai/sluice/deploy"
 	quotav1 "github.com/voicecore-ai/sluice/gen/sluice/quota/v1"
 	"github.com/voicecore-ai/sluice/loopback"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 // The workloads of a mesh beside its gateway (envoyID).
@@ -41,7 +42,7 @@ const (
 // them. Every connection but the clients' to the gateway is mutual TLS.
 type mesh struct {
 	*scene // seen from the gateway
-	ca     *authority
+	ca     *testca.Authority
 	until  time.Time
 	ports  map[string]string // by "<service> in" and "<service> out"
 }
@@ -56,11 +57,11 @@ type hop struct {
 // startMesh starts sluiced and the gateway, which leads to the first service.
 func startMesh(t *testing.T, args ...string) *mesh {
 	t.Helper()
-	m := &mesh{ca: newAuthority(t), until: time.Now().Add(time.Hour), ports: map[string]string{}}
+	m := &mesh{ca: testca.New(t), until: time.Now().Add(time.Hour), ports: map[string]string{}}
 	for _, name := range []string{"a in", "a out", "b in", "b out"} {
 		m.ports[name] = freePort(t)
 	}
-	server, gateway := m.ca.issue(t, "server", m.until, serverID), m.ca.issue(t, "gateway", m.until, envoyID)
+	server, gateway := m.ca.Workload(t, m.until, serverID), m.ca.Workload(t, m.until, envoyID)
 	const upstream = "    - name: upstream\n      type: STATIC\n"
 	next := strings.Replace(mutual(m.ca, gateway), upstream, upstream+`      typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
@@ -69,34 +70,34 @@ func startMesh(t *testing.T, args ...string) *mesh {
       `+strings.ReplaceAll(m.secure(gateway, serviceA), "\n", "\n      ")+"\n", 1)
 	next = strings.ReplaceAll(next, "${UPSTREAM_PORT}", m.ports["a in"])
 	m.scene = stage(t, next, stack.Options{Args: append([]string{
-		"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", m.ca.file,
+		"--tls-cert", server.CertFile, "--tls-key", server.KeyFile, "--tls-client-ca", m.ca.File,
 		"--peers", strings.Join([]string{envoyID, serviceA, serviceB, operatorID}, ","),
 	}, args...)})
-	m.conn = m.dialAs(t, m.ca.issue(t, "operator", m.until, operatorID))
+	m.conn = m.dialAs(t, m.ca.Workload(t, m.until, operatorID))
 	m.quota = quotav1.NewQuotaServiceClient(m.conn)
 	return m
 }
 
 // dialAs opens a connection to sluiced with a certificate.
-func (m *mesh) dialAs(t *testing.T, l leaf) *grpc.ClientConn {
+func (m *mesh) dialAs(t *testing.T, l testca.Leaf) *grpc.ClientConn {
 	t.Helper()
 	return m.dial(t, way{"", credentials.NewTLS(&tls.Config{
 		InsecureSkipVerify: true, // Go checks names, and a SPIFFE certificate has none
-		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, m.ca.pool()) },
+		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, m.ca.Pool()) },
 		NextProtos:         []string{"h2"}, Certificates: []tls.Certificate{l.Certificate},
 	})})
 }
 
 // secure is deploy/envoy/mtls.yaml for a cluster whose server has that id.
-func (m *mesh) secure(l leaf, id string) string {
-	return strings.NewReplacer("${TLS_CERT}", l.certFile, "${TLS_KEY}", l.keyFile, "${TLS_CA}", m.ca.file, "${SLUICE_ID}", id).Replace(deploy.MTLS)
+func (m *mesh) secure(l testca.Leaf, id string) string {
+	return strings.NewReplacer("${TLS_CERT}", l.CertFile, "${TLS_KEY}", l.KeyFile, "${TLS_CA}", m.ca.File, "${SLUICE_ID}", id).Replace(deploy.MTLS)
 }
 
 // service starts the Envoy of deploy/envoy/mesh.yaml before a new witness. name is
 // a or b, or anything else for one that no gateway knows.
 func (m *mesh) service(t *testing.T, name, id string, edit ...func(config string) string) *hop {
 	t.Helper()
-	own := m.ca.issue(t, "service-"+name, m.until, id)
+	own := m.ca.Workload(t, m.until, id)
 	h := &hop{id: id, scene: &scene{witness: startWitness(t)}}
 	in, out := m.ports[name+" in"], m.ports[name+" out"]
 	if in == "" {
@@ -111,7 +112,7 @@ func (m *mesh) service(t *testing.T, name, id string, edit ...func(config string
 	config = strings.NewReplacer(
 		"${LISTEN_PORT}", in, "${OUTBOUND_PORT}", out, "${ADMIN_PORT}", admin, "${UPSTREAM_PORT}", h.witness.port,
 		"${NEXT_PORT}", m.ports["b in"], "${NEXT_ID}", serviceB, "${SLUICE_PORT}", sluice, "${SLUICE_ID}", serverID,
-		"${TLS_CERT}", own.certFile, "${TLS_KEY}", own.keyFile, "${TLS_CA}", m.ca.file, "${TRUST_DOMAIN}", "demo",
+		"${TLS_CERT}", own.CertFile, "${TLS_KEY}", own.KeyFile, "${TLS_CA}", m.ca.File, "${TRUST_DOMAIN}", "demo",
 	).Replace(config)
 	h.in, h.out = "127.0.0.1:"+in, "127.0.0.1:"+out
 	seen, its := *m.world, *m.Stack
@@ -206,7 +207,7 @@ func plainly(t *testing.T, address, request string) reply {
 }
 
 // as sends a request over TLS with a certificate of the mesh, or with none.
-func (m *mesh) as(t *testing.T, l *leaf, address, request string) reply {
+func (m *mesh) as(t *testing.T, l *testca.Leaf, address, request string) reply {
 	t.Helper()
 	config := &tls.Config{InsecureSkipVerify: true} // whom the attacker talks to is not his worry
 	if l != nil {

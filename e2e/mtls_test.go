@@ -18,6 +18,7 @@ import (
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 const (
@@ -27,29 +28,29 @@ const (
 )
 
 // mutual is the demo's configuration with deploy/envoy/mtls.yaml in the cluster of sluiced.
-func mutual(ca *authority, envoy leaf) string {
+func mutual(ca *testca.Authority, envoy testca.Leaf) string {
 	block := strings.NewReplacer(
-		"${TLS_CERT}", envoy.certFile, "${TLS_KEY}", envoy.keyFile, "${TLS_CA}", ca.file, "${SLUICE_ID}", serverID,
+		"${TLS_CERT}", envoy.CertFile, "${TLS_KEY}", envoy.KeyFile, "${TLS_CA}", ca.File, "${SLUICE_ID}", serverID,
 	).Replace(deploy.MTLS)
 	const before = "      # The default of 1024 requests in flight"
 	return strings.Replace(deploy.Demo, before, "      "+strings.ReplaceAll(block, "\n", "\n      ")+"\n"+before, 1)
 }
 
 func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := testca.New(t), testca.New(t)
 	later := time.Now().Add(time.Hour)
-	server := ca.issue(t, "server", later, serverID)
-	gateway := ca.issue(t, "gateway", later, envoyID)
-	operator := ca.issue(t, "operator", later, operatorID)
+	server := ca.Workload(t, later, serverID)
+	gateway := ca.Workload(t, later, envoyID)
+	operator := ca.Workload(t, later, operatorID)
 	config := &tls.Config{ // Go checks names, and a SPIFFE certificate has none
 		InsecureSkipVerify: true,
-		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, ca.pool()) },
+		VerifyConnection:   func(s tls.ConnectionState) error { return isServer(s, ca.Pool()) },
 		NextProtos:         []string{"h2"},
 		Certificates:       []tls.Certificate{operator.Certificate},
 	}
 	w := start(t, stack.Options{
 		Config: mutual(ca, gateway),
-		Args:   []string{"--tls-cert", server.certFile, "--tls-key", server.keyFile, "--tls-client-ca", ca.file, "--peers", envoyID + "," + operatorID},
+		Args:   []string{"--tls-cert", server.CertFile, "--tls-key", server.KeyFile, "--tls-client-ca", ca.File, "--peers", envoyID + "," + operatorID},
 	}, way{"", credentials.NewTLS(config.Clone())})
 	key := w.tenant(t, "acme", limit("per-hour", hard, 3, time.Hour))
 
@@ -75,19 +76,19 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 		}
 	})
 
-	none := leaf{}
+	none := testca.Leaf{}
 	for _, c := range []struct {
 		name string
-		leaf leaf
+		leaf testca.Leaf
 		edit func(*tls.Config)
 	}{
-		{"an id that is not listed", ca.issue(t, "unlisted", later, "spiffe://demo/ns/edge/sa/other"), nil},
-		{"an id that a listed one begins with", ca.issue(t, "prefix", later, strings.TrimSuffix(envoyID, "way")), nil},
-		{"a listed id in other letters", ca.issue(t, "case", later, strings.Replace(envoyID, "gateway", "Gateway", 1)), nil},
-		{"two ids, one of them listed", ca.issue(t, "two", later, envoyID, "spiffe://demo/ns/edge/sa/other"), nil},
-		{"no id", ca.issue(t, "noid", later), nil},
-		{"an expired certificate", ca.issue(t, "expired", time.Now().Add(-time.Minute), envoyID), nil},
-		{"another authority's certificate", other.issue(t, "foreign", later, envoyID), nil},
+		{"an id that is not listed", ca.Workload(t, later, "spiffe://demo/ns/edge/sa/other"), nil},
+		{"an id that a listed one begins with", ca.Workload(t, later, strings.TrimSuffix(envoyID, "way")), nil},
+		{"a listed id in other letters", ca.Workload(t, later, strings.Replace(envoyID, "gateway", "Gateway", 1)), nil},
+		{"two ids, one of them listed", ca.Workload(t, later, envoyID, "spiffe://demo/ns/edge/sa/other"), nil},
+		{"no id", ca.Workload(t, later), nil},
+		{"an expired certificate", ca.Workload(t, time.Now().Add(-time.Minute), envoyID), nil},
+		{"another authority's certificate", other.Workload(t, later, envoyID), nil},
 		{"no certificate", none, nil},
 		{"TLS 1.1", gateway, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }},
 		{"another protocol than HTTP/2", gateway, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
@@ -108,12 +109,12 @@ func TestMutualTLSAdmitsListedPeersAlone(t *testing.T) {
 	}
 	t.Run("a renewed certificate is served, and half of one changes nothing", func(t *testing.T) {
 		before := served(t, w, config)
-		half := ca.issue(t, "half", later, serverID)
-		replace(t, half.certFile, server.certFile)
+		half := ca.Workload(t, later, serverID)
+		replace(t, half.CertFile, server.CertFile)
 		await.That(t, "the log says that the key is another's", func() bool {
 			return served(t, w, config) == before && strings.Contains(w.log(t), "those before stay in use")
 		})
-		replace(t, half.keyFile, server.keyFile)
+		replace(t, half.KeyFile, server.KeyFile)
 		await.That(t, "the renewed one is served", func() bool { return served(t, w, config) != before })
 		if s := w.get(t.Context(), key); s.status != http.StatusTooManyRequests {
 			t.Errorf("Envoy's request: %d, %v, want the 429 of before", s.status, s.err)

@@ -1,13 +1,7 @@
 package redisconn
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +15,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/redistest"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -218,74 +213,39 @@ func TestUsers(t *testing.T) {
 	})
 }
 
-// authority makes certificates for 127.0.0.1.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	path string
-}
-
-func newAuthority(t *testing.T) *authority {
+// issue is the files of a certificate for an address.
+func issue(t *testing.T, ca *testca.Authority, ip string) (cert, key string) {
 	t.Helper()
-	a := &authority{cert: &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}}
-	var err error
-	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, a.cert, a.cert, &a.key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.path = write(t, "ca.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	return a
-}
-
-func (a *authority) issue(t *testing.T, ip string) (cert, key string) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.ParseIP(ip)}}, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return write(t, "tls.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
-		write(t, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private})))
+	l := ca.Issue(t, &x509.Certificate{IPAddresses: []net.IP{net.ParseIP(ip)}})
+	return l.CertFile, l.KeyFile
 }
 
 func TestTLS(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
-	cert, key := ours.issue(t, "127.0.0.1")
-	files := []string{"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ours.path}
+	ours, theirs := testca.New(t), testca.New(t)
+	cert, key := issue(t, ours, "127.0.0.1")
+	files := []string{"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ours.File}
 	open := redistest.Start(t, append(files, "--tls-auth-clients", "no")...)
 	closed := redistest.Start(t, files...)
-	client, clientKey := ours.issue(t, "127.0.0.2")
+	client, clientKey := issue(t, ours, "127.0.0.2")
 	t.Run("Redis proves who it is, and we too where it asks", func(t *testing.T) {
-		holds(t, at(t, "rediss://"+open.Addr, Options{CAFile: ours.path}))
-		holds(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.path, CertFile: client, KeyFile: clientKey}))
+		holds(t, at(t, "rediss://"+open.Addr, Options{CAFile: ours.File}))
+		holds(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.File, CertFile: client, KeyFile: clientKey}))
 	})
 	t.Run("another CA", func(t *testing.T) {
-		fails(t, at(t, "rediss://"+open.Addr, Options{CAFile: theirs.path}), CodeTLS, "does not prove that it is the one meant", "redis-ca")
+		fails(t, at(t, "rediss://"+open.Addr, Options{CAFile: theirs.File}), CodeTLS, "does not prove that it is the one meant", "redis-ca")
 	})
 	t.Run("the system's CAs do not know ours", func(t *testing.T) {
 		fails(t, at(t, "rediss://"+open.Addr, Options{}), CodeTLS, "does not prove that it is the one meant")
 	})
 	t.Run("no client certificate where one is wanted, or one of a stranger", func(t *testing.T) {
-		stranger, strangerKey := theirs.issue(t, "127.0.0.1")
-		fails(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.path}), CodeTLS, "redis-cert")
-		fails(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.path, CertFile: stranger, KeyFile: strangerKey}), CodeTLS, "redis-cert")
+		stranger, strangerKey := issue(t, theirs, "127.0.0.1")
+		fails(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.File}), CodeTLS, "redis-cert")
+		fails(t, at(t, "rediss://"+closed.Addr, Options{CAFile: ours.File, CertFile: stranger, KeyFile: strangerKey}), CodeTLS, "redis-cert")
 	})
 	t.Run("a certificate for another address", func(t *testing.T) {
-		cert, key := ours.issue(t, "127.0.0.9")
-		s := redistest.Start(t, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ours.path, "--tls-auth-clients", "no")
-		fails(t, at(t, "rediss://"+s.Addr, Options{CAFile: ours.path}), CodeTLS, "a name that is in it")
+		cert, key := issue(t, ours, "127.0.0.9")
+		s := redistest.Start(t, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ours.File, "--tls-auth-clients", "no")
+		fails(t, at(t, "rediss://"+s.Addr, Options{CAFile: ours.File}), CodeTLS, "a name that is in it")
 	})
 	t.Run("plain text to a port of TLS", func(t *testing.T) {
 		fails(t, at(t, "redis://"+open.Addr, Options{}), CodeTLS, "the connection was closed at once", "write rediss://")

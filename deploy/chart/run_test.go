@@ -2,19 +2,13 @@ package chart
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -32,6 +26,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/app"
 	"github.com/voicecore-ai/sluice/await"
+	"github.com/voicecore-ai/sluice/testca"
 )
 
 func must(t *testing.T, err error) {
@@ -69,67 +64,40 @@ func mkdir(t *testing.T, dir string) string {
 	return dir
 }
 
-// authority issues certificates as a mesh does: one SPIFFE id in each.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
-	cert, err := x509.ParseCertificate(der)
-	must(t, err)
-	return &authority{cert, key}
-}
-
-// issue returns the certificate and the key of an id, in PEM.
-func (a *authority) issue(t *testing.T, id string) (cert, key []byte) {
-	t.Helper()
-	u, err := url.Parse(id)
-	must(t, err)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), URIs: []*url.URL{u}, NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key)
-	must(t, err)
-	text, err := x509.MarshalPKCS8PrivateKey(private)
-	must(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: text})
-}
-
 // agent writes what Istio's agent writes for OUTPUT_CERTS, in its order.
-func (a *authority) agent(t *testing.T, dir string) {
+func agent(t *testing.T, mesh *testca.Authority, dir string) {
 	t.Helper()
-	cert, key := a.issue(t, "spiffe://cluster.local/ns/sluice/sa/sluice")
-	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-	for _, f := range []struct {
-		name string
-		text []byte
-	}{{"key.pem", key}, {"cert-chain.pem", cert}, {"root-cert.pem", root}} {
-		must(t, os.WriteFile(filepath.Join(mkdir(t, dir), f.name), f.text, 0o600))
+	own := issue(t, mesh, "spiffe://cluster.local/ns/sluice/sa/sluice")
+	for _, f := range []struct{ name, from string }{{"key.pem", own.KeyFile}, {"cert-chain.pem", own.CertFile}, {"root-cert.pem", mesh.File}} {
+		copyTo(t, filepath.Join(mkdir(t, dir), f.name), f.from)
 	}
+}
+
+// issue is a certificate as a mesh's authority makes it: one SPIFFE id in each.
+func issue(t *testing.T, mesh *testca.Authority, id string) testca.Leaf {
+	t.Helper()
+	return mesh.Workload(t, time.Now().Add(time.Hour), id)
+}
+
+func copyTo(t *testing.T, path, from string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	must(t, err)
+	must(t, os.WriteFile(path, text, 0o600))
 }
 
 // pod is a sluiced that has what its pod has, elsewhere.
 type pod struct {
 	*app.App
 	root   string // of its file system
-	mesh   *authority
+	mesh   *testca.Authority
 	all    []any
 	status string
 }
 
 func run(t *testing.T, v map[string]any) *pod {
 	t.Helper()
-	p := &pod{root: t.TempDir(), mesh: newAuthority(t), all: objects(t, v)}
+	p := &pod{root: t.TempDir(), mesh: testca.New(t), all: objects(t, v)}
 	c := config(t, p.all)
 	for _, path := range []*string{&c.Data, &c.Secrets, &c.Catalog, &c.RLSConfig, &c.TLSCert, &c.TLSKey, &c.TLSClientCA} {
 		if *path != "" {
@@ -153,7 +121,7 @@ func run(t *testing.T, v map[string]any) *pod {
 			mount(t, at[m.Name], m.Data)
 		}
 	}
-	p.mesh.agent(t, filepath.Dir(c.TLSCert))
+	agent(t, p.mesh, filepath.Dir(c.TLSCert))
 	c.GRPCListen, c.HTTPListen, c.StatusListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	c.AuditOTLP, c.OTLPEndpoint, c.DrainDelay, c.DrainTimeout = false, "", 0, time.Second
 	p.App, err = app.New(c, slog.New(slog.DiscardHandler))
@@ -271,21 +239,16 @@ func (p *pod) asks(t *testing.T, creds credentials.TransportCredentials) error {
 }
 
 // sidecar is the TLS of an Istio sidecar's cluster for a gRPC port.
-func (p *pod) sidecar(t *testing.T, from *authority, id string) *tls.Config {
+func (p *pod) sidecar(t *testing.T, from *testca.Authority, id string) *tls.Config {
 	t.Helper()
-	cert, key := from.issue(t, id)
-	pair, err := tls.X509KeyPair(cert, key)
-	must(t, err)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair},
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{issue(t, from, id).Certificate},
 		ServerName: "outbound_.9090_._.sluice.sluice.svc.cluster.local",
 		NextProtos: []string{"istio-peer-exchange", "istio", "h2"},
 		// As Envoy: the chain and the SPIFFE id, and no DNS name, which mesh certificates have not.
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it
 		VerifyConnection: func(s tls.ConnectionState) error {
-			roots := x509.NewCertPool()
-			roots.AddCert(p.mesh.cert)
-			if _, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots}); err != nil {
+			if _, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: p.mesh.Pool()}); err != nil {
 				return err
 			}
 			if got := s.PeerCertificates[0].URIs[0].String(); got != "spiffe://cluster.local/ns/sluice/sa/sluice" || s.NegotiatedProtocol != "h2" {
@@ -307,7 +270,7 @@ func TestOnlyListedProxiesReachADoor(t *testing.T) {
 	for who, creds := range map[string]credentials.TransportCredentials{
 		"another workload of the mesh":       credentials.NewTLS(p.sidecar(t, p.mesh, "spiffe://cluster.local/ns/acme/sa/agent")),
 		"sluiced's own identity":             credentials.NewTLS(p.sidecar(t, p.mesh, "spiffe://cluster.local/ns/sluice/sa/sluice")),
-		"the listed name from another mesh":  credentials.NewTLS(p.sidecar(t, newAuthority(t), listed)),
+		"the listed name from another mesh":  credentials.NewTLS(p.sidecar(t, testca.New(t), listed)),
 		"a caller without a certificate":     credentials.NewTLS(stranger),
 		"plain text, as by a port-forward":   insecure.NewCredentials(),
 		"the listed name in another account": credentials.NewTLS(p.sidecar(t, p.mesh, listed+"x")),
@@ -320,11 +283,10 @@ func TestOnlyListedProxiesReachADoor(t *testing.T) {
 	}
 	// The agent renews: the key first, then the chain. Between the two sluiced keeps the pair before.
 	folder := filepath.Join(p.root, "etc", "sluice", "tls")
-	_, key := p.mesh.issue(t, "spiffe://cluster.local/ns/sluice/sa/sluice")
-	must(t, os.WriteFile(filepath.Join(folder, "key.pem"), key, 0o600))
+	copyTo(t, filepath.Join(folder, "key.pem"), issue(t, p.mesh, "spiffe://cluster.local/ns/sluice/sa/sluice").KeyFile)
 	must(t, p.asks(t, credentials.NewTLS(p.sidecar(t, p.mesh, listed))))
-	p.mesh = newAuthority(t)
-	p.mesh.agent(t, folder)
+	p.mesh = testca.New(t)
+	agent(t, p.mesh, folder)
 	await.That(t, "the new root", func() bool { return p.asks(t, credentials.NewTLS(p.sidecar(t, p.mesh, listed))) == nil })
 }
 

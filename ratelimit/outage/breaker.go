@@ -104,18 +104,11 @@ func (s *Store) probe(lane *breaker, shard uint64) {
 	opened := time.Now()
 	charge := []ratelimit.Charge{{Limit: &probeLimit, Hits: 1, Cell: ratelimit.Cell{Shard: shard, Key: [16]byte{15: 1}}}}
 	for {
-		answer := make(chan error, 1)
 		op := ratelimit.Operation{Now: time.Now().UnixMicro(), ID: s.mint()}
-		go func() {
-			defer func() {
-				if recover() != nil {
-					answer <- errPanicked
-				}
-			}()
+		if s.listen(ask(func() error {
 			_, err := s.o.Shared.Charge(op, charge, make([]ratelimit.Outcome, 1))
-			answer <- err
-		}()
-		if s.listen(answer) {
+			return err
+		})) {
 			if time.Since(opened) > failover {
 				s.trouble.begin(opened, true)
 			}

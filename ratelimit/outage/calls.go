@@ -2,6 +2,7 @@ package outage
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,10 +125,26 @@ func (c *calls) serve(k *call) {
 }
 
 func (c *calls) run(k *call) {
+	k.admitted = false
+	k.err = contained(func() (err error) {
+		k.admitted, err = c.shared.Charge(k.op, k.charges, k.outcomes)
+		return err
+	})
+}
+
+// contained is f's error, or what f panicked with: on a goroutine of its own nobody else would contain it.
+func contained(f func() error) (err error) {
 	defer func() {
-		if recover() != nil { // on this goroutine nobody else would contain it
-			k.admitted, k.err = false, errPanicked
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanicked, p)
 		}
 	}()
-	k.admitted, k.err = c.shared.Charge(k.op, k.charges, k.outcomes)
+	return f()
+}
+
+// ask runs f on a goroutine that may be left behind.
+func ask(f func() error) <-chan error {
+	answer := make(chan error, 1)
+	go func() { answer <- contained(f) }()
+	return answer
 }

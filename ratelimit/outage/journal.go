@@ -65,14 +65,7 @@ func (j *journal) keep(r record, charges []ratelimit.Charge, horizon time.Time) 
 		j.chunks = append(j.chunks, j.blank())
 		last = len(j.chunks) - 1
 	}
-	p := j.chunks[last]
-	r.from = len(p.charges)
-	for i := range charges {
-		if charges[i].Hits != 0 {
-			p.charges = append(p.charges, charges[i])
-		}
-	}
-	p.records = append(p.records, r)
+	j.chunks[last].push(r, charges, changing)
 	j.held++
 }
 
@@ -132,6 +125,10 @@ func (j *journal) len() int {
 	defer j.mu.Unlock()
 	return j.held
 }
+
+// What of a record's charges is pushed.
+func changing(c *ratelimit.Charge) bool { return c.Hits != 0 }
+func every(*ratelimit.Charge) bool      { return true }
 
 // push adds those of charges that are wanted, and r if there is one.
 func (p *page) push(r record, charges []ratelimit.Charge, wanted func(*ratelimit.Charge) bool) {

@@ -153,7 +153,7 @@ func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 				s.dropped.Add(1)
 			}
 		case !closed[s.laneOf(&charges[0].Cell)]:
-			shut.push(r, charges, func(*ratelimit.Charge) bool { return true })
+			shut.push(r, charges, every)
 		default:
 			then := r.op.Now
 			due.push(r, charges, func(c *ratelimit.Charge) bool { return !over(c, then, then+now.Sub(r.at).Microseconds()) })
@@ -221,12 +221,10 @@ func (s *Store) acknowledge(p *page, now time.Time) {
 func (s *Store) settleSingly(p *page, now time.Time) *page {
 	rest := &page{}
 	for i := range p.records {
-		one := &page{records: []record{p.records[i]}, charges: p.of(i)}
-		one.records[0].from = 0
+		one := &page{}
+		one.push(p.records[i], p.of(i), every)
 		if one = s.settlePage(one, now); one != nil {
-			one.records[0].from = len(rest.charges)
-			rest.records = append(rest.records, one.records[0])
-			rest.charges = append(rest.charges, one.charges...)
+			rest.push(one.records[0], one.charges, every)
 		}
 	}
 	if len(rest.records) == 0 {
@@ -255,17 +253,8 @@ func (s *Store) reapply(p *page) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleBudget)
 	defer cancel()
-	answer := make(chan error, 1)
-	go func() {
-		defer func() {
-			if recover() != nil {
-				answer <- errPanicked
-			}
-		}()
-		answer <- s.o.Shared.Reapply(ctx, ops)
-	}()
 	select {
-	case err := <-answer:
+	case err := <-ask(func() error { return s.o.Shared.Reapply(ctx, ops) }):
 		return err
 	case <-ctx.Done():
 		return errTimeout

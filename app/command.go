@@ -73,7 +73,7 @@ func flagProblem(c *cobra.Command, err error) error {
 	if !c.HasParent() && settings.Lookup(name) != nil {
 		return fmt.Errorf("%w; it comes after the command: sluiced serve --%s", err, name)
 	}
-	return fmt.Errorf("%w; %s'%s --help' lists the flags", err, didYouMean("--", nearest(settings, name)), c.CommandPath())
+	return fmt.Errorf("%w; %s'%s --help' lists the flags", err, didYouMean("--", meant(settings, name)), c.CommandPath())
 }
 
 // noArguments says what whoever gave one may have meant.

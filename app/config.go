@@ -16,10 +16,10 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/voicecore-ai/sluice/authz/trust"
+	"github.com/voicecore-ai/sluice/nearest"
 	"github.com/voicecore-ai/sluice/telemetry/traffic"
 )
 
@@ -191,7 +191,7 @@ func checkTypes(f *pflag.FlagSet, k *koanf.Koanf, source func(string) string) (p
 		flag := f.Lookup(key)
 		if flag == nil || key == "config" {
 			name := strings.ReplaceAll(key, "\x00", ".")
-			problems = append(problems, fmt.Errorf("%s: %q is no setting; %s'sluiced serve --help' lists them", source(key), name, didYouMean("", nearest(f, name))))
+			problems = append(problems, fmt.Errorf("%s: %q is no setting; %s'sluiced serve --help' lists them", source(key), name, didYouMean("", meant(f, name))))
 			k.Delete(key)
 			continue
 		}
@@ -205,16 +205,11 @@ func checkTypes(f *pflag.FlagSet, k *koanf.Koanf, source func(string) string) (p
 	return problems
 }
 
-// nearest is the setting that whoever wrote name meant, most likely; "" if none is near.
-func nearest(f *pflag.FlagSet, name string) string {
-	words := &cobra.Command{SuggestionsMinimumDistance: 2} // it has the measure
-	f.VisitAll(func(flag *pflag.Flag) {
-		words.AddCommand(&cobra.Command{Use: flag.Name, Run: func(*cobra.Command, []string) {}})
-	})
-	for _, best := range words.SuggestionsFor(strings.ToLower(strings.ReplaceAll(name, "_", "-"))) {
-		return best
-	}
-	return ""
+// meant is the setting that whoever wrote name meant, most likely; "" if none is near.
+func meant(f *pflag.FlagSet, name string) string {
+	var known []string
+	f.VisitAll(func(flag *pflag.Flag) { known = append(known, flag.Name) })
+	return nearest.Name(strings.ReplaceAll(name, "_", "-"), known)
 }
 
 func didYouMean(prefix, best string) string {
@@ -233,7 +228,7 @@ func misspelt(f *pflag.FlagSet, environ []string) (problems []string) {
 		if name, _ := fromVariable(f, key, ""); !ours || name != "" || key == "SLUICE_CONFIG" || len(word) < 4 {
 			continue
 		}
-		if best := nearest(f, word); best != "" {
+		if best := meant(f, word); best != "" {
 			problems = append(problems, fmt.Sprintf("%s is no setting, and is ignored; did you mean %s?", key, variableOf(best)))
 		}
 	}

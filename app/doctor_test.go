@@ -1,13 +1,10 @@
 package app
 
 import (
-	"bufio"
+	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -99,9 +96,13 @@ func TestDoctorWarnsOfServers(t *testing.T) {
 		})
 	}
 	t.Run("a clock that is an hour off, and one that is not", func(t *testing.T) {
+		server := redistest.Start(t)
 		for off, want := range map[time.Duration]int{0: 0, 500 * time.Millisecond: 0, time.Hour: 1, -time.Hour: 1} {
+			c := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 2})
+			defer c.Close() //nolint:errcheck // nothing is left to lose
+			c.AddHook(ahead(off))
 			var found int
-			examineClock(t.Context(), clockAhead(t, off), func(code, severity, _, _, fix string) {
+			examineClock(t.Context(), c, func(code, severity, _, _, fix string) {
 				if found++; code != codeClock || severity != "warn" || fix == "" {
 					t.Error(code, severity, fix)
 				}
@@ -113,38 +114,21 @@ func TestDoctorWarnsOfServers(t *testing.T) {
 	})
 }
 
-// clockAhead is the client of a server that answers TIME by another clock; a real one can't be told to.
-func clockAhead(t *testing.T, off time.Duration) *redis.Client {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				for lines := bufio.NewScanner(conn); lines.Scan(); {
-					switch strings.ToLower(lines.Text()) {
-					case "time":
-						now := time.Now().Add(off)
-						s, us := strconv.FormatInt(now.Unix(), 10), strconv.Itoa(now.Nanosecond()/1000)
-						_, _ = fmt.Fprintf(conn, "*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(s), s, len(us), us)
-					case "hello", "client":
-						_, _ = fmt.Fprint(conn, "-ERR unknown command\r\n")
-					}
-				}
-			}()
+// ahead makes TIME answer by another clock; a real server can't be told to.
+type ahead time.Duration
+
+func (ahead) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (ahead) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (off ahead) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if c, ok := cmd.(*redis.TimeCmd); ok {
+			c.SetVal(c.Val().Add(time.Duration(off)))
 		}
-	}()
-	c := redis.NewClient(&redis.Options{Addr: l.Addr().String(), Protocol: 2, DisableIdentity: true})
-	t.Cleanup(func() { _ = c.Close() })
-	return c
+		return err
+	}
 }
 
 func TestDoctorOfTheStore(t *testing.T) {

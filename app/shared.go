@@ -50,7 +50,7 @@ func (a *App) openShared(keys keys) error {
 	}
 	counters := config.store(s.client)
 	counters.Observe = s.calls.Observe
-	counters.Timeout -= counters.Timeout / 10 // it gives up first, and says why
+	counters.Timeout = outage.PatienceOf(counters.Timeout)
 	if s.counters, err = redisstore.Open(ctx, counters); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func TestAHangingStoreIsLeftWithinTheBudget(t *testing.T) {
 		if ok, o, err := w.ask(c); !ok || o[0].Degraded || err != nil {
 			t.Errorf("after it all: %v %+v %v", ok, o, err)
 		}
-		pass(2 * idleFor)
+		pass(2 * time.Second)
 		synctest.Wait()
 		if now := runtime.NumGoroutine(); now > before {
 			t.Errorf("%d goroutines, %d before", now, before)

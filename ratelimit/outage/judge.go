@@ -51,7 +51,7 @@ func judge(err error) cause {
 
 // isSilence reports whether the shared store may have done what it was asked.
 func isSilence(err error) bool {
-	return errors.Is(err, errTimeout) || errors.Is(err, redisstore.ErrNoAnswer)
+	return errors.Is(err, redisstore.ErrNoAnswer)
 }
 
 // broken reports whether a connection broke, and not only time has passed: then another server may answer next.

@@ -12,8 +12,8 @@
 // store comes and goes. Beside what was charged there before, a window in which an outage begins holds
 // up to the limit once more.
 //
-// A call of a healthy store costs about two microseconds more, for it runs on a goroutine that can
-// be left behind. While the breaker is open a call costs a microsecond and no call of the shared store.
+// A call of a healthy store costs a fraction of a microsecond more. While the breaker is open a call costs a microsecond and
+// no call of the shared store.
 package outage
 
 import (
@@ -34,7 +34,8 @@ import (
 	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 )
 
-// Shared is the store that replicas share, a [redisstore.Store].
+// Shared is the store that replicas share, a [redisstore.Store]. Its Charge ends within PatienceOf(Options.Budget) by itself, whatever
+// the servers behind it do.
 type Shared interface {
 	ratelimit.Store
 	// Reapply counts operations that were admitted as of when they were, up to the brim of each limit, and
@@ -66,7 +67,7 @@ type Options struct {
 	// Budget before that, or never, for it may have had it as long before the call was given up: so a failover that takes longer, less the time that counting takes, loses what was not replicated.
 	Remembered time.Duration
 	MaxCells   int // of the local shares; default that of memstore
-	InFlight   int // calls of Shared at once; default 1024. More wait for their turn, within the budget
+	InFlight   int // calls of Shared at once; default 1024. More wait for their turn, as long as the budget leaves over
 	Log        *slog.Logger
 }
 
@@ -79,6 +80,9 @@ const (
 	reserve           = 2 * time.Second  // of Remembered: a call and a batch may take some
 	owedAge           = 10 * time.Minute // of those that were never there
 )
+
+// PatienceOf is how much of a budget the shared store has, before it gives up and says why.
+func PatienceOf(budget time.Duration) time.Duration { return budget - budget/10 }
 
 // Store is a ratelimit.Store around a shared one. It is safe for concurrent use.
 type Store struct {
@@ -142,7 +146,7 @@ func New(o Options) *Store {
 	} else {
 		s.lanes = make([]breaker, clusterLanes)
 	}
-	s.calls = newCalls(o.Shared, int64(o.InFlight), s.quit)
+	s.calls = newCalls(o.Shared, o.InFlight, o.Budget)
 	s.scratch.New = func() any { return new(shares) }
 	var seed [8]byte
 	rand.Read(seed[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
@@ -199,7 +203,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if !closed {
 		return s.without(op, charges, outcomes, absence{seen: unseen})
 	}
-	admitted, err := s.calls.charge(op, charges, outcomes, s.o.Budget)
+	admitted, err := s.calls.charge(op, charges, outcomes)
 	switch {
 	case err == nil:
 		lane.succeeded()

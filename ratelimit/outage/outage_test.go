@@ -25,6 +25,7 @@ type fake struct {
 	err      error
 	hang     chan struct{} // calls wait until it is closed; nil: they don't
 	delay    time.Duration
+	patience time.Duration
 	lose     bool // the answer is lost, not the charge
 	known    map[[16]byte]int
 	calls    int
@@ -48,7 +49,26 @@ func (f *fake) begin() (hang chan struct{}, delay time.Duration) {
 	return f.hang, f.delay
 }
 
+// Charge gives up after a while, and what it sent may be counted later.
 func (f *fake) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
+	charges = slices.Clone(charges)
+	theirs, done := make([]ratelimit.Outcome, len(charges)), make(chan struct{})
+	var admitted bool
+	var failed error
+	go func() {
+		admitted, failed = f.charge(op, charges, theirs)
+		close(done)
+	}()
+	select {
+	case <-done:
+		copy(outcomes, theirs)
+		return admitted, failed
+	case <-time.After(f.patience):
+		return false, errSilent
+	}
+}
+
+func (f *fake) charge(op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) (bool, error) {
 	hang, delay := f.begin()
 	if hang != nil {
 		<-hang
@@ -157,6 +177,7 @@ func bubble(t *testing.T, o Options, story func(*world)) {
 		f := newFake()
 		o.Shared = f
 		w := &world{New(o), t, f}
+		f.patience = PatienceOf(w.o.Budget)
 		defer w.Close()
 		story(w)
 	})

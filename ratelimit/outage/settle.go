@@ -2,6 +2,7 @@ package outage
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -257,6 +258,6 @@ func (s *Store) reapply(p *page) error {
 	case err := <-ask(func() error { return s.o.Shared.Reapply(ctx, ops) }):
 		return err
 	case <-ctx.Done():
-		return errTimeout
+		return fmt.Errorf("%w: %w", redisstore.ErrNoAnswer, ctx.Err())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -29,17 +30,29 @@ type call struct {
 	now, at int64    // 0: Redis' time; of what is forced, when it was
 	keys    []string // of its cells
 	charges string
-	frees   bool // hits are given back
+	frees   bool   // hits are given back
+	text    []byte // what keys and charges are made of
 
 	deadline time.Time
 	tries    int
 	unsure   bool // a try had no answer, or one that another try followed, so it may have been charged
 	done     chan struct{}
+	timer    *time.Timer
 
 	// Under the pilot's mutex.
 	reply reply
 	err   error
 	left  bool // nobody waits for it any more
+}
+
+// newCall is one that was used before, or a new one.
+func (s *Store) newCall() *call {
+	c, used := s.spare.Get().(*call)
+	if !used {
+		c = &call{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	}
+	*c = call{done: c.done, timer: c.timer, keys: c.keys[:0], text: c.text[:0]}
+	return c
 }
 
 // again makes c one whose id may be known.
@@ -69,9 +82,10 @@ type pilot struct {
 	flying sync.WaitGroup
 }
 
-// call is the answer to c, within the store's timeout.
+// call is the answer to c, within the store's timeout. Afterwards c is nobody's.
 func (p *pilot) call(c *call) (reply, error) {
 	c.deadline = time.Now().Add(p.s.o.Timeout)
+	c.timer.Reset(p.s.o.Timeout)
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -84,18 +98,16 @@ func (p *pilot) call(c *call) (reply, error) {
 	}
 	p.mu.Unlock()
 
-	timer := time.NewTimer(p.s.o.Timeout)
-	defer timer.Stop()
 	select {
 	case <-c.done:
-		return c.reply, c.err
-	case <-timer.C:
+		return p.s.reuse(c)
+	case <-c.timer.C:
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.reply, c.err
+		return p.s.reuse(c)
 	default:
 	}
 	c.left = true
@@ -104,6 +116,14 @@ func (p *pilot) call(c *call) (reply, error) {
 		return reply{}, c.err
 	}
 	return reply{}, fmt.Errorf("%w: %v have passed", ErrNoAnswer, p.s.o.Timeout)
+}
+
+// reuse is the answer to c, which is kept for another request.
+func (s *Store) reuse(c *call) (reply, error) {
+	rep, err := c.reply, c.err
+	c.timer.Stop()
+	s.spare.Put(c)
+	return rep, err
 }
 
 func (p *pilot) close() {
@@ -116,6 +136,7 @@ func (p *pilot) close() {
 // lane flies until nobody waits.
 func (p *pilot) lane() {
 	for {
+		runtime.Gosched() // those who are about to ask come along; if nobody is, no time passes
 		batch := p.board()
 		if batch == nil {
 			return
@@ -207,7 +228,7 @@ func (p *pilot) land(groups []group, sent time.Time) (moving bool) {
 				if c.err != nil {
 					p.s.stats.errors.Add(1)
 				}
-				close(c.done)
+				c.done <- struct{}{} // from here on it is another's
 				continue
 			case resend:
 				c.again()
@@ -232,7 +253,6 @@ const (
 
 // land takes an answer.
 func (c *call) land(rep reply, err error) (then int) {
-	var refusal redis.Error
 	switch {
 	case err == nil:
 		c.reply, c.err = rep, nil
@@ -240,7 +260,7 @@ func (c *call) land(rep reply, err error) (then int) {
 		c.err, then = fmt.Errorf("%w: %w; run 'sluiced migrate'", c.refused(), err), reload
 	case isMoving(err):
 		c.err, then = fmt.Errorf("%w: %w", c.refused(), err), move
-	case errors.As(err, &refusal):
+	case isAnswer(err):
 		c.err = fmt.Errorf("%w: %w", c.refused(), err)
 	case errors.Is(err, errReply):
 		c.err = err
@@ -264,9 +284,8 @@ func (s *Store) reroute(groups []group) {
 	if !ok {
 		return
 	}
-	var refusal redis.Error
 	for i := range groups {
-		if err := groups[i].cmd.Err(); err != nil && !errors.As(err, &refusal) {
+		if err := groups[i].cmd.Err(); err != nil && !isAnswer(err) {
 			cluster.ReloadState(context.Background())
 			return
 		}

@@ -529,7 +529,7 @@ func TestAllocations(t *testing.T) {
 		}
 	})
 	t.Logf("%.0f allocations for a request alone", n)
-	if n > 60 {
+	if n > 45 {
 		t.Errorf("a request costs %.0f allocations", n)
 	}
 }

@@ -93,7 +93,8 @@ func (r *request) room() {
 
 // collect finds the cells that charges need.
 func (r *request) collect(charges []ratelimit.Charge) {
-	r.cells, r.idle = r.few[:0], true
+	*r = request{idle: true}
+	r.cells = r.few[:0]
 	for i := range charges {
 		c := &charges[i]
 		if c.Limit.Hits <= 0 {
@@ -138,9 +139,9 @@ func hitsOf(c *ratelimit.Charge) int64 {
 
 // encode makes the call of a request.
 func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.Charge) *call {
-	c := &call{keys: make([]string, len(r.cells)), frees: r.frees, done: make(chan struct{})}
-	id, own := s.id(op)
-	c.id, c.mode = id, careful
+	c, own := s.newCall(), false
+	c.id, own = s.id(op)
+	c.mode, c.frees = careful, r.frees
 	switch {
 	case r.forced:
 		c.mode, c.at = force, min(max(op.Now, 0), maxTime)
@@ -153,7 +154,7 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 		c.now = op.Now
 	}
 	size := len(s.o.Counters) + tagLen + 8
-	text := make([]byte, 0, size*len(r.cells)+32*len(charges))
+	text := c.text
 	for k, name := range r.cells {
 		text = appendTag(append(text, s.o.Counters...), r.shardOf(k, charges))
 		text = binary.BigEndian.AppendUint64(text, uint64(name))
@@ -163,9 +164,10 @@ func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.C
 			text = r.appendCharge(text, charges, i)
 		}
 	}
+	c.text = text
 	all := string(text)
-	for k := range c.keys {
-		c.keys[k], all = all[:size], all[size:]
+	for range r.cells {
+		c.keys, all = append(c.keys, all[:size]), all[size:]
 	}
 	c.charges = all
 	return c

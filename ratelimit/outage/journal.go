@@ -127,7 +127,8 @@ func (j *journal) len() int {
 }
 
 // What of a record's charges is pushed.
-func changing(c *ratelimit.Charge) bool { return c.Hits != 0 }
+// changing reports whether c changes a counter: a look does not, and limits of 0 and unlimited ones have none.
+func changing(c *ratelimit.Charge) bool { return c.Hits != 0 && c.Limit.Hits > 0 }
 func every(*ratelimit.Charge) bool      { return true }
 
 // push adds those of charges that are wanted, and r if there is one.

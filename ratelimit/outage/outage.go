@@ -191,8 +191,8 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if len(outcomes) < len(charges) {
 		return false, errShort
 	}
-	if len(charges) == 0 {
-		return true, nil
+	if uncounted(charges) {
+		return alone(op.Now, charges, outcomes), nil
 	}
 	changes := changesAny(charges)
 	if changes && op.ID == ([16]byte{}) {
@@ -206,7 +206,9 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	admitted, err := s.calls.charge(op, charges, outcomes)
 	switch {
 	case err == nil:
-		lane.succeeded()
+		if admitted { // a refusal may be remembered, so it says nothing of the store
+			lane.succeeded()
+		}
 		if admitted && changes {
 			s.acked.add(op, charges, acknowledged, s.trouble.horizon(ackedAge))
 		}
@@ -287,14 +289,36 @@ func (s *Store) mint() (id [16]byte) {
 	return id
 }
 
-// changesAny is false for a look.
 func changesAny(charges []ratelimit.Charge) bool {
 	for i := range charges {
-		if charges[i].Hits != 0 {
+		if changing(&charges[i]) {
 			return true
 		}
 	}
 	return false
+}
+
+// uncounted reports whether no charge has a counter. Such requests must not say that a store answers which
+// was not asked, nor take the places of others in a journal.
+func uncounted(charges []ratelimit.Charge) bool {
+	for i := range charges {
+		if charges[i].Limit.Hits > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// alone is the answer to charges without counters.
+func alone(now int64, charges []ratelimit.Charge, outcomes []ratelimit.Outcome) bool {
+	admitted := true
+	var none ratelimit.State
+	for i := range charges {
+		c := &charges[i]
+		outcomes[i] = ratelimit.Evaluate(&none, c.Limit, c.Hits, now)
+		admitted = admitted && (!outcomes[i].Over || c.Shadowed())
+	}
+	return admitted
 }
 
 // Stats are what a store counted since New.

@@ -34,6 +34,7 @@ type fake struct {
 	reapply  error
 	refuse   func(op int) error      // of each operation of a Reapply
 	gone     func(shard uint64) bool // which parts don't answer; nil: all do
+	denied   byte                    // first byte of the cell whose refusal is remembered; 0: none
 }
 
 func newFake() *fake {
@@ -79,6 +80,12 @@ func (f *fake) charge(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.together--
+	if first := charges[0]; first.Limit.Hits <= 0 { // as redisstore: there is nothing to ask
+		return f.mem.Charge(op, charges, outcomes)
+	} else if f.denied != 0 && first.Cell.Key[0] == f.denied {
+		outcomes[0] = ratelimit.Outcome{Over: true, RetryAfter: 1}
+		return false, nil
+	}
 	if f.gone != nil && f.gone(charges[0].Cell.Shard) {
 		return false, errSilent
 	}
@@ -248,7 +255,7 @@ func TestEachLimitSaysWhatAnOutageMeans(t *testing.T) {
 		{"allow admits all, and knows of no number", []*ratelimit.Limit{allow}, 9, nil, []int64{-1}, ratelimit.OutageAllow},
 		{"local admits a replica's share", []*ratelimit.Limit{local}, 2, nil, []int64{1}, ratelimit.OutageLocal},
 		{"local bounds allow", []*ratelimit.Limit{allow, local}, 2, nil, []int64{-1, 1}, ratelimit.OutageLocal},
-		{"a limit of 0 needs no store to refuse", []*ratelimit.Limit{banned}, 0, nil, []int64{0}, ratelimit.OutageLocal},
+		{"a limit of 0 needs no store to refuse", []*ratelimit.Limit{allow, banned}, 0, nil, []int64{-1, 0}, ratelimit.OutageLocal},
 		{"a shadow refuses nothing", []*ratelimit.Limit{shadow}, 9, nil, []int64{-1}, ratelimit.OutageAllow},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -398,6 +405,52 @@ func TestNoRequestCanChooseTheOutage(t *testing.T) {
 				}
 				if s := w.Stats(); s.Open || s.Opened != 0 || s.Degraded != [3]uint64{} {
 					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+// Who asks a lot for what needs no store must not keep the breaker closed over one that is gone, for then all others wait
+// the whole budget, nor push what they are owed out of the journals.
+func TestWhatIsAnsweredWithoutTheStoreSaysNothingOfIt(t *testing.T) {
+	unlimited, banned := limitOf(ratelimit.OutageLocal, ratelimit.Unlimited), limitOf(ratelimit.OutageLocal, 0)
+	for name, c := range map[string]struct {
+		limits []*ratelimit.Limit
+		ok     bool
+	}{
+		"an unlimited request":            {[]*ratelimit.Limit{unlimited}, true},
+		"one with a limit of 0":           {[]*ratelimit.Limit{unlimited, banned}, false},
+		"one without any limit":           {nil, true},
+		"one whose refusal is remembered": {[]*ratelimit.Limit{limitOf(ratelimit.OutageLocal, 1)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{Operations: 2 * chunk}, func(w *world) {
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				var free []ratelimit.Charge
+				for i, l := range c.limits {
+					free = append(free, charge(l, byte(7+i)))
+				}
+				w.fake.set(func(f *fake) { f.gone, f.denied = func(uint64) bool { return true }, 7 })
+				for range failuresInARow {
+					if w.Stats().Open {
+						t.Fatal("the breaker is open too early")
+					}
+					for range 2 * chunk {
+						if ok, o, err := w.ask(free...); ok != c.ok || err != nil || len(o) > 0 && o[0].Degraded {
+							t.Fatalf("%v %+v %v", ok, o, err)
+						}
+					}
+					_, _, _ = w.ask(hit)
+				}
+				if s := w.Stats(); s.Opened != 1 {
+					t.Errorf("the breaker is closed over a store that is gone: %+v", s)
+				}
+				for range 2 * chunk {
+					_, _, _ = w.ask(free...)
+				}
+				if s := w.Stats(); s.Dropped != 0 || s.Owed < failuresInARow {
+					t.Errorf("what is owed made room for what is not counted: %+v", s)
 				}
 			})
 		})

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,6 +86,22 @@ var (
 	anyone   = authz.Rule{Name: "anyone", Effect: "allow"}
 	recorded = authz.Rule{Name: "recorded", Effect: "allow", Audit: "required"}
 )
+
+// The caller is told no reason, so an operator has to find it here: a counter of one tenant that can't be read shows nowhere else.
+func TestWhyUsageCantBeCountedIsLoggedOnceAMinute(t *testing.T) {
+	var log strings.Builder
+	p := newParts(t, anyone)
+	g := New(Options{
+		Snapshot: func() *quota.Snapshot { return p.snapshot }, Authenticator: p, Store: p, Audit: p, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	p.charge = func() (bool, error) { return true, errors.New("another program's key") }
+	for second := range int64(150) {
+		g.Admit(t.Context(), (1000+second)*time.Second.Microseconds(), ask(), new(Decision))
+	}
+	if got := log.String(); strings.Count(got, "another program's key") != 3 || strings.Count(got, "tenant=acme") != 3 {
+		t.Errorf("want three lines with the reason in two and a half minutes:\n%s", got)
+	}
+}
 
 // refused checks that a decision denies, says so consistently, and left one record.
 func refused(t *testing.T, p *parts, d *Decision) {

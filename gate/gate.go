@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
@@ -126,7 +127,7 @@ type Options struct {
 	IDKey         [16]byte      // MACs decision ids
 	Tokens        *token.Tokens // nil: no tenant token is made, and none is accepted
 	Audit         Auditor       // nil: nothing is recorded
-	Log           *slog.Logger  // panics; default none
+	Log           *slog.Logger  // panics, and why usage can't be counted; default none
 	// Edges are the peers at which requests may begin. The others must bring a tenant token: whoever
 	// steals a service's key can't claim a caller. Nil: requests may begin at all of them.
 	Edges []string
@@ -146,6 +147,8 @@ type Gate struct {
 	shadow atomic.Uint64
 	soft   [reasonCount]atomic.Uint64
 	panics atomic.Uint64
+
+	nextUncounted atomic.Int64 // when one is logged again, Unix µs
 }
 
 // New returns a gate.
@@ -241,6 +244,14 @@ func (g *Gate) Shadowed() uint64 { return g.shadow.Load() }
 func (g *Gate) panicked() {
 	if n := g.panics.Add(1); n&(n-1) == 0 {
 		g.o.Log.Error("gate: an admission panicked and was denied", "panics", n, "stack", string(debug.Stack()))
+	}
+}
+
+// uncounted logs, once a minute, why usage can't be counted: the caller is told no reason.
+func (g *Gate) uncounted(now int64, id tenant.ID, err error) {
+	next := g.nextUncounted.Load()
+	if now >= next && g.nextUncounted.CompareAndSwap(next, now+time.Minute.Microseconds()) {
+		g.o.Log.Error("gate: usage can't be counted, and requests are refused for it", "tenant", id, "error", err, "total", g.Count(ReasonUnavailable))
 	}
 }
 

@@ -162,6 +162,7 @@ func (g *Gate) charge(_ context.Context, now int64, r *Request, d *Decision) ver
 	switch {
 	case err != nil:
 		d.n = 0
+		g.uncounted(now, d.Tenant, err)
 		return d.deny(ReasonUnavailable, "usage can't be counted right now; try again")
 	case !admitted:
 		return d.deny(ReasonOverLimit, usedUp)

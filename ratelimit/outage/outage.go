@@ -106,6 +106,7 @@ type Store struct {
 	degraded  [3]atomic.Uint64 // answers, by ratelimit.Outage
 	silences  atomic.Uint64
 	disorders atomic.Uint64
+	complains atomic.Int64 // not before, Unix ns
 	crowded   atomic.Uint64
 	reapplied atomic.Uint64
 	dropped   atomic.Uint64
@@ -225,6 +226,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 			return false, fmt.Errorf("limits %s: %w", names(charges), err)
 		case disorder:
 			s.disorders.Add(1)
+			s.complain(time.Now(), err)
 			s.trouble.begin(time.Now(), true)
 			why := absence{seen: unseen}
 			if isSilence(err) {
@@ -279,6 +281,14 @@ func (s *Store) silent(lane *breaker, term uint64, err error, shard uint64) {
 	if opened {
 		s.o.Log.Warn("the shared store does not answer; limits mean what their on_outage says until it does", "error", err)
 		s.start(func() { s.probe(lane, shard) })
+	}
+}
+
+// complain tells once a minute of a store that refuses: no breaker opens for it, and limits hold by their on_outage all the same.
+func (s *Store) complain(now time.Time, err error) {
+	next := s.complains.Load()
+	if now.UnixNano() >= next && s.complains.CompareAndSwap(next, now.Add(time.Minute).UnixNano()) {
+		s.o.Log.Warn("the shared store says that it can't count; limits mean what their on_outage says until it can", "error", err, "refusals", s.disorders.Load())
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -486,6 +487,23 @@ func TestAStoreThatSaysItCantServeIsAskedAgainAtOnce(t *testing.T) {
 			t.Errorf("%d counted, 151 were admitted", got)
 		}
 	})
+}
+
+// No breaker opens then, so the log is where an operator learns that limits hold by halves.
+func TestAStoreThatSaysItCantServeIsInTheLogOnceAMinute(t *testing.T) {
+	var log strings.Builder
+	bubble(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, func(w *world) {
+		w.fake.set(func(f *fake) {
+			f.err = fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal("MISCONF Errors writing to the AOF file"))
+		})
+		for range 150 {
+			_, _, _ = w.ask(charge(limitOf(ratelimit.OutageAllow, 1000), 1))
+			pass(time.Second)
+		}
+	})
+	if n := strings.Count(log.String(), "MISCONF"); n != 3 {
+		t.Errorf("%d lines in two and a half minutes, want 3:\n%s", n, &log)
+	}
 }
 
 func TestOperationsWithoutAnIDGetOneEach(t *testing.T) {

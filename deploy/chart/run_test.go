@@ -191,7 +191,7 @@ func TestProbesAlertsAndScrapesFindWhatTheyAskFor(t *testing.T) {
 			}
 		}
 	}
-	if alerts != 18 || seen != 20 {
+	if alerts != 19 || seen != 22 {
 		t.Errorf("%d alerts over %d metrics", alerts, seen)
 	}
 }

@@ -273,6 +273,11 @@ var errReply = errors.New("redisstore: a cell or an answer that is none of ours;
 
 // decode reads the states that the cells were in.
 func (r *request) decode(rep reply) error {
+	switch rep.status {
+	case admitted, denied, repeated:
+	default: // what nobody knows admits nobody
+		return errReply
+	}
 	text := rep.cells
 	r.room()
 	for k := range r.states {

@@ -97,6 +97,14 @@ func examineServers(ctx context.Context, client redis.UniversalClient, add func(
 				add(codeLost, storeFinding{Severity: severity, Object: c.Options().Addr, Says: says, Evidence: evidence, Fix: fix})
 			})
 		})
+		if err := c.Do(ctx, "ASKING").Err(); err != nil && strings.HasPrefix(err.Error(), "NOPERM") {
+			found = append(found, func() {
+				add(codeRights, storeFinding{
+					Severity: "warn", Object: c.Options().Addr, Says: "requests of slots that are being moved to another node would be decided without Redis",
+					Evidence: err.Error(), Fix: "give the user +asking as well",
+				})
+			})
+		}
 		all <- found
 		return nil
 	})

@@ -78,6 +78,18 @@ func TestDoctorFindsRightsThatTheFunctionsLack(t *testing.T) {
 			})
 		}
 	}
+	t.Run("asking is denied, which matters while slots move", func(t *testing.T) {
+		for _, s := range cluster {
+			c := redis.NewClient(&redis.Options{Addr: s.Addr, Protocol: 2})
+			if err := errors.Join(c.Do(t.Context(), "ACL", "SETUSER", "default", "+@all", "-asking").Err(), c.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := command(t, 0, "doctor", "--redis-url", "redis+cluster://"+cluster[0].Addr, "--secrets", secrets)
+		if !strings.Contains(out, "warn  "+codeRights) || strings.Count(out, "give the user +asking as well") != len(cluster) {
+			t.Error(out)
+		}
+	})
 }
 
 // What is worth a warning is found, on servers that have it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -55,6 +56,11 @@ func (a *App) openShared(keys keys) error {
 		return err
 	}
 	a.teardown.add(func(context.Context) error { return s.counters.Close() })
+	if err := s.counters.Try(); lacksRight(err) {
+		return fmt.Errorf("redis: a charge of a limit that nobody has fails: %w; %s", err, rightsFix)
+	} else if err != nil { // which passes: a slot that moves, a primary that is gone
+		a.log.Warn("Redis can't count everywhere now; limits mean what their on_outage says until it can", "error", err)
+	}
 	if err := replicas.Agree(ctx, s.client, config.Prefix, keys.fingerprint); errors.Is(err, replicas.ErrSecret) {
 		return fmt.Errorf("secrets: %w; %s", err, secretFix)
 	} else if err != nil {
@@ -70,6 +76,11 @@ func (a *App) openShared(keys keys) error {
 	a.shared, a.store = s, s.outage
 	a.log.Info("counters are shared", "redis", o.Target.String(), "replicas", s.presence.Count())
 	return nil
+}
+
+// lacksRight reports whether err is of a user who may call functions, and not do all that they do.
+func lacksRight(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script")) // which is Redis 7.0's word
 }
 
 // quietRedis keeps go-redis from writing to standard error by itself: what it says of connections that

@@ -1,11 +1,14 @@
 package app
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/exit"
@@ -147,16 +150,22 @@ func TestAServerNeverStartsHalfWorkingOnRedis(t *testing.T) {
 	gone.Kill()
 	locked := redistest.Start(t, "--requirepass", "hunter2")
 	wrong := filepath.Join(folder(t, "password", "hunter3\n"), "password")
+	without := newRedis(t)
+	admin := redis.NewClient(&redis.Options{Addr: without.Addr, Protocol: 2})
+	if err := errors.Join(admin.Do(t.Context(), "ACL", "SETUSER", "default", "-sadd").Err(), admin.Close()); err != nil {
+		t.Fatal(err)
+	}
 	for what, c := range map[string]struct {
 		args []string
 		want string
 	}{
-		"an address where nobody listens":          {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
-		"a wrong password":                         {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
-		"a cluster given as one that stands alone": {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
-		"a Redis without the functions":            {[]string{"--redis-url", "redis://" + redistest.Start(t).Addr}, "run 'sluiced migrate'"},
-		"a Redis that throws counters away":        {[]string{"--redis-url", "redis://" + redistest.Start(t, "--maxmemory-policy", "allkeys-lru").Addr}, "set it to noeviction"},
-		"plain text to another machine":            {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
+		"an address where nobody listens":           {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
+		"a wrong password":                          {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
+		"a cluster given as one that stands alone":  {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
+		"a Redis without the functions":             {[]string{"--redis-url", "redis://" + redistest.Start(t).Addr}, "run 'sluiced migrate'"},
+		"a Redis that throws counters away":         {[]string{"--redis-url", "redis://" + redistest.Start(t, "--maxmemory-policy", "allkeys-lru").Addr}, "set it to noeviction"},
+		"a user who lacks a right of the functions": {[]string{"--redis-url", "redis://" + without.Addr}, rightsFix},
+		"plain text to another machine":             {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if err := refused(t, c.args...); !strings.Contains(err.Error(), c.want) {

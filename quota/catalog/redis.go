@@ -99,11 +99,11 @@ func Migrate(ctx context.Context, client redis.UniversalClient, prefix string) e
 		if n, err := tx.XLen(ctx, s.key("feed")).Result(); err != nil || n > 0 {
 			return s.foreign("feed", err)
 		}
-		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		sent, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			s.step(ctx, p, first, step{})
 			return nil
 		})
-		return err
+		return why(sent, err)
 	}, s.key("head"))
 	if errors.Is(err, redis.TxFailedErr) { // another was faster
 		_, err = s.head(ctx, client)

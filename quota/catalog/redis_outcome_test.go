@@ -1,8 +1,11 @@
 package catalog
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -132,35 +135,125 @@ func TestAnUnknownOutcomeIsSaidAndReadAgain(t *testing.T) {
 	}
 }
 
-// Redis carries out the other commands of a transaction when one fails: then a part of the change is kept.
+// Redis carries out the other commands of a transaction when one fails: so it is looked before whether one would.
+func TestAKeyOfAnotherProgramIsSeenBeforeAnythingIsWritten(t *testing.T) {
+	for _, key := range []string{"feed", "tenants", "plans", "answers"} {
+		t.Run(key, func(t *testing.T) {
+			s := redistest.Start(t)
+			client := dial(t, s, redis.Options{})
+			c := open(t, inRedis(t, s))
+			must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
+			before := c.Snapshot()
+			must(t, client.Del(t.Context(), base+key).Err())
+			must(t, client.Set(t.Context(), base+key, "not ours", 0).Err())
+			had := content(t, client)
+			op := Operation{Key: [32]byte{1}, Now: start}
+			once := func() error {
+				_, _, err := c.Once(op, func(e *Edit) ([]byte, error) { return []byte("counted"), count(e) })
+				return err
+			}
+			for range 2 {
+				err := once()
+				if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "nothing was changed") ||
+					!strings.Contains(err.Error(), "the key "+base+key+" is not what Sluice keeps there") {
+					t.Errorf("told: %v", err)
+				}
+			}
+			if got := content(t, client); got != had || c.Snapshot() != before {
+				t.Errorf("there is now\n%s\nand was\n%s", got, had)
+			}
+			must(t, client.Del(t.Context(), base+key).Err())
+			if err := once(); err != nil || counted(c) != "1" {
+				t.Errorf("mended, it counted %s, %v", counted(c), err)
+			}
+		})
+	}
+}
+
+// content is everything that Redis has of the catalogue.
+func content(t *testing.T, c *redis.Client) string {
+	t.Helper()
+	names, err := c.Keys(t.Context(), base+"*").Result()
+	must(t, err)
+	slices.Sort(names)
+	var all strings.Builder
+	for _, n := range names {
+		dump, err := c.Dump(t.Context(), n).Result()
+		must(t, err)
+		fmt.Fprintf(&all, "%s %x\n", n, dump)
+	}
+	return all.String()
+}
+
+// splitter is a connection that stops before EXEC, once armed: everything is queued, and nothing done.
+type splitter struct {
+	net.Conn
+	armed *atomic.Bool
+	then  func()
+}
+
+func (s splitter) Write(b []byte) (int, error) {
+	at := strings.LastIndex(strings.ToLower(string(b)), "*1\r\n$4\r\nexec\r\n")
+	if at <= 0 || !s.armed.CompareAndSwap(true, false) {
+		return s.Conn.Write(b)
+	}
+	n, err := s.Conn.Write(b[:at])
+	if err != nil {
+		return n, err
+	}
+	s.then()
+	m, err := s.Conn.Write(b[at:])
+	return n + m, err
+}
+
+// A right that is taken between a command and EXEC is one of which Redis does the rest: then a part of the change is kept.
 func TestAPartOfAChangeIsNotCalledNothing(t *testing.T) {
 	s := redistest.Start(t)
-	client := dial(t, s, redis.Options{})
-	c, other := open(t, inRedis(t, s)), startReplica(t, inRedis(t, s))
+	admin := dial(t, s, redis.Options{})
+	must(t, Migrate(t.Context(), admin, prefix))
+	var armed atomic.Bool
+	o := user(t, s, "writer", aclUser...)
+	rights := func(rule string) { must(t, admin.Do(t.Context(), "ACL", "SETUSER", "writer", rule).Err()) }
+	o.Redis = redis.NewClient(&redis.Options{
+		Addr: s.Addr, Username: "writer", Password: "secret", MaxRetries: -1,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return splitter{conn, &armed, func() {
+				await.That(t, "everything is queued", func() bool {
+					list, err := admin.ClientList(t.Context()).Result()
+					return err == nil && strings.Count(list, " multi=-1 ") < strings.Count(list, " multi=")
+				})
+				rights("-xadd")
+			}}, err
+		},
+	})
+	t.Cleanup(func() { _ = o.Redis.Close() })
+	c, other := open(t, o), startReplica(t, inRedis(t, s))
 	must(t, c.Update(put(quota.Tenant{ID: "acme", DisplayName: "0"}), false))
 	await.That(t, "the tenant", other.has("acme"))
-	before := c.Snapshot()
-	must(t, client.Del(t.Context(), base+"feed").Err())
-	must(t, client.Set(t.Context(), base+"feed", "not a stream", 0).Err())
+	before, revision := c.Snapshot(), other.Snapshot().Revision
 
 	op := Operation{Key: [32]byte{1}, Now: start}
 	calls := 0
 	once := func() ([]byte, bool, error) {
 		return c.Once(op, func(e *Edit) ([]byte, error) { calls++; return []byte("counted"), count(e) })
 	}
+	armed.Store(true)
 	_, _, err := once()
-	if !errors.Is(err, ErrUnknown) || strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), "WRONGTYPE") {
+	if !errors.Is(err, ErrUnknown) || strings.Contains(err.Error(), "nothing was changed") || !strings.Contains(err.Error(), "NOPERM") {
 		t.Fatalf("told: %v", err)
 	}
-	for range 2 {
-		if err := c.Update(count, false); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "the key "+base+"feed is not what Sluice keeps there") {
+	for range 2 { // Redis says of a transaction that it is not done, and of its command why
+		if err := c.Update(count, false); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "'xadd' command") {
 			t.Errorf("the next change: %v", err)
 		}
 	}
 	if c.Snapshot() != before {
 		t.Error("what was not read again decides")
 	}
-	must(t, client.Del(t.Context(), base+"feed").Err())
+	// Should the writer die now, the other has read what is there, and not what the feed says.
+	await.That(t, "what was done, on the other replica", func() bool { return counted(other.Catalog) == "1" && other.Snapshot().Revision == revision+1 })
+	rights("+xadd")
 	must(t, c.sync(t.Context()))
 	if counted(c) != "1" { // the hash of tenants has it
 		t.Errorf("counted %s", counted(c))

@@ -176,6 +176,9 @@ func (s *shared) pull(ctx context.Context, own *View) (*news, error) {
 	}
 	e := newEdit(&View{}, own)
 	now, err := s.replay(ctx, e, known)
+	if err == nil && now.revision < head.revision { // of the newest change the feed got nothing
+		err = errLonger
+	}
 	if err == nil {
 		d := e.delta()
 		s.know(now)
@@ -263,7 +266,7 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 			}
 			next.revision = max(next.revision, head.revision+1)
 		}
-		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		sent, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			for _, l := range lists {
 				p.Del(ctx, s.key(l.name()))
 			}
@@ -274,7 +277,7 @@ func (s *shared) restore(ctx context.Context, own *View, known position) (wrote 
 			p.Publish(ctx, s.key("changed"), next.String())
 			return nil
 		})
-		return err
+		return why(sent, err)
 	}, s.key("head"))
 	if errors.Is(err, redis.TxFailedErr) { // another was faster: what it wrote is taken over next
 		return false, nil

@@ -18,7 +18,10 @@ func (s *shared) save(ctx context.Context, p step) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
 	before, next := *s.at.Load(), position{p.revision, newStamp()}
-	keys := []string{s.key("head")}
+	keys := []string{s.key("head"), s.key("feed"), s.key("answers")}
+	for _, l := range lists {
+		keys = append(keys, s.key(l.name()))
+	}
 	if p.answer != nil {
 		keys = append(keys, s.answer(p.answer.Key))
 	}
@@ -29,6 +32,9 @@ func (s *shared) save(ctx context.Context, p step) error {
 		case errors.Is(err, errNoHead), err == nil && now != before:
 			return errBehind
 		case err != nil:
+			return err
+		}
+		if err := s.ours(ctx, tx, now); err != nil {
 			return err
 		}
 		var old []string
@@ -54,6 +60,49 @@ func (s *shared) save(ctx context.Context, p step) error {
 	return s.outcome(ctx, p, before, next, sent, err)
 }
 
+// ours looks whether what a change writes is of its kind, before anything is sent: Redis carries out the other commands of a
+// transaction where one fails. Who calls it watches the keys.
+func (s *shared) ours(ctx context.Context, tx *redis.Tx, head position) error {
+	pipe := tx.Pipeline()
+	kinds := make([]*redis.SliceCmd, len(lists))
+	for i, l := range lists {
+		kinds[i] = pipe.HMGet(ctx, s.key(l.name()), "")
+	}
+	feed := pipe.XRangeN(ctx, s.key("feed"), streamID(head.revision), "+", 2)
+	answers := pipe.ZCard(ctx, s.key("answers"))
+	_, _ = pipe.Exec(ctx) // each has its own error
+	for i, l := range lists {
+		if err := kinds[i].Err(); err != nil {
+			return s.foreign(l.name(), err)
+		}
+	}
+	switch news, err := feed.Result(); {
+	case err != nil:
+		return s.foreign("feed", err)
+	case len(news) > 1:
+		if now, err := s.head(ctx, tx); err != nil || now != head { // another was faster
+			return errors.Join(errBehind, err)
+		}
+		return s.foreign("feed", nil)
+	}
+	if err := answers.Err(); err != nil {
+		return s.foreign("answers", err)
+	}
+	return nil
+}
+
+// why is what Redis said to the command for which it did none. Of the whole it says no more than that.
+func why(sent []redis.Cmder, err error) error {
+	for _, c := range sent {
+		if said := c.Err(); said != nil && isAborted(err) && !isAborted(said) {
+			return said
+		}
+	}
+	return err
+}
+
+func isAborted(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "EXECABORT") }
+
 // outcome says how a change ended: sent is nil if it was not.
 func (s *shared) outcome(ctx context.Context, p step, before, next position, sent []redis.Cmder, err error) error {
 	var said redis.Error // by Redis, in place of doing it
@@ -61,8 +110,8 @@ func (s *shared) outcome(ctx context.Context, p step, before, next position, sen
 	case err == nil:
 	case errors.Is(err, redis.TxFailedErr), errors.Is(err, errBehind):
 		return errBehind
-	case sent == nil, strings.HasPrefix(err.Error(), "EXECABORT"):
-		return s.unavailable(err)
+	case sent == nil, isAborted(err):
+		return s.unavailable(why(sent, err))
 	case errors.As(err, &said): // to one command; the others were carried out
 		if p.answer != nil {
 			s.doubtful = append(s.doubtful, p.answer.Key)

@@ -17,7 +17,9 @@ type silent struct{}
 func (silent) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	return false, redisstore.ErrNoAnswer
 }
-func (silent) Reapply(context.Context, []redisstore.Applied) error { return redisstore.ErrNoAnswer }
+func (silent) Reapply(context.Context, []redisstore.Applied) (int, error) {
+	return 0, redisstore.ErrNoAnswer
+}
 
 func TestAnOutageIsShownByWhatItIsAnsweredWith(t *testing.T) {
 	s := outage.New(outage.Options{Shared: silent{}})

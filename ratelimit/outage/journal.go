@@ -27,7 +27,7 @@ type journal struct {
 type page struct {
 	records []record
 	charges []ratelimit.Charge // of all records, one after the other
-	horizon time.Time          // what is older is not to be counted again, and nobody misses it
+	horizon time.Time          // what is older is counted again if it can be, and nobody misses it if not
 }
 
 type record struct {

@@ -39,8 +39,8 @@ import (
 type Shared interface {
 	ratelimit.Store
 	// Reapply counts operations that were admitted as of when they were, up to the brim of each limit, and
-	// none twice that it did within Options.Remembered. Its error joins one of each operation that failed.
-	Reapply(ctx context.Context, ops []redisstore.Applied) error
+	// none twice that it did within Options.Remembered: missing is how many it had not. Its error joins one of each operation that failed.
+	Reapply(ctx context.Context, ops []redisstore.Applied) (missing int, err error)
 }
 
 // ErrUnavailable is the error of Charge where the shared store does not answer and a limit says deny.
@@ -60,8 +60,8 @@ type Options struct {
 	OnOutage *ratelimit.Outage
 	// Budget is the longest that a call takes; default 100 ms. What is slower than that counts as no answer.
 	Budget time.Duration
-	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged in the
-	// last 5 s, and of those that it has not seen; default 65536 of each, about 200 bytes an operation.
+	// Operations is how many admissions are kept to be counted again, of those that Shared acknowledged and still
+	// knows, and of those that it has not seen; default 65536 of each, about 200 bytes an operation.
 	Operations int
 	// Remembered is how long Shared knows an operation's id; default 10 s. What it may have counted is handed to it again up to 2 s and
 	// Budget before that, or never, for it may have had it as long before the call was given up: so a failover that takes longer, less the time that counting takes, loses what was not replicated.
@@ -76,7 +76,7 @@ const (
 	defaultOperations = 1 << 16
 	defaultInFlight   = 1024
 	defaultRemembered = 10 * time.Second
-	ackedAge          = 5 * time.Second  // of acknowledged admissions that a failover may have lost
+	ackedAge          = 5 * time.Second  // of acknowledged admissions that any failover may have lost; of older ones, one to a server that was behind
 	reserve           = 2 * time.Second  // of Remembered: a call and a batch may take some
 	owedAge           = 10 * time.Minute // of those that were never there
 )
@@ -93,6 +93,7 @@ type Store struct {
 	acked    journal // admitted by the shared store
 	owed     journal // admitted without it
 	again    journal // admitted by it, and perhaps lost since
+	behind   []*page // admitted by it longer ago, oldest first, and lost only if it was behind; of whoever settles
 	trouble  trouble
 	settling atomic.Bool
 	asked    atomic.Bool   // to settle, since it last began
@@ -109,6 +110,7 @@ type Store struct {
 	complains atomic.Int64 // not before, Unix ns
 	crowded   atomic.Uint64
 	reapplied atomic.Uint64
+	lacked    atomic.Uint64 // of those, what the shared store did not know
 	dropped   atomic.Uint64
 	unsure    atomic.Uint64
 
@@ -211,7 +213,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 			lane.succeeded()
 		}
 		if admitted && changes {
-			s.acked.add(op, charges, acknowledged, s.trouble.horizon(ackedAge))
+			s.acked.add(op, charges, acknowledged, s.trouble.horizon(s.keeps()))
 		}
 		if s.trouble.begun() {
 			s.settleSoon()
@@ -242,6 +244,12 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	s.settleSoon() // nobody else may come for a long time
 	return admitted, err
 }
+
+// known is for how long after it may have counted an operation the shared store can be handed it again.
+func (s *Store) known() time.Duration { return s.o.Remembered - s.o.Budget - reserve }
+
+// keeps is how long what it acknowledged is kept.
+func (s *Store) keeps() time.Duration { return max(s.known(), ackedAge) }
 
 // names are those of the limits of charges.
 func names(charges []ratelimit.Charge) string {

@@ -32,6 +32,7 @@ type fake struct {
 	calls    int
 	together int // now
 	most     int // together
+	handed   int // operations to Reapply
 	reapply  error
 	refuse   func(op int) error      // of each operation of a Reapply
 	gone     func(shard uint64) bool // which parts don't answer; nil: all do
@@ -103,7 +104,7 @@ func (f *fake) charge(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	return ok, errors.Join(err, f.err)
 }
 
-func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
+func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) (missing int, err error) {
 	hang, _ := f.begin()
 	if hang != nil {
 		<-hang
@@ -111,8 +112,9 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.together--
+	f.handed += len(ops)
 	if err := errors.Join(f.err, f.reapply); err != nil {
-		return err
+		return 0, err
 	}
 	var refused []error
 	for i, a := range ops {
@@ -123,21 +125,22 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) error {
 			}
 		}
 		if f.gone != nil && f.gone(a.Charges[0].Cell.Shard) {
-			return errSilent
+			return missing, errSilent
 		}
 		if f.known[a.Operation.ID] > 0 {
 			continue
 		}
+		missing++
 		f.known[a.Operation.ID]++
 		charges := slices.Clone(a.Charges)
 		for i := range charges {
 			charges[i].Shadow = true
 		}
 		if _, err := f.mem.Charge(a.Operation, charges, make([]ratelimit.Outcome, len(charges))); err != nil {
-			return err
+			return missing, err
 		}
 	}
-	return errors.Join(refused...)
+	return missing, errors.Join(refused...)
 }
 
 func (f *fake) set(change func(*fake)) {
@@ -541,7 +544,7 @@ type bomb struct{}
 func (bomb) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	panic("bomb")
 }
-func (bomb) Reapply(context.Context, []redisstore.Applied) error { panic("bomb") }
+func (bomb) Reapply(context.Context, []redisstore.Applied) (int, error) { panic("bomb") }
 
 func TestAClosedStoreAnswersAndRunsNothing(t *testing.T) {
 	bubble(t, Options{}, func(w *world) {
@@ -591,4 +594,4 @@ type instant struct{}
 func (instant) Charge(ratelimit.Operation, []ratelimit.Charge, []ratelimit.Outcome) (bool, error) {
 	return true, nil
 }
-func (instant) Reapply(context.Context, []redisstore.Applied) error { return nil }
+func (instant) Reapply(context.Context, []redisstore.Applied) (int, error) { return 0, nil }

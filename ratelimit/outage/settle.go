@@ -52,18 +52,18 @@ func (s *Store) settle() {
 		s.asked.Store(false)
 		left := s.again.take()
 		if since, lossy := s.trouble.end(); lossy {
-			for _, p := range s.acked.take() {
-				p.horizon = since.Add(-ackedAge)
-				left = append(left, p)
-			}
+			left = append(left, s.recent(since.Add(-ackedAge))...)
 		}
 		left = append(left, s.owed.take()...)
 		s.handing.Store(records(left))
-		if len(left) == 0 {
+		if len(left) == 0 && len(s.behind) == 0 {
 			return
 		}
 		before := s.reapplied.Load()
 		left, failed := s.settleAll(left)
+		if len(left) == 0 {
+			left, failed = s.lookBehind()
+		}
 		s.keepBack(left)
 		switch {
 		case len(left) == 0: // there may be more by now
@@ -76,6 +76,35 @@ func (s *Store) settle() {
 			wait = settleFirst / 2
 		}
 	}
+}
+
+// recent takes what the shared store acknowledged, and leaves what is older than horizon behind.
+func (s *Store) recent(horizon time.Time) (recent []*page) {
+	for _, p := range s.acked.take() {
+		if p.horizon = horizon; p.records[len(p.records)-1].at.Before(horizon) {
+			s.behind = append(s.behind, p)
+		} else {
+			recent = append(recent, p)
+		}
+	}
+	return recent
+}
+
+// lookBehind hands over what was acknowledged longer ago than any replication lags, the newest first, until there was a page of which the
+// shared store lacked nothing: then it has what is older, too. It lacks more if a server that was behind, or came back with an old
+// snapshot, is the primary now.
+func (s *Store) lookBehind() (left []*page, failed bool) {
+	for len(s.behind) > 0 && len(left) == 0 {
+		last := len(s.behind) - 1
+		counted, lacked := s.reapplied.Load(), s.lacked.Load()
+		left, failed = s.settleAll(s.behind[last:])
+		s.behind = s.behind[:last]
+		if len(left) == 0 && s.reapplied.Load() > counted && s.lacked.Load() == lacked {
+			s.acked.giveBack(s.behind)
+			s.behind = nil
+		}
+	}
+	return left, failed
 }
 
 // rest is a pause that ends soon after a breaker has closed. It is false if s was closed.
@@ -138,7 +167,7 @@ func (s *Store) settleAll(pages []*page) (left []*page, failed bool) {
 // due is what of p is to be counted again now, and what is to be when its lane is well again.
 func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 	now := time.Now()
-	due, shut = &page{}, &page{horizon: p.horizon}
+	due, shut = &page{horizon: p.horizon}, &page{horizon: p.horizon}
 	var closed [clusterLanes]bool // for all of the page alike
 	for i := range s.lanes {
 		closed[i] = !bad[i] && !s.lanes[i].isOpen()
@@ -146,18 +175,22 @@ func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 	for i := range p.records {
 		r, charges := p.records[i], p.of(i)
 		switch {
-		case r.at.Before(p.horizon):
-		case !r.sent.IsZero() && now.Sub(r.sent) > s.o.Remembered-s.o.Budget-reserve || now.Sub(r.at) > owedAge:
-			if r.seen == acknowledged {
+		case !r.sent.IsZero() && now.Sub(r.sent) > s.known() || now.Sub(r.at) > owedAge:
+			switch {
+			case r.at.Before(p.horizon):
+			case r.seen == acknowledged:
 				s.unsure.Add(1)
-			} else {
+			default:
 				s.dropped.Add(1)
 			}
 		case !closed[s.laneOf(&charges[0].Cell)]:
 			shut.push(r, charges, every)
 		default:
-			then := r.op.Now
-			due.push(r, charges, func(c *ratelimit.Charge) bool { return !over(c, then, then+now.Sub(r.at).Microseconds()) })
+			then, old := r.op.Now, r.at.Before(p.horizon)
+			due.push(r, charges, func(c *ratelimit.Charge) bool {
+				// A bucket that others filled meanwhile does not tell how much of an old charge would have run out of it by now.
+				return !over(c, then, then+now.Sub(r.at).Microseconds()) && (!old || c.Limit.Algorithm != ratelimit.GCRA)
+			})
 		}
 	}
 	return due, shut
@@ -168,7 +201,8 @@ func (s *Store) settlePage(due *page, now time.Time) *page {
 	if len(due.records) == 0 {
 		return nil
 	}
-	err := s.reapply(due)
+	missing, err := s.reapply(due)
+	s.lacked.Add(uint64(missing)) //nolint:gosec // it is not negative
 	switch {
 	case err == nil:
 		s.reapplied.Add(uint64(len(due.records)))
@@ -208,7 +242,7 @@ func untouched(err error, n int) bool {
 
 // acknowledge keeps what was counted again as what was counted at once: the next trouble may come any moment.
 func (s *Store) acknowledge(p *page, now time.Time) {
-	horizon := s.trouble.horizon(ackedAge)
+	horizon := s.trouble.horizon(s.keeps())
 	for i, r := range p.records {
 		if r.seen == unseen {
 			r.at, r.sent = now, now
@@ -220,9 +254,9 @@ func (s *Store) acknowledge(p *page, now time.Time) {
 
 // settleSingly finds the operations of p that the shared store can't take, so that they don't keep the others.
 func (s *Store) settleSingly(p *page, now time.Time) *page {
-	rest := &page{}
+	rest := &page{horizon: p.horizon}
 	for i := range p.records {
-		one := &page{}
+		one := &page{horizon: p.horizon}
 		one.push(p.records[i], p.of(i), every)
 		if one = s.settlePage(one, now); one != nil {
 			rest.push(one.records[0], one.charges, every)
@@ -247,17 +281,22 @@ func over(c *ratelimit.Charge, then, now int64) bool {
 }
 
 // reapply hands p to the shared store, and does not wait for it for ever.
-func (s *Store) reapply(p *page) error {
+func (s *Store) reapply(p *page) (int, error) {
 	ops := make([]redisstore.Applied, len(p.records))
 	for i := range p.records {
 		ops[i] = redisstore.Applied{Operation: p.records[i].op, Charges: p.of(i)}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleBudget)
 	defer cancel()
-	select {
-	case err := <-ask(func() error { return s.o.Shared.Reapply(ctx, ops) }):
+	missing := 0 // of a call that is left behind nobody reads it
+	answer := ask(func() (err error) {
+		missing, err = s.o.Shared.Reapply(ctx, ops)
 		return err
+	})
+	select {
+	case err := <-answer:
+		return missing, err
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", redisstore.ErrNoAnswer, ctx.Err())
+		return 0, fmt.Errorf("%w: %w", redisstore.ErrNoAnswer, ctx.Err())
 	}
 }

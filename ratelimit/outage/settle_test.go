@@ -56,7 +56,7 @@ func TestAFailoverThatLostAcknowledgedHitsGetsThemBack(t *testing.T) {
 				for range 10 { // too old by the time of the failover
 					_, _, _ = w.ask(hit)
 				}
-				pass(7 * time.Second)
+				pass(8 * time.Second)
 				for range 40 {
 					_, _, _ = w.ask(hit)
 				}
@@ -76,6 +76,71 @@ func TestAFailoverThatLostAcknowledgedHitsGetsThemBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that was behind, or comes back with an old snapshot, may become the primary: then more is lost than any replication lags.
+func TestWhatAServerThatWasBehindLacksIsGotBackWhileItWouldBeKnown(t *testing.T) {
+	gcra := &ratelimit.Limit{Name: "smooth", Algorithm: ratelimit.GCRA, Hits: 1, Burst: 1000, Window: 24 * time.Hour, OnOutage: ratelimit.OutageLocal}
+	for _, c := range []struct {
+		name         string
+		limit        *ratelimit.Limit
+		old, counted int64 // of 30 and 10
+	}{
+		{"of a window all is counted again", limitOf(ratelimit.OutageLocal, 1000), 30, 40},
+		{"of a rate what is not so old that it would have run out of its bucket by now", gcra, 30, 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, Options{Remembered: time.Minute}, func(w *world) {
+				hit := charge(c.limit, 1)
+				for _, n := range []int64{10, c.old, 10} { // the first are too old, and nobody misses them
+					pass(40 * time.Second)
+					for range n {
+						_, _, _ = w.ask(hit)
+					}
+				}
+				w.fake.forget()
+				w.open(errGone)
+				w.recover()
+				if got, s := counted(w, hit), w.Stats(); got != c.counted || s.Unsure != 0 || s.Dropped != 0 || s.Owed != 0 {
+					t.Errorf("%d are counted, want %d; %+v", got, c.counted, s)
+				}
+			})
+		})
+	}
+}
+
+// A connection that broke costs the shared store no more than what it may have lost.
+func TestAServerThatLacksNothingIsNotToldEverythingAgain(t *testing.T) {
+	bubble(t, Options{Remembered: time.Minute}, func(w *world) {
+		hit := charge(limitOf(ratelimit.OutageLocal, 1<<20), 1)
+		const old, young = 10 * chunk, 40
+		for range old {
+			_, _, _ = w.ask(hit)
+		}
+		pass(20 * time.Second)
+		for range young {
+			_, _, _ = w.ask(hit)
+		}
+		w.open(errGone)
+		w.recover()
+		if got, handed := w.used(hit), w.fake.handed; got != old+young || handed > young+chunk {
+			t.Errorf("%d are counted of %d; %d were handed over again of %d that it may have lost", got, old+young, handed, young)
+		}
+		w.fake.forget() // and what was not handed over is still there for the next time
+		w.open(errGone)
+		w.recover()
+		if got := w.used(hit); got != old+young {
+			t.Errorf("%d are counted of %d", got, old+young)
+		}
+	})
+}
+
+// counted is used, of a limit that has a rate as well.
+func counted(w *world, c ratelimit.Charge) int64 {
+	if c.Limit.Algorithm != ratelimit.GCRA {
+		return w.used(c)
+	}
+	return c.Limit.Burst - c.Limit.Hits + w.used(c)
 }
 
 // A Sentinel waits for half a minute before it makes another server the primary, unless it is told otherwise.

@@ -241,34 +241,36 @@ type Applied struct {
 // skipped; of one it does not know every charge is applied up to the brim, as of
 // when it was, and never refused. Redis knows an id for Options.Remember: of one that is
 // older than that and was not lost, the charges count twice. After an error some
-// may have been applied; to do it all again is safe within that time.
-func (s *Store) Reapply(ctx context.Context, ops []Applied) error {
+// may have been applied; to do it all again is safe within that time. missing is how many Redis did not know.
+func (s *Store) Reapply(ctx context.Context, ops []Applied) (missing int, err error) {
 	for first := range ops {
 		if len(ops[first].Charges) > MaxCharges {
-			return errMany
+			return 0, errMany
 		}
 		if ops[first].Operation.ID == ([16]byte{}) {
-			return errors.New("redisstore: an operation without an id can't be applied again")
+			return 0, errors.New("redisstore: an operation without an id can't be applied again")
 		}
 	}
 	for len(ops) > 0 {
 		n := min(len(ops), maxBatch)
-		if err := s.reapply(ctx, ops[:n]); err != nil {
-			return err
+		m, err := s.reapply(ctx, ops[:n])
+		if missing += m; err != nil {
+			return missing, err
 		}
 		ops = ops[n:]
 	}
-	return nil
+	return missing, nil
 }
 
-func (s *Store) reapply(ctx context.Context, ops []Applied) error {
+func (s *Store) reapply(ctx context.Context, ops []Applied) (int, error) {
 	errs := make([]error, len(ops))
 	var all sync.WaitGroup
+	var missing atomic.Int64
 	for i := range ops {
 		var r request
 		r.collect(ops[i].Charges)
 		if s.cluster && r.shards > 1 {
-			return ErrShards
+			return 0, ErrShards
 		}
 		if len(r.cells) == 0 || r.idle {
 			continue
@@ -277,10 +279,13 @@ func (s *Store) reapply(ctx context.Context, ops []Applied) error {
 		c := s.encode(&r, ops[i].Operation, ops[i].Charges)
 		all.Go(func() {
 			if errs[i] = ctx.Err(); errs[i] == nil {
-				_, errs[i] = s.pilot(r.shard).call(c)
+				var rep reply
+				if rep, errs[i] = s.pilot(r.shard).call(c); errs[i] == nil && rep.status == admitted {
+					missing.Add(1)
+				}
 			}
 		})
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return int(missing.Load()), errors.Join(errs...)
 }

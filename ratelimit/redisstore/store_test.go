@@ -194,8 +194,8 @@ func TestReapply(t *testing.T) {
 			journal = append(journal, Applied{op(n + 1), charges})
 		}
 		for round, want := range []int64{6, 9, 10, 10} { // what does not fit counts to the brim
-			if err := s.Reapply(context.Background(), journal[:round+2]); err != nil {
-				t.Fatal(err)
+			if missing, err := s.Reapply(context.Background(), journal[:round+2]); err != nil || missing != 1 {
+				t.Fatalf("%d were missing, %v; want one", missing, err)
 			}
 			var o [1]ratelimit.Outcome
 			look := []ratelimit.Charge{{Limit: l, Cell: cell}}
@@ -204,7 +204,7 @@ func TestReapply(t *testing.T) {
 			}
 		}
 	}
-	if err := s.Reapply(context.Background(), []Applied{{Operation: ratelimit.Operation{Now: now}}}); err == nil {
+	if _, err := s.Reapply(context.Background(), []Applied{{Operation: ratelimit.Operation{Now: now}}}); err == nil {
 		t.Error("an operation without an id was taken")
 	}
 }
@@ -230,7 +230,7 @@ func TestReapplyKnowsAnOperationForAsLongAsItIsToldTo(t *testing.T) {
 		}
 		later := ratelimit.Operation{Now: now + c.later.Microseconds(), ID: op.ID}
 		for range 2 {
-			if err := s.Reapply(t.Context(), []Applied{{later, charges}}); err != nil {
+			if _, err := s.Reapply(t.Context(), []Applied{{later, charges}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -308,7 +308,7 @@ func TestReapplyKnowsWhen(t *testing.T) {
 	l := limitOf(ratelimit.Fixed, 10, time.Hour)
 	charges := []ratelimit.Charge{{Limit: l, Cell: cellOf(1), Hits: 3}}
 	now := time.Now()
-	if err := s.Reapply(context.Background(), []Applied{
+	if _, err := s.Reapply(context.Background(), []Applied{
 		{ratelimit.Operation{Now: now.Add(-2 * time.Hour).UnixMicro(), ID: [16]byte{1}}, charges},
 		{ratelimit.Operation{Now: now.Add(time.Minute).UnixMicro(), ID: [16]byte{2}}, charges}, // a clock ahead is not believed
 	}); err != nil {
@@ -341,7 +341,7 @@ func TestReapplyTellsOfWhatIsGivenBack(t *testing.T) {
 	}
 	back := charge[0]
 	back.Hits = -1
-	if err := here.Reapply(t.Context(), []Applied{{ratelimit.Operation{Now: time.Now().UnixMicro(), ID: [16]byte{1}}, []ratelimit.Charge{back}}}); err != nil {
+	if _, err := here.Reapply(t.Context(), []Applied{{ratelimit.Operation{Now: time.Now().UnixMicro(), ID: [16]byte{1}}, []ratelimit.Charge{back}}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "what was given back is there", ask)

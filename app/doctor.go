@@ -48,6 +48,7 @@ var storeChecks = []struct{ code, title string }{
 	{redisconn.CodeTopology, "Redis is what the URL says: alone, behind Sentinels, or a cluster."},
 	{redisconn.CodeServing, "It takes writes, for every key."},
 	{codeLost, "A cluster serves the slots of its other primaries when one is gone."},
+	{codeBehind, "Another server can take over with what this one has."},
 	{codeStore, "Redis is 7 or newer, keeps what it is given, and has this version's functions."},
 	{codeRights, "The functions may do what they do."},
 	{codePatches, "Its version has no hole that is known to be open to whoever reaches it, or may run functions."},
@@ -59,6 +60,7 @@ var storeChecks = []struct{ code, title string }{
 
 const (
 	codeLost     = "SR106"
+	codeBehind   = "SR107"
 	codeStore    = "SR111"
 	codeRights   = "SR112"
 	codePatches  = "SR113"
@@ -175,7 +177,8 @@ func examineKept(ctx context.Context, config Config, client redis.UniversalClien
 			Evidence: fmt.Sprintf("%v of %v", took.Round(time.Microsecond), config.Redis.Timeout), Fix: "bring Redis nearer, or raise redis-timeout and Envoy's timeout for the call with it",
 		})
 	}
-	examineServers(ctx, client, add)
+	target, _ := redisconn.Parse(config.Redis.URL) // options has
+	examineServers(ctx, client, target.Kind != redisconn.Standalone, add)
 	names, err := replicas.Names(ctx, client, config.Redis.Prefix)
 	if err != nil {
 		add(codeReplicas, storeFinding{Severity: "warn", Object: object, Says: "not checked: " + err.Error()})

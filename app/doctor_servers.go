@@ -69,8 +69,8 @@ func numbers(version string) (n []int, ok bool) {
 	return n, len(n) == 3
 }
 
-// examineServers asks each server about itself.
-func examineServers(ctx context.Context, client redis.UniversalClient, add func(string, storeFinding)) {
+// examineServers asks each server about itself. Where they are replicated, another one takes over.
+func examineServers(ctx context.Context, client redis.UniversalClient, replicated bool, add func(string, storeFinding)) {
 	one := func(ctx context.Context, c *redis.Client) (found []func()) {
 		address := c.Options().Addr
 		say := func(code, severity, says, evidence, fix string) {
@@ -79,6 +79,7 @@ func examineServers(ctx context.Context, client redis.UniversalClient, add func(
 			})
 		}
 		examineVersion(ctx, c, say)
+		examineReplication(ctx, c, replicated, say)
 		examineClock(ctx, c, say)
 		return found
 	}
@@ -140,11 +141,7 @@ func examineVersion(ctx context.Context, c *redis.Client, say func(code, severit
 		say(codePatches, "warn", "not checked: "+err.Error(), "", "")
 		return
 	}
-	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		info[name] = value
-	}
+	info := parseInfo(text)
 	valkey := info["server_name"] == "valkey"
 	name, version := "Redis", info["redis_version"]
 	if valkey {
@@ -161,6 +158,43 @@ func examineVersion(ctx context.Context, c *redis.Client, say func(code, severit
 		}
 		say(codePatches, "warn", h.cves+": "+h.what+", unless its distribution has mended it under this number", name+" "+version,
 			"see the changelog of its package ("+h.source+"), or go to "+strings.Join(fixed, ", ")+" or newer")
+	}
+}
+
+func parseInfo(text string) map[string]string {
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		info[name] = value
+	}
+	return info
+}
+
+// farBehind is how many seconds a replica that is in sync may have said nothing for: it does once in one.
+const farBehind = 10
+
+// examineReplication asks what is lost if this server is.
+func examineReplication(ctx context.Context, c *redis.Client, replicated bool, say func(code, severity, says, evidence, fix string)) {
+	text, err := c.Info(ctx, "everything").Result()
+	if err != nil {
+		say(codeBehind, "warn", "not checked: "+err.Error(), "", "")
+		return
+	}
+	info := parseInfo(text)
+	if info["aof_enabled"] == "0" {
+		say(codeBehind, "warn", "started again, it is empty or as old as its last snapshot, and so are its replicas then", "aof_enabled:0",
+			"'redis-cli CONFIG SET appendonly yes' on every server, and the same in its redis.conf")
+	}
+	if replicated && info["connected_slaves"] == "0" {
+		say(codeBehind, "warn", "it has no replica, so nobody can take over", "connected_slaves:0", "start one with 'replicaof', or see in its log why it is not connected")
+	}
+	for i := 0; info["slave"+strconv.Itoa(i)] != ""; i++ {
+		is := info["slave"+strconv.Itoa(i)]
+		_, state, _ := strings.Cut(is, "state=")
+		_, lag, _ := strings.Cut(is, "lag=")
+		if seconds, err := strconv.Atoi(lag); err != nil || seconds > farBehind || !strings.HasPrefix(state, "online,") {
+			say(codeBehind, "warn", "a replica is not in sync: if it takes over, what it lacks is lost", is, "see in its log why, and wait for 'master_link_status:up' before this server may go down")
+		}
 	}
 }
 

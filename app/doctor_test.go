@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -57,8 +59,8 @@ func TestHolesAreKnownByVersion(t *testing.T) {
 	}
 }
 
-// Redis asks for rights inside the functions, too: who may call them and no more starts, and every request would fail.
-func TestDoctorFindsRightsThatTheFunctionsLack(t *testing.T) {
+// Redis asks for rights inside the functions, too: of who may call them and no more every request would fail.
+func TestRightsThatTheFunctionsLackAreFound(t *testing.T) {
 	r, cluster := newRedis(t), redistest.Cluster(t)
 	command(t, 0, "migrate", "--redis-url", "redis+cluster://"+cluster[0].Addr)
 	secrets := secretsFolder(t)
@@ -72,8 +74,11 @@ func TestDoctorFindsRightsThatTheFunctionsLack(t *testing.T) {
 					}
 				}
 				out := command(t, exitFailed, "doctor", "--redis-url", url, "--secrets", secrets)
-				if !strings.Contains(out, "FAIL  "+codeRights) || !strings.Contains(out, rightsFix) || !strings.Contains(out, "13 checks: 1 failed") {
+				if !strings.Contains(out, "FAIL  "+codeRights) || !strings.Contains(out, rightsFix) || !strings.Contains(out, "14 checks: 1 failed") {
 					t.Error(out)
+				}
+				if err := refused(t, "--redis-url", url, "--secrets", secrets); !strings.Contains(err.Error(), rightsFix) {
+					t.Errorf("serve: %v", err)
 				}
 			})
 		}
@@ -92,6 +97,19 @@ func TestDoctorFindsRightsThatTheFunctionsLack(t *testing.T) {
 	})
 }
 
+// unreplicated is the evidence that another server can't take over.
+func unreplicated(t *testing.T, s *redistest.Server, replicated bool) (evidence []string) {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, Protocol: 2})
+	defer func() { _ = c.Close() }()
+	examineReplication(t.Context(), c, replicated, func(code, severity, _, seen, fix string) {
+		if evidence = append(evidence, seen); code != codeBehind || severity != "warn" || fix == "" {
+			t.Error(code, severity, fix)
+		}
+	})
+	return evidence
+}
+
 // What is worth a warning is found, on servers that have it.
 func TestDoctorWarnsOfServers(t *testing.T) {
 	for _, c := range []struct {
@@ -107,6 +125,33 @@ func TestDoctorWarnsOfServers(t *testing.T) {
 			}
 		})
 	}
+	for _, c := range []struct {
+		name       string
+		args       []string
+		replicated bool
+		warns      []string
+	}{
+		{"alone, and without a disk", nil, false, []string{"aof_enabled:0"}},
+		{"alone, with one", []string{"--appendonly", "yes"}, false, nil},
+		{"without a replica", []string{"--appendonly", "yes"}, true, []string{"connected_slaves:0"}},
+	} {
+		t.Run("a server "+c.name, func(t *testing.T) {
+			if got := unreplicated(t, redistest.Start(t, c.args...), c.replicated); !slices.Equal(got, c.warns) {
+				t.Errorf("%q, want %q", got, c.warns)
+			}
+		})
+	}
+	t.Run("a replica that is in sync, and one that is not yet", func(t *testing.T) {
+		for delay, waits := range map[string]bool{"3600": true, "0": false} {
+			s := redistest.Start(t, "--appendonly", "yes", "--repl-diskless-sync-delay", delay)
+			host, port, _ := net.SplitHostPort(s.Addr)
+			redistest.Start(t, "--replicaof", host, port)
+			want := func(got []string) bool {
+				return !waits && len(got) == 0 || waits && len(got) == 1 && strings.Contains(got[0], "state=wait_bgsave")
+			}
+			await.That(t, "what is said of it, after a delay of "+delay, func() bool { return want(unreplicated(t, s, true)) })
+		}
+	})
 	t.Run("a clock that is an hour off, and one that is not", func(t *testing.T) {
 		server := redistest.Start(t)
 		for off, want := range map[time.Duration]int{0: 0, 500 * time.Millisecond: 0, time.Hour: 1, -time.Hour: 1} {
@@ -164,7 +209,7 @@ func TestDoctorOfTheStore(t *testing.T) {
 	t.Run("what can't be asked is skipped", func(t *testing.T) {
 		r.Kill()
 		out := command(t, exitFailed, append([]string{"doctor"}, at...)...)
-		for _, want := range []string{"FAIL  SR101", "nobody listens there", "-     SR111", "-     SR141", "13 checks: 1 failed"} {
+		for _, want := range []string{"FAIL  SR101", "nobody listens there", "-     SR111", "-     SR141", "14 checks: 1 failed"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no word of %q in:\n%s", want, out)
 			}

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/voicecore-ai/sluice/ratelimit/redisstore"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -67,13 +66,7 @@ func TestASlowFailover(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	url := "redis://" + server.Addr
-	if err := redisstore.Migrate(t.Context(), redisstore.Options{Client: connect(t, url, nil)}); err != nil {
-		t.Fatal(err)
-	}
-	var all []*replica
-	for range replicas {
-		all = append(all, openFor(t, connect(t, url, nil), patient, 40*time.Second))
-	}
+	all := open(t, url, patient, nil)
 	tenants := newTenants(t, 30, plenty)
 	var kept int64
 	have := load{all, tenants, 4, 10 * time.Millisecond}.run(func() {

@@ -32,6 +32,8 @@ const (
 	slack = 3
 	// window is the longest, so that no test meets its edge.
 	window = ratelimit.MaxWindow
+	// remembered is for how long sluiced has Redis know an operation by default.
+	remembered = 50 * time.Second
 	// soon is for what must come true, and how fast is not the point.
 	soon = 30 * time.Second
 )
@@ -75,18 +77,14 @@ func open(t *testing.T, url string, within time.Duration, dial func(dialer) dial
 
 func openOne(t *testing.T, client redis.UniversalClient, within time.Duration) *replica {
 	t.Helper()
-	return openFor(t, client, within, 0)
-}
-
-// openFor opens a replica that counts again what Redis may have lost, for as long as that remembers what it has not.
-func openFor(t *testing.T, client redis.UniversalClient, within, remember time.Duration) *replica {
-	t.Helper()
-	shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: client, Timeout: within, Remember: remember})
+	shared, err := redisstore.Open(t.Context(), redisstore.Options{Client: client, Timeout: outage.PatienceOf(within), Remember: remembered})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = shared.Close() })
-	r := &replica{outage.New(outage.Options{Shared: shared, Replicas: func() int { return replicas }, Budget: within, Remembered: remember}), shared}
+	r := &replica{outage.New(outage.Options{
+		Shared: shared, Slot: shared.Slot, Replicas: func() int { return replicas }, Budget: within, Remembered: remembered,
+	}), shared}
 	t.Cleanup(r.Close)
 	return r
 }

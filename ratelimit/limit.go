@@ -128,6 +128,8 @@ type Operation struct {
 	// ID tells it from all others: a store that is shared charges it once, however often it is
 	// asked within a few seconds, and says what it said first. Zero: nobody asks twice.
 	ID [16]byte
+	// First says that nobody has asked with ID yet; then a shared store need not look for it.
+	First bool
 }
 
 // Store keeps counters.

@@ -199,7 +199,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	}
 	changes := changesAny(charges)
 	if changes && op.ID == ([16]byte{}) {
-		op.ID = s.mint()
+		op.ID, op.First = s.mint(), true
 	}
 	lane := s.lane(&charges[0].Cell)
 	term, closed := lane.closedTerm()

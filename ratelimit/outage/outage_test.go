@@ -29,6 +29,7 @@ type fake struct {
 	patience time.Duration
 	lose     bool // the answer is lost, not the charge
 	known    map[[16]byte]int
+	firsts   int // charges that were said to be the first with their id
 	calls    int
 	together int // now
 	most     int // together
@@ -93,6 +94,9 @@ func (f *fake) charge(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	}
 	if f.err != nil && !f.lose {
 		return false, f.err
+	}
+	if op.First {
+		f.firsts++
 	}
 	if f.known[op.ID] > 0 {
 		return true, f.err
@@ -519,6 +523,9 @@ func TestOperationsWithoutAnIDGetOneEach(t *testing.T) {
 		_, _, _ = w.ask(look)
 		if len(w.fake.known) != 1000 || slices.Max(slices.Collect(maps.Values(w.fake.known))) != 1 {
 			t.Errorf("%d ids", len(w.fake.known))
+		}
+		if w.fake.firsts != 1000 {
+			t.Errorf("%d are said to be new", w.fake.firsts)
 		}
 	})
 }

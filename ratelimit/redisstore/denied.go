@@ -168,7 +168,7 @@ func (d *denials) listens(yes bool) {
 // refused answers from memory, if that says that r is refused.
 func (s *Store) refused(r *request, op ratelimit.Operation, charges []ratelimit.Charge, outcomes []ratelimit.Outcome, now time.Time) bool {
 	at, ok := s.denied.fill(r, now)
-	if !ok || op.ID != ([16]byte{}) && s.asked.has(op.ID, now) {
+	if !ok || op.ID != ([16]byte{}) && !op.First && s.asked.has(op.ID, now) {
 		return false
 	}
 	if s.o.CallerTime {

@@ -127,6 +127,32 @@ func TestAFailureInACallIsOneRequests(t *testing.T) {
 	}
 }
 
+// An id is looked for unless nobody can have asked with it, and always once it was sent.
+func TestAnIDIsLookedForUnlessItIsTheFirstTime(t *testing.T) {
+	charges := []ratelimit.Charge{{Limit: limitOf(ratelimit.Fixed, 100, time.Hour), Cell: cellOf(1), Hits: 1}}
+	for _, cluster := range []bool{false, true} { // whose client sends again by itself
+		s := &Store{o: Options{}.withDefaults(), cluster: cluster}
+		for _, c := range []struct {
+			op   ratelimit.Operation
+			mode byte
+		}{
+			{ratelimit.Operation{}, fresh},
+			{ratelimit.Operation{ID: [16]byte{1}, First: true}, fresh},
+			{ratelimit.Operation{ID: [16]byte{1}}, careful},
+		} {
+			var r request
+			r.collect(charges)
+			sent := s.encode(&r, c.op, charges)
+			if sent.mode != c.mode && !cluster || sent.mode != careful && cluster {
+				t.Errorf("on a cluster %v, %+v is sent as %d", cluster, c.op, sent.mode)
+			}
+			if sent.again(); sent.mode != careful {
+				t.Errorf("on a cluster %v, %+v is sent again as %d", cluster, c.op, sent.mode)
+			}
+		}
+	}
+}
+
 // Redis does nothing else while it runs a call, so none carries much; on a cluster each carries one request.
 func TestCallsAreBounded(t *testing.T) {
 	wide := limitOf(ratelimit.Fixed, 100, time.Hour)

@@ -171,10 +171,10 @@ func (o *Options) keep() byte {
 	return byte(min(max((o.Remember+period-1)/period, 1), mostKept))
 }
 
-// id is that of op, or a new one; own says that nobody else can ask with it.
-func (s *Store) id(op ratelimit.Operation) (id [16]byte, own bool) {
+// id is that of op, or a new one; first says that nobody has asked with it.
+func (s *Store) id(op ratelimit.Operation) (id [16]byte, first bool) {
 	if op.ID != id {
-		return op.ID, false
+		return op.ID, op.First
 	}
 	copy(id[:], s.minted[:])
 	binary.BigEndian.PutUint64(id[8:], s.next.Add(1))
@@ -205,7 +205,7 @@ func (s *Store) Charge(op ratelimit.Operation, charges []ratelimit.Charge, outco
 	if s.refused(r, op, charges, outcomes, sent) {
 		return false, nil
 	}
-	if op.ID != ([16]byte{}) && !r.idle {
+	if op.ID != ([16]byte{}) && !op.First && !r.idle {
 		s.asked.add(op.ID, sent)
 	}
 	heard := s.denied.heard(r)

@@ -139,15 +139,15 @@ func hitsOf(c *ratelimit.Charge) int64 {
 
 // encode makes the call of a request.
 func (s *Store) encode(r *request, op ratelimit.Operation, charges []ratelimit.Charge) *call {
-	c, own := s.newCall(), false
-	c.id, own = s.id(op)
+	c, first := s.newCall(), false
+	c.id, first = s.id(op)
 	c.mode, c.frees = careful, r.frees
 	switch {
 	case r.forced:
 		c.mode, c.at = force, min(max(op.Now, 0), maxTime)
 	case r.idle:
 		c.mode = look
-	case own && !s.cluster: // whose client sends again by itself after a lost answer
+	case first && !s.cluster: // whose client sends again by itself after a lost answer
 		c.mode = fresh
 	}
 	if s.o.CallerTime {

@@ -114,6 +114,7 @@ func nativeModules() []*nativeModule {
 		{name: "k6/http", exports: httpExports, build: (*vu).moduleHTTP},
 		{name: "k6/metrics", exports: []string{"Counter", "Gauge", "Rate", "Trend"}, build: (*vu).moduleMetrics},
 		{name: "k6/execution", exports: []string{"instance", "scenario", "test", "vu"}, build: (*vu).moduleExecution},
+		{name: "k6/net/grpc", exports: append(sortedKeys(statuses), "Client"), build: (*vu).moduleGRPC},
 		{name: "k6/data", exports: []string{"SharedArray"}, build: (*vu).moduleData},
 	}
 }

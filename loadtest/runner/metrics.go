@@ -191,7 +191,9 @@ func (r *registry) all() []*metric {
 
 // builtin are the metrics that every run has.
 type builtin struct {
-	vus, vusMax, iterations, iterationDuration, dropped, checks, groupDuration, dataSent, dataReceived    *metric
+	vus, vusMax, iterations, iterationDuration, dropped, checks, groupDuration, dataSent, dataReceived *metric
+	grpcDuration                                                                                       *metric
+
 	reqs, reqFailed, reqDuration, reqBlocked, reqConnecting, reqTLS, reqSending, reqWaiting, reqReceiving *metric
 }
 
@@ -207,6 +209,7 @@ func builtins(r *registry) (b builtin) {
 		{&b.dropped, "dropped_iterations", counter, "default"}, {&b.checks, "checks", rate, "default"},
 		{&b.groupDuration, "group_duration", trend, "time"},
 		{&b.dataSent, "data_sent", counter, "data"}, {&b.dataReceived, "data_received", counter, "data"},
+		{&b.grpcDuration, "grpc_req_duration", trend, "time"},
 		{&b.reqs, "http_reqs", counter, "default"}, {&b.reqFailed, "http_req_failed", rate, "default"},
 		{&b.reqDuration, "http_req_duration", trend, "time"}, {&b.reqBlocked, "http_req_blocked", trend, "time"},
 		{&b.reqConnecting, "http_req_connecting", trend, "time"}, {&b.reqTLS, "http_req_tls_handshaking", trend, "time"},

@@ -76,7 +76,9 @@ type run struct {
 	log     *logger
 	options options
 	root    *group
-	shared  sync.Map // of SharedArray: name to *shared
+	shared  sync.Map // of SharedArray: name to items
+
+	protosets sync.Map // what gRPC clients load: how it is named to *descriptorpb.FileDescriptorSet
 
 	ctx    context.Context // ends when nothing more may start
 	cancel context.CancelCauseFunc

@@ -36,6 +36,7 @@ type vu struct {
 	hasData    bool
 
 	client   client
+	grpcs    []*grpcClient
 	received atomic.Int64
 	sent     atomic.Int64
 }
@@ -170,15 +171,7 @@ func (v *vu) open(call sobek.FunctionCall) sobek.Value {
 	if v.ready {
 		panic(v.rt.NewTypeError("open() works only while the script is read, outside of functions that iterations call"))
 	}
-	path := call.Argument(0).String()
-	if !filepath.IsAbs(path) {
-		// k6 is about to change to what a relative path is relative. Where both are the same it does not matter.
-		main := filepath.Dir(v.run.bundle.path)
-		if from := filepath.Dir(v.position().file); from != main {
-			panic(v.rt.NewTypeError("open(%q) in another folder than the script's: give an absolute path, for example by -e", path))
-		}
-		path = filepath.Join(main, path)
-	}
+	path := v.fileOf("open", call.Argument(0).String())
 	content, err := os.ReadFile(path) //nolint:gosec // a script may read what its user may
 	if err != nil {
 		panic(v.rt.NewGoError(err))
@@ -190,6 +183,19 @@ func (v *vu) open(call sobek.FunctionCall) sobek.Value {
 		return v.rt.ToValue(v.rt.NewArrayBuffer(content))
 	}
 	panic(v.rt.NewTypeError("open: mode %q: want none for text, or \"b\"", call.Argument(1).String()))
+}
+
+// fileOf is the absolute path of what a script names while it is read.
+func (v *vu) fileOf(what, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	// k6 is about to change to what a relative path is relative. Where both are the same it does not matter.
+	main := filepath.Dir(v.run.bundle.path)
+	if from := filepath.Dir(v.position().file); from != main {
+		panic(v.rt.NewTypeError("%s(%q) in another folder than the script's: give an absolute path, for example by -e", what, path))
+	}
+	return filepath.Join(main, path)
 }
 
 // place is where in a script something is called.
@@ -302,7 +308,12 @@ func (v *vu) flush() {
 	}
 }
 
-func (v *vu) close() { v.client.transport.CloseIdleConnections() }
+func (v *vu) close() {
+	v.client.transport.CloseIdleConnections()
+	for _, c := range v.grpcs {
+		c.close()
+	}
+}
 
 // setupData is a copy of what setup returned.
 func (v *vu) setupData() sobek.Value {

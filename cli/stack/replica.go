@@ -161,11 +161,14 @@ func (s *Stack) replicated(config string) (string, error) {
 		_, port, _ := strings.Cut(r.GRPC, ":")
 		cluster += fmt.Sprintf(endpoint, port)
 	}
-	const asks = "                        envoy_grpc: {cluster_name: sluice}\n                        timeout: "
-	authz, log, ok := strings.Cut(before, asks)
+	const authz, asks = "- name: envoy.filters.http.ext_authz\n", "                        envoy_grpc: {cluster_name: sluice}\n                        timeout: "
+	if !strings.Contains(before, authz) { // nothing else asks again
+		return before + cluster + ends + after, nil
+	}
+	filters, log, ok := strings.Cut(before, asks)
 	if !ok {
-		return "", errors.New("stack: the configuration has no ext_authz that asks the cluster sluice")
+		return "", errors.New("stack: the configuration's ext_authz does not ask the cluster sluice")
 	}
 	timeout, log, _ := strings.Cut(log, "\n")
-	return authz + asks + timeout + "\n" + ReplicasRetry + log + cluster + ends + after, nil
+	return filters + asks + timeout + "\n" + ReplicasRetry + log + cluster + ends + after, nil
 }

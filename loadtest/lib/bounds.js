@@ -92,6 +92,17 @@ export function least(limit, run) {
 }
 
 /**
+ * The least of a steady offer, of less than a gcra limit's rate, that must be admitted after one that filled its bucket. The first finds it full, and so may
+ * all that meet late requests of what came before; of those that are late themselves, as many as came at once.
+ * @param {number} sent
+ * @param {number} rate requests a second
+ * @param {number} lag the most ms that a request of either is late
+ */
+export function recovered(sent, rate, lag) {
+  return clamp(sent - 1 - Math.ceil((2 * rate * lag) / 1000), sent);
+}
+
+/**
  * What is admitted if each request is decided in the moment when it is due, by a log of all hits: what counts are compared with
  * in docs/accuracy.md.
  * @param {Limit} limit

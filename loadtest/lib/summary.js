@@ -38,6 +38,28 @@ export function watch(selector) {
 }
 
 /**
+ * Thresholds on both sides of what is allowed.
+ * @param {string} selector such as tenant:acme
+ * @param {number} low
+ * @param {number} high
+ * @returns {Record<string, string[]>}
+ */
+export function within(selector, low, high) {
+  return { ...watch(selector), [`sluice_allowed{${selector}}`]: [`count>=${low}`, `count<=${high}`] };
+}
+
+/**
+ * Thresholds for a tenant that stays within what it may: all is allowed.
+ * @param {string} selector such as tenant:acme
+ * @param {number} sent
+ * @returns {Record<string, string[]>}
+ */
+export function allOf(selector, sent) {
+  // k6 sends one more, at the end of a constant rate.
+  return { ...within(selector, sent, sent + 1), [`sluice_limited{${selector}}`]: ['count==0'] };
+}
+
+/**
  * Thresholds on both sides for a tenant that is offered more than it may. They hold for every run within
  * {@link patience}; the verdict is closer, for it knows what was measured.
  * @param {string} id
@@ -53,7 +75,7 @@ export function overThresholds(id, rate, seconds) {
   const sent = rate * seconds;
   const low = Math.min(...starts.map((start) => Math.min(...limits.map((l) => least(l, { sent, first: 0, last: 0, start, rate, lag: patience })))));
   const high = Math.max(...starts.map((start) => Math.min(...limits.map((l) => most(l, start, start + ms + patience)))));
-  return { ...watch(`tenant:${id}`), [`sluice_allowed{tenant:${id}}`]: [`count>=${low}`, `count<=${high}`], [`sluice_limited{tenant:${id}}`]: ['count>0'] };
+  return { ...within(`tenant:${id}`, low, high), [`sluice_limited{tenant:${id}}`]: ['count>0'] };
 }
 
 /** What every run must keep: each request was sent, and nothing but 200 and 429 came. */
@@ -137,6 +159,33 @@ export function judge(v, name, c, bound) {
 /** @param {{low: number, high: number}} bound */
 function range(bound) {
   return bound.low === bound.high ? String(bound.low) : `${bound.low} to ${bound.high}`;
+}
+
+/** What judgeSeen reads. */
+export const seen = { 'sluice_seen{by:gateway}': ['max>0'], 'sluice_seen{by:upstream}': ['max>0'], 'sluice_seen{by:sluiced}': ['max>0'] };
+
+/**
+ * Holds what the path counted against what was sent to it: each request came once, was decided once, and reached the upstream if it was allowed.
+ * @param {Verdict} v
+ * @param {any} data
+ * @param {string[]} tenants all that sent
+ * @param {number} strangers more requests, which no limit is asked for
+ */
+export function judgeSeen(v, data, tenants, strangers = 0) {
+  const all = tenants.map((id) => counts(data, `tenant:${id}`));
+  const sent = sum(all.map((c) => c.sent));
+  for (const [by, want] of /** @type {[string, number][]} */ ([['gateway', sent + strangers], ['sluiced', sent], ['upstream', sum(all.map((c) => c.allowed))]])) {
+    const got = data.metrics[`sluice_seen{by:${by}}`].values.max;
+    v.notes.push(`the ${by} saw ${got} requests, and should see ${want}`);
+    if (got !== want) {
+      v.problems.push(`the ${by} saw ${got} requests, want ${want}`);
+    }
+  }
+}
+
+/** @param {number[]} numbers */
+function sum(numbers) {
+  return numbers.reduce((a, b) => a + b, 0);
 }
 
 /**

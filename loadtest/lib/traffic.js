@@ -1,6 +1,7 @@
 // How requests are sent and counted: one scenario for each tenant, by an arrival rate, so that a slow answer does not
 // slow the next request down.
 import http from 'k6/http';
+import grpc from 'k6/net/grpc';
 import exec from 'k6/execution';
 import { Counter, Trend } from 'k6/metrics';
 import { base, control, tenant, wiring } from './config.js';
@@ -16,6 +17,7 @@ const answeredAt = new Trend('sluice_answered_at');
 const startedAt = new Trend('sluice_started_at');
 const lag = new Trend('sluice_lag', true);
 const took = new Trend('sluice_took', true);
+const seen = new Trend('sluice_seen');
 
 /** The most ms that an answer may be late before a run says nothing about the limiter, but about the machine. */
 export const patience = 800;
@@ -26,25 +28,46 @@ export const grace = '10s';
 /**
  * One request of a tenant, counted.
  * @param {string} id
- * @param {{url?: string, due?: number, phase?: string, accept?: number[]}} [how] due is when it should have been sent
+ * @param {{url?: string, due?: number, phase?: string}} [how] due is when it should have been sent
  */
 export function ask(id, how = {}) {
   const tags = { tenant: id, phase: how.phase || 'all' };
   const sent = Date.now();
   const response = http.get(how.url || `${base}/v1/calls`, { headers: credentials(id), tags: { name: 'calls', ...tags }, timeout: '30s' });
+  const { status } = response;
+  const answered = count(tags, { sent, due: how.due, took: response.timings.duration, outcome: status === 200 ? allowed : status === 429 ? limited : unexpected, status });
+  return { response, sent, answered };
+}
+
+/**
+ * One gRPC call of a tenant, counted in the same way.
+ * @param {string} id
+ * @param {grpc.Client} client that is connected
+ * @param {string} method
+ * @param {object} message
+ * @param {number} [due] when it should have been sent
+ */
+export function call(id, client, method, message, due) {
+  const sent = Date.now();
+  const tags = { tenant: id, phase: 'all' };
+  const response = client.invoke(method, message, { metadata: credentials(id), tags, timeout: '30s' });
+  const { status } = response;
+  count(tags, { sent, due, took: Date.now() - sent, outcome: status === grpc.StatusOK ? allowed : status === grpc.StatusResourceExhausted ? limited : unexpected, status });
+  return response;
+}
+
+/**
+ * @param {{tenant: string, phase: string}} tags
+ * @param {{sent: number, due?: number, took: number, outcome: Counter, status: number}} what
+ */
+function count(tags, { sent, due, took: duration, outcome, status }) {
   const now = Date.now();
   sentAt.add(sent, tags);
   answeredAt.add(now, tags);
-  lag.add(Math.max(0, now - (how.due || sent)), tags);
-  took.add(response.timings.duration, tags);
-  if (response.status === 200) {
-    allowed.add(1, tags);
-  } else if (response.status === 429) {
-    limited.add(1, tags);
-  } else {
-    unexpected.add(1, { status: String(response.status), ...tags });
-  }
-  return { response, sent, answered: now };
+  lag.add(Math.max(0, now - (due || sent)), tags);
+  took.add(duration, tags);
+  outcome.add(1, outcome === unexpected ? { status: String(status), ...tags } : tags);
+  return now;
 }
 
 /**
@@ -84,10 +107,19 @@ export function vus(rate) {
  * @param {(second: number) => string} [phase] of a request, by the second of the schedule when it is due
  */
 export function keepPace(scenarios, phase = () => 'all') {
+  const { second, at } = pace(scenarios);
+  return ask(exec.scenario.name, { due: at, phase: phase(second) });
+}
+
+/**
+ * When the iteration at hand is due.
+ * @param {Record<string, {rate: number}>} scenarios
+ */
+export function pace(scenarios) {
   const s = exec.scenario;
   startedAt.add(s.startTime, { tenant: s.name });
   const second = s.iterationInTest / scenarios[s.name].rate;
-  return ask(s.name, { due: s.startTime + second * 1000, phase: phase(second) });
+  return { second, at: s.startTime + second * 1000 };
 }
 
 /**
@@ -131,4 +163,12 @@ export function operator(what) {
     throw new Error(`${control}/${what}: ${response.status} ${response.body}`);
   }
   return response.json();
+}
+
+/** Asks the path what it counted, for judgeSeen. It belongs into teardown, when all is answered. */
+export function recordSeen() {
+  const { gateway, upstream, all } = operator('counts');
+  seen.add(gateway, { by: 'gateway' });
+  seen.add(upstream, { by: 'upstream' });
+  seen.add(all, { by: 'sluiced' });
 }

@@ -1,10 +1,10 @@
-// A step from half of what a tenant may to five times that and back: before it nothing is refused, during it the bucket's
-// burst goes through and then its rate.
+// A step from half of what a tenant may to five times what it may and back: before it nothing is refused, during it the bucket's
+// burst goes through and then its rate, and after it no more is refused than finds the bucket full.
 import exec from 'k6/execution';
 import { binding, rate, seconds, tenant } from '../lib/config.js';
 import { ask, due, patience, stairs } from '../lib/traffic.js';
-import { always, counts, judge, report, verdict, watch } from '../lib/summary.js';
-import { least, most } from '../lib/bounds.js';
+import { allOf, always, counts, judge, report, verdict, within } from '../lib/summary.js';
+import { least, most, recovered } from '../lib/bounds.js';
 
 const tenants = ['smooth-1', 'layered-1'];
 const phases = ['before', 'spike', 'after'];
@@ -18,9 +18,15 @@ export const options = {
   scenarios: Object.fromEntries(tenants.map((id) => [id, stairs(steps[id])])),
   thresholds: Object.assign(
     {}, always,
-    ...tenants.flatMap((id) => phases.map((phase) => watch(`tenant:${id},phase:${phase}`))),
-    ...tenants.map((id) => ({ [`sluice_limited{tenant:${id},phase:before}`]: ['count==0'], [`sluice_limited{tenant:${id},phase:spike}`]: ['count>0'] })),
-    ...tenants.map((id) => ({ [`sluice_allowed{tenant:${id},phase:spike}`]: [`count>=${binding(id).burst - 1}`, `count<=${most(binding(id), 0, steps[id][1].seconds * 1000 + patience)}`] })),
+    ...tenants.flatMap((id) => {
+      const [before, , after] = steps[id].map((step) => step.rate * step.seconds);
+      return [
+        allOf(`tenant:${id},phase:before`, before),
+        within(`tenant:${id},phase:spike`, binding(id).burst - 1, most(binding(id), 0, steps[id][1].seconds * 1000 + patience)),
+        { [`sluice_limited{tenant:${id},phase:spike}`]: ['count>0'] },
+        within(`tenant:${id},phase:after`, recovered(after, steps[id][2].rate, patience), after + 1),
+      ];
+    }),
   ),
 };
 
@@ -35,13 +41,14 @@ export function handleSummary(data) {
   const v = verdict();
   for (const id of tenants) {
     const limit = tenant(id).limits[0];
-    const [before, spike] = phases.map((phase) => counts(data, `tenant:${id},phase:${phase}`));
-    const lag = Math.max(before.lag, spike.lag);
+    const [before, spike, after] = phases.map((phase) => counts(data, `tenant:${id},phase:${phase}`));
+    const lag = Math.max(before.lag, spike.lag, after.lag);
     judge(v, `${id} before`, before, { low: before.sent, high: before.sent });
     // What came before may still be in the bucket: one request, and those that came late.
     const full = 1 + Math.ceil((steps[id][0].rate * lag) / 1000);
-    const low = least(limit, { ...spike, lag, rate: steps[id][1].rate }) - full;
+    const low = Math.max(0, least(limit, { ...spike, lag, rate: steps[id][1].rate }) - full);
     judge(v, `${id} spike`, spike, { low, high: Math.min(spike.sent, most(limit, spike.first, spike.last)) });
+    judge(v, `${id} after`, after, { low: recovered(after.sent, steps[id][2].rate, lag), high: after.sent });
     if (lag > patience) {
       v.doubts.push(`${id}: an answer came ${Math.round(lag)} ms after its request was due`);
     }

@@ -5,7 +5,8 @@ import exec from 'k6/execution';
 import { Trend } from 'k6/metrics';
 import { binding, replicas, seconds } from '../lib/config.js';
 import { keepPace, offer, operator, patience } from '../lib/traffic.js';
-import { counts, judge, report, verdict, watch } from '../lib/summary.js';
+import { allOf, counts, judge, report, verdict, watch, within } from '../lib/summary.js';
+import { most } from '../lib/bounds.js';
 
 // By the second of the schedule at which a request is due.
 const kill = seconds(2);
@@ -17,6 +18,7 @@ const after = restart + 3; // by then it serves again
 const length = after + seconds(3);
 const phases = ['before', 'kill', 'gone', 'down', 'restart', 'after'];
 
+/** @type {Record<string, any>} */
 const scenarios = { 'paid-1': offer(30, length), 'free-1': offer(20, length) };
 const names = Object.keys(scenarios);
 const events = new Trend('sluice_event');
@@ -31,15 +33,33 @@ export const options = {
   thresholds: Object.assign(
     { dropped_iterations: ['count==0'], 'sluice_event{event:gone}': ['max>0'], 'sluice_event{event:restart}': ['max>0'], 'sluice_event{event:back}': ['max>0'] },
     ...names.flatMap((id) => phases.map((p) => ({ ...watch(`tenant:${id},phase:${p}`), [`sluice_unexpected{tenant:${id},phase:${p}}`]: ['count>=0'] }))),
-    ...names.map((id) => watchAll(id)),
+    ...names.map((id) => ({ ...bounds(id), [`sluice_unexpected{tenant:${id}}`]: ['count>=0'] })),
     { 'sluice_unexpected{phase:before}': ['count==0'], 'sluice_unexpected{phase:after}': ['count==0'] },
     replicas > 1 ? { sluice_unexpected: ['count==0'] } : { 'sluice_allowed{phase:down}': ['count==0'] },
   ),
 };
 
-/** @param {string} id */
-function watchAll(id) {
-  return { ...watch(`tenant:${id}`), [`sluice_unexpected{tenant:${id}}`]: ['count>=0'] };
+/**
+ * What a tenant is allowed at least and at most, of a schedule that is kept.
+ * @param {string} id
+ */
+function bounds(id) {
+  const limit = binding(id);
+  const sent = scenarios[id].rate * length;
+  if (limit.durable) {
+    return within(`tenant:${id}`, limit.limit - lost(limit) - scenarios[id].rate * (gone - edge), most(limit, Date.now(), Date.now() + 60000));
+  }
+  // Alone, what is due from when it is killed until it serves again may be refused, and what is due while nobody is there must be.
+  const away = (/** @type {number} */ from, /** @type {number} */ to) => Math.ceil(scenarios[id].rate * (to - from));
+  return replicas > 1 ? allOf(`tenant:${id}`, sent) : within(`tenant:${id}`, sent - away(edge, after) - 1, sent - away(down, restart) + 2);
+}
+
+/**
+ * What a crash spends: the open block of the journal.
+ * @param {import('../lib/config.js').Limit} limit
+ */
+function lost(limit) {
+  return replicas > 1 ? 0 : Math.ceil(limit.limit / 100);
 }
 
 export function steady() {
@@ -79,8 +99,8 @@ export function handleSummary(data) {
     const limit = binding(id);
     if (limit.durable) {
       // A crash spends the open block of the journal, and answers on their way: they were charged, and nobody was told.
-      const lost = alone ? Math.ceil(limit.limit / 100) + part.kill.unexpected : 0;
-      judge(v, id, other, { low: limit.limit - lost, high: limit.limit });
+      const low = limit.limit - lost(limit) - (alone ? part.kill.unexpected : 0);
+      judge(v, id, other, { low, high: most(limit, all.first, all.last) });
     } else {
       judge(v, id, other, { low: all.sent - all.unexpected, high: all.sent });
     }

@@ -1,11 +1,12 @@
 // One tenant floods, the others stay within what they may: they see no refusal, whatever their algorithm.
 import { rate, seconds } from '../lib/config.js';
 import { keepPace, offer } from '../lib/traffic.js';
-import { always, counts, judgeOver, judgeUnder, overThresholds, report, verdict, watch } from '../lib/summary.js';
+import { allOf, always, counts, judgeOver, judgeUnder, overThresholds, report, verdict } from '../lib/summary.js';
 
 const flooding = 'smooth-1';
 const others = ['smooth-2', 'contract-1', 'aligned-1'];
 const length = seconds(6);
+/** @type {Record<string, any>} */
 const scenarios = {
   [flooding]: offer(rate(flooding, 5), length),
   ...Object.fromEntries(others.map((id) => [id, offer(rate(id, 0.8), length)])),
@@ -15,7 +16,7 @@ export const options = {
   scenarios,
   thresholds: Object.assign(
     {}, always, overThresholds(flooding, scenarios[flooding].rate, length),
-    ...others.map((id) => ({ ...watch(`tenant:${id}`), [`sluice_limited{tenant:${id}}`]: ['count==0'], [`sluice_allowed{tenant:${id}}`]: ['count>0'] })),
+    ...others.map((id) => allOf(`tenant:${id}`, scenarios[id].rate * length)),
   ),
 };
 

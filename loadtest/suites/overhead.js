@@ -4,7 +4,7 @@ import { check } from 'k6';
 import exec from 'k6/execution';
 import { base, seconds } from '../lib/config.js';
 import { ask, offer } from '../lib/traffic.js';
-import { always, counts, judge, report, verdict, watch } from '../lib/summary.js';
+import { allOf, always, counts, judge, report, verdict } from '../lib/summary.js';
 
 const id = 'free-1';
 const length = seconds(5);
@@ -14,9 +14,7 @@ const guard = 200;
 
 export const options = {
   scenarios: { [id]: offer(rate, length) },
-  thresholds: Object.assign({ checks: ['rate==1'] }, always, watch(`tenant:${id},phase:on`), watch(`tenant:${id},phase:off`), {
-    [`sluice_limited{tenant:${id}}`]: ['count==0'], [`sluice_allowed{tenant:${id}}`]: ['count>0'],
-  }),
+  thresholds: Object.assign({ checks: ['rate==1'] }, always, ...['on', 'off'].map((phase) => allOf(`tenant:${id},phase:${phase}`, rate * length))),
 };
 
 export function steady() {

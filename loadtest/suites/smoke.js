@@ -4,14 +4,14 @@ import { check } from 'k6';
 import exec from 'k6/execution';
 import { base, tenant, wiring } from '../lib/config.js';
 import { ask, keepPace, offer } from '../lib/traffic.js';
-import { always, counts, judge, judgeOver, overThresholds, report, verdict, watch } from '../lib/summary.js';
+import { always, counts, judge, judgeOver, overThresholds, report, verdict, within } from '../lib/summary.js';
 
 const all = ['smooth-1', 'contract-1', 'aligned-1', 'layered-1', 'free-1'];
 const scenarios = { 'trial-1': offer(10, 2) };
 
 export const options = {
   scenarios: { ...scenarios, once: { executor: 'per-vu-iterations', exec: 'once', vus: 1, iterations: 1, maxDuration: '60s' } },
-  thresholds: Object.assign({ checks: ['rate==1'] }, always, overThresholds('trial-1', 10, 2), ...all.map((id) => watch(`tenant:${id}`))),
+  thresholds: Object.assign({ checks: ['rate==1'] }, always, overThresholds('trial-1', 10, 2), ...all.map((id) => within(`tenant:${id}`, 1, 1))),
 };
 
 export function steady() {

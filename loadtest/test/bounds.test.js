@@ -2,7 +2,7 @@
 // 'node --test' runs it: bounds.js needs nothing of k6.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ideal, over } from '../lib/bounds.js';
+import { ideal, over, recovered } from '../lib/bounds.js';
 
 /** @param {number} seed */
 function random(seed) {
@@ -15,18 +15,20 @@ function random(seed) {
 /**
  * @param {any} limit
  * @param {number[]} times at which requests are decided, in order
+ * @param {(i: number) => void} [tell] of each that is admitted
  */
-function admitted(limit, times) {
+function admitted(limit, times, tell = () => {}) {
   /** @type {number[]} */
   const hits = [];
   let [level, at] = [0, times[0]];
-  for (const now of times) {
+  for (const [i, now] of times.entries()) {
     level = Math.max(0, level - ((now - at) * limit.limit) / limit.windowMs);
     at = now;
     const same = (/** @type {number} */ h) => (limit.algorithm === 'hard' ? h > now - limit.windowMs : Math.floor(h / limit.windowMs) === Math.floor(now / limit.windowMs));
     const room = limit.algorithm === 'gcra' ? level + 1 <= limit.burst + 1e-6 : hits.filter(same).length < limit.limit;
     if (room) {
       hits.push(now);
+      tell(i);
       level += 1;
     }
   }
@@ -76,4 +78,23 @@ test('of a schedule that is kept the bounds are close enough to tell half and tw
 test('the ideal is what a limiter admits of a schedule that is kept', () => {
   each(() => 0, (what, allowed, bound) => assert.ok(Math.abs(bound.ideal - allowed) <= 1, `${what}: ${allowed} allowed, ideal ${bound.ideal}`));
   assert.equal(ideal(/** @type {any} */ (limits[3]), { sent: 200, start: 0, rate: 20, lag: 0, first: 0, last: 0 }), 120);
+});
+
+test('after a flood no more is refused than the bound says, however late requests are', () => {
+  const next = random(11);
+  let refused = 0;
+  for (let run = 0; run < 2000; run++) {
+    const limit = { algorithm: 'gcra', limit: 20, windowMs: 1000, burst: 20 + Math.floor(next() * 20) };
+    const [flood, rate, lag] = [100, 10, [0, 5, 100, 800][run % 4]];
+    const late = (/** @type {number} */ at) => at + lag * next();
+    const before = [...Array(2 * flood).keys()].map((i) => ({ at: late(1e12 + (i * 1000) / flood), after: false }));
+    const after = [...Array(2 * rate).keys()].map((i) => ({ at: late(1e12 + 2000 + (i * 1000) / rate), after: true }));
+    const all = [...before, ...after].sort((a, b) => a.at - b.at);
+    const hits = new Set();
+    admitted(limit, all.map((r) => r.at), (/** @type {number} */ i) => hits.add(all[i]));
+    const allowed = all.filter((r) => r.after && hits.has(r)).length;
+    refused = Math.max(refused, after.length - allowed);
+    assert.ok(allowed >= recovered(after.length, rate, lag), `${allowed} of ${after.length} allowed, ${lag} ms late at most; the bound is ${recovered(after.length, rate, lag)}`);
+  }
+  assert.ok(refused > 1, `no run refused more than ${refused}: nothing was tried`);
 });

@@ -57,10 +57,10 @@ test-faults: need-go gotestsum redis-server ## The fault tests, with figures: ki
 	@echo "==> Redis in trouble"
 	@SLUICE_FULL=$(FULL) gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout $(if $(FULL),60m,10m) -p 1 ./e2e/redis
 
-LOAD := go run ./loadtest/cmd/load -envoy $(ENVOY) -sluiced bin/sluiced -runner bin/loadrunner $(if $(SUITE),-suite $(SUITE)) -parallel $(or $(PARALLEL),1)
+LOAD := go run ./loadtest/cmd/load -envoy $(ENVOY) -sluiced bin/sluiced -runner bin/loadrunner $(if $(SUITE),-suite $(SUITE)) $(if $(WIRING),-wiring $(WIRING)) -parallel $(or $(PARALLEL),1)
 
 .PHONY: load
-load: load-tools ## Load tests that hold what is allowed against the limits (STORE=memory, redis; SUITE=name,…; DURATION=n times the short form; SHORT=1: the short form, side by side)
+load: load-tools ## Load tests that hold what is allowed against the limits (STORE=memory, redis; SUITE=name,…; WIRING=ext_authz, ext_proc, rls; DURATION=n times the short form; SHORT=1: the short form, side by side)
 	@$(LOAD) -store $(or $(STORE),both) $(if $(SHORT),-scale 1 -parallel 3,-scale $(or $(DURATION),3))
 
 .PHONY: load-selftest

@@ -2,6 +2,8 @@ package loadtest
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,7 +18,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/voicecore-ai/sluice/cli/stack"
 )
@@ -34,17 +41,16 @@ type defect struct {
 
 var defects = []defect{
 	{
-		name: "off", says: "the limiter is switched off", set: inConfig("                      transport_api_version: V3\n                      grpc_service:\n                        envoy_grpc: {cluster_name: sluice}\n                        timeout",
-			"                      filter_enabled: {default_value: {numerator: 0}}\n"),
-		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "overhead", "scale-out"},
+		name: "off", says: "the limiter is switched off", set: off,
+		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "overhead", "scale-out", "soak", "grpc"},
 	},
 	{
-		name: "doubled", says: "limits are twice as high", set: func(o *stack.Options) error { return double(o.Catalog) },
-		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "scale-out"},
+		name: "doubled", says: "limits are twice as high", set: func(o *stack.Options) error { return errors.Join(double(o.Catalog), double(o.RLS)) },
+		about: []string{"smoke", "over", "burst", "isolation", "refill", "headers", "retries", "failure", "scale-out", "soak", "grpc"},
 	},
 	{
 		name: "one-tenant", says: "limits ignore the tenant", shim: oneTenant,
-		about: []string{"smoke", "under", "over", "isolation", "headers", "failure", "scale-out"},
+		about: []string{"smoke", "under", "over", "isolation", "headers", "failure", "scale-out", "soak", "grpc"},
 	},
 	{name: "lying", says: "headers lie", shim: lying, about: []string{"headers", "refill"}},
 	{name: "late", says: "a refill comes late", shim: late, about: []string{"refill"}},
@@ -57,6 +63,7 @@ var defects = []defect{
 		about: []string{"failure"},
 	},
 	{name: "apart", says: "each replica counts for itself", set: apart, about: []string{"scale-out"}, only: "scale-out"},
+	{name: "leaking", says: "requests leave connections open at sluiced", shim: leaking, about: []string{"soak"}, only: "soak"},
 	{name: "slow", says: "the question takes four tenths of a second", shim: slow, about: []string{"overhead"}},
 }
 
@@ -84,13 +91,40 @@ func (d *defect) start(p *path) (*httptest.Server, error) {
 		return nil, err
 	}
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{MaxIdleConnsPerHost: 256}
-	return httptest.NewServer(d.shim(p, proxy)), nil
+	proxy.Transport = asItCame{http1: &http.Transport{MaxIdleConnsPerHost: 256}, http2: &http.Transport{Protocols: protocols(false, true)}}
+	shim := httptest.NewUnstartedServer(d.shim(p, proxy))
+	shim.Config.Protocols = protocols(true, true)
+	shim.Start()
+	return shim, nil
 }
 
-// inConfig puts a line before what is there.
-func inConfig(before, line string) func(*stack.Options) error {
-	return replaceInConfig(before, line+before)
+func protocols(http1, http2 bool) *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(http1)
+	p.SetUnencryptedHTTP2(http2)
+	return p
+}
+
+// asItCame sends what came over HTTP/2, as gRPC does, over HTTP/2.
+type asItCame struct{ http1, http2 *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (a asItCame) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get("Content-Type") == "application/grpc" {
+		return a.http2.RoundTrip(r)
+	}
+	return a.http1.RoundTrip(r)
+}
+
+var asking = regexp.MustCompile(` +- name: envoy\.filters\.http\.(?:ext_authz|ext_proc|ratelimit)\n`)
+
+// off disables the filter that asks.
+func off(o *stack.Options) error {
+	filters := asking.FindAllString(o.Config, -1)
+	if len(filters) != 1 {
+		return fmt.Errorf("configuration of Envoy: has filters %q, want one that asks", filters)
+	}
+	return replaceInConfig(filters[0], filters[0]+"                    disabled: true\n")(o)
 }
 
 func replaceInConfig(old, replacement string) func(*stack.Options) error {
@@ -121,7 +155,7 @@ func apart(o *stack.Options) error {
 	return os.WriteFile(o.Sluiced, []byte(script), 0o700) //nolint:gosec // a program
 }
 
-const keyHeader = "X-Api-Key"
+const keyHeader, userHeader = "X-Api-Key", "X-User"
 
 // oneTenant makes every known caller the same.
 func oneTenant(p *path, next http.Handler) http.Handler {
@@ -133,6 +167,9 @@ func oneTenant(p *path, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if known[r.Header.Get(keyHeader)] {
 			r.Header.Set(keyHeader, one)
+		}
+		if p.expected.Tenants[r.Header.Get(userHeader)] != nil {
+			r.Header.Set(userHeader, "smooth-1")
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -217,4 +254,32 @@ func slow(_ *path, next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// leaking lets one request in ten open a connection to sluiced, which lasts as long as the path.
+func leaking(p *path, next http.Handler) http.Handler {
+	var n atomic.Int64
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1)%10 == 0 {
+			p.leak()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// leak opens a connection with a call on it that has no end.
+func (p *path) leak() {
+	conn, err := grpc.NewClient(p.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return // the suite will not be red
+	}
+	go func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		watch, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+		for err == nil {
+			_, err = watch.Recv()
+		}
+		_ = conn.Close()
+	}()
 }

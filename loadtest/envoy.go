@@ -17,10 +17,49 @@ const (
 const bare = `                        - name: bare
                           match: {path: /bare}
                           route: {cluster: upstream, timeout: 15s}
-                          typed_per_filter_config:
+`
+
+// switchedOff says so of the filters that ask on every route.
+var switchedOff = map[string]string{
+	"ext_authz": `                          typed_per_filter_config:
                             envoy.filters.http.ext_authz:
                               "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
                               disabled: true
+`,
+	"ext_proc": `                          typed_per_filter_config:
+                            envoy.filters.http.ext_proc:
+                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
+                              disabled: true
+`,
+}
+
+// callsRoute leads gRPC to a service that speaks it. Envoy's ratelimit filter wants its descriptors on each route.
+const callsRoute = `                        - name: calls
+                          match: {prefix: /voicecore.calls.v1.Calls/, grpc: {}}
+                          route:
+                            cluster: calls
+                            timeout: 15s
+`
+
+const callsLimits = `                            rate_limits:
+                              - actions:
+                                  - request_headers: {header_name: x-user, descriptor_key: user}
+`
+
+const callsCluster = `    - name: calls
+      type: STATIC
+      connect_timeout: 1s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config:
+            http2_protocol_options: {}
+      load_assignment:
+        cluster_name: calls
+        endpoints:
+          - lb_endpoints:
+              - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}
+
 `
 
 // sidecar is a client's proxy, with the retries that Istio gives every route.
@@ -64,7 +103,22 @@ const gateway = `    - name: gateway
 
 `
 
-func withBare(config string) (string, error) { return change(config, routes, routes+bare) }
+func withBare(config, wiring string) (string, error) {
+	return change(config, routes, routes+bare+switchedOff[wiring])
+}
+
+// withCalls puts the gRPC service that listens on port behind the gateway.
+func withCalls(config, wiring, port string) (string, error) {
+	route := callsRoute
+	if wiring == "rls" {
+		route += callsLimits
+	}
+	config, err := change(config, routes, routes+route)
+	if err != nil {
+		return "", err
+	}
+	return change(config, clusters, clusters+fmt.Sprintf(callsCluster, port))
+}
 
 // withSidecar puts a client's proxy before the gateway, and says on which port.
 func withSidecar(config string) (changed, port string, err error) {

@@ -22,16 +22,19 @@ import (
 // Stores are where counters can be kept.
 var Stores = []string{"memory", "redis"}
 
-// Wirings are the ways in which Envoy can ask.
+// Wirings are the ways in which Envoy can ask, the default one first.
 var Wirings = []string{"ext_authz", "ext_proc", "rls"}
 
 // suite is one script and what it needs of the path.
 type suite struct {
-	name     string
-	replicas int  // of sluiced where the store is shared
-	sidecar  bool // a client's Envoy before the gateway's
-	alone    bool // leaves ports free for a while, which another path might take
-	long     bool // only when asked for by name
+	name       string
+	replicas   int  // of sluiced where the store is shared
+	sidecar    bool // a client's Envoy before the gateway's
+	calls      bool // a gRPC service behind it
+	alone      bool // leaves ports free for a while, which another path might take
+	everywhere bool // in each wiring on Redis, also where one is not named
+	known      bool // holds what only a door says that knows the tenant
+	hides      bool // wants a killed replica's requests asked of another, which only ext_authz does; elsewhere it has one
 }
 
 var suites = []suite{
@@ -40,14 +43,18 @@ var suites = []suite{
 	{name: "over", replicas: 2},
 	{name: "burst", replicas: 2},
 	{name: "isolation", replicas: 2},
-	{name: "refill", replicas: 2},
-	{name: "headers", replicas: 2},
+	{name: "refill", replicas: 2, known: true},
+	{name: "headers", replicas: 2, known: true},
 	{name: "retries", replicas: 2, sidecar: true},
-	{name: "failure", replicas: 2, alone: true},
-	{name: "overhead", replicas: 2},
-	{name: "scale-out", replicas: 3, alone: true},
-	{name: "soak", replicas: 2, long: true},
+	{name: "failure", replicas: 2, alone: true, known: true, hides: true},
+	{name: "overhead", replicas: 2, known: true},
+	{name: "scale-out", replicas: 3, alone: true, everywhere: true},
+	{name: "soak", replicas: 2},
+	{name: "grpc", replicas: 2, calls: true, everywhere: true},
 }
+
+// runsIn tells whether the suite has something to hold in that wiring.
+func (s suite) runsIn(wiring string) bool { return wiring != "rls" || !s.known }
 
 // Options say what to run and with what.
 type Options struct {
@@ -56,9 +63,9 @@ type Options struct {
 	Sluiced  string
 	Redis    string   // redis-server
 	Runner   []string // command that runs a script, before its path
-	Suites   []string // empty for all that are not long
+	Suites   []string // empty for all
 	Stores   []string
-	Wiring   string
+	Wiring   string  // "" for those that are of interest
 	Scale    float64 // times as long as the short form
 	Parallel int     // suites at a time
 	Out      string  // folder of results
@@ -86,13 +93,16 @@ func Load(ctx context.Context, o Options) error {
 	var jobs []job
 	for _, s := range suites {
 		for _, store := range o.Stores {
-			if o.wants(s) {
-				jobs = append(jobs, job{suite: s, store: store, wiring: o.Wiring})
+			for _, wiring := range Wirings {
+				asked := wiring == o.Wiring || o.Wiring == "" && (wiring == Wirings[0] || s.everywhere && store == "redis")
+				if o.wants(s) && asked && s.runsIn(wiring) {
+					jobs = append(jobs, job{suite: s, store: store, wiring: wiring})
+				}
 			}
 		}
 	}
 	if len(jobs) == 0 {
-		return fmt.Errorf("no suite %s; one of %s", strings.Join(o.Suites, ", "), strings.Join(Names(), ", "))
+		return fmt.Errorf("no suite %s in wiring %s; one of %s", strings.Join(o.Suites, ", "), o.Wiring, strings.Join(Names(), ", "))
 	}
 	results, err := o.run(ctx, jobs)
 	_, _ = fmt.Fprintf(o.Log, "\n%s\n", byStore(results))
@@ -106,7 +116,7 @@ func allGreen(results []Result) error {
 	var wrong []string
 	for _, r := range results {
 		if r.Result != green {
-			wrong = append(wrong, fmt.Sprintf("%s on %s is %s", r.Suite, r.Store, r.Result))
+			wrong = append(wrong, fmt.Sprintf("%s on %s by %s is %s", r.Suite, r.Store, r.Wiring, r.Result))
 		}
 	}
 	if len(wrong) > 0 {
@@ -115,33 +125,43 @@ func allGreen(results []Result) error {
 	return nil
 }
 
-// SelfTest runs the suites against each defect and prints the table. The error names those that had to be red and are not.
+// SelfTest runs the suites against each defect in both wirings that know the tenant, and prints the tables. The error names those that had to be red
+// and are not.
 func SelfTest(ctx context.Context, o Options) error {
+	wirings := Wirings[:2]
+	if o.Wiring != "" {
+		wirings = []string{o.Wiring}
+	}
 	var jobs []job
-	for i, d := range defects {
-		for _, s := range suites {
-			// Where several replicas count is what scale-out is about; the others are as well off with one.
-			store := "memory"
-			if s.replicas > 2 {
-				store = "redis"
-			}
-			if o.wants(s) && !s.long && (d.only == "" || d.only == s.name) {
-				jobs = append(jobs, job{suite: s, store: store, wiring: o.Wiring, defect: &defects[i]})
+	for _, wiring := range wirings {
+		for i, d := range defects {
+			for _, s := range suites {
+				// Where several replicas count is what scale-out is about; the others are as well off with one.
+				store := "memory"
+				if s.replicas > 2 {
+					store = "redis"
+				}
+				if o.wants(s) && s.runsIn(wiring) && (d.only == "" || d.only == s.name) {
+					jobs = append(jobs, job{suite: s, store: store, wiring: wiring, defect: &defects[i]})
+				}
 			}
 		}
 	}
 	results, err := o.run(ctx, jobs)
-	_, _ = fmt.Fprintf(o.Log, "\n%s\n\n", byDefect(results))
-	for _, d := range defects {
-		_, _ = fmt.Fprintf(o.Log, "%s: %s\n", d.name, d.says)
+	for _, wiring := range wirings {
+		_, _ = fmt.Fprintf(o.Log, "\n%s\n\n%s\n", wiring, byDefect(results, wiring))
 	}
+	for _, d := range defects {
+		_, _ = fmt.Fprintf(o.Log, "\n%s: %s", d.name, d.says)
+	}
+	_, _ = fmt.Fprintln(o.Log)
 	if err != nil {
 		return err
 	}
 	var wrong []string
 	for i, r := range results {
 		if jobs[i].defect.concerns(r.Suite) && r.Result != red {
-			wrong = append(wrong, fmt.Sprintf("%s is %s though %s", r.Suite, r.Result, jobs[i].defect.says))
+			wrong = append(wrong, fmt.Sprintf("%s by %s is %s though %s", r.Suite, r.Wiring, r.Result, jobs[i].defect.says))
 		}
 	}
 	if len(wrong) > 0 {
@@ -156,7 +176,7 @@ func Accuracy(ctx context.Context, o Options) error {
 	for _, wiring := range Wirings {
 		for _, store := range o.Stores {
 			for _, s := range suites {
-				if s.name == "over" {
+				if s.name == "over" && (o.Wiring == "" || o.Wiring == wiring) {
 					jobs = append(jobs, job{suite: s, store: store, wiring: wiring})
 				}
 			}
@@ -179,10 +199,7 @@ func Names() (names []string) {
 }
 
 func (o *Options) wants(s suite) bool {
-	if len(o.Suites) == 0 {
-		return !s.long
-	}
-	return slices.Contains(o.Suites, s.name)
+	return len(o.Suites) == 0 || slices.Contains(o.Suites, s.name)
 }
 
 // run runs jobs, so many at a time, and keeps their order. The first error ends it.

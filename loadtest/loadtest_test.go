@@ -86,19 +86,20 @@ func TestDescriptorsAreWhatTheRateLimitServiceLoads(t *testing.T) {
 }
 
 func TestEveryDefectAndEverySuiteHasItsPlace(t *testing.T) {
-	config, err := withBare(deploy.Demo)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, _, err = withSidecar(config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for i := range defects {
 		d := &defects[i]
-		o := stack.Options{Config: config, Dir: t.TempDir(), Catalog: t.TempDir()}
-		if err := d.configure(&o); err != nil {
-			t.Error(err)
+		for wiring, config := range map[string]string{"ext_authz": deploy.Demo, "ext_proc": deploy.ExtProc} {
+			config, err := withBare(config, wiring)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if config, _, err = withSidecar(config); err != nil {
+				t.Fatal(err)
+			}
+			o := stack.Options{Config: config, Dir: t.TempDir(), Catalog: t.TempDir()}
+			if err := d.configure(&o); err != nil {
+				t.Error(err)
+			}
 		}
 		if (d.set != nil) == (d.shim != nil) {
 			t.Errorf("defect %s: is configured: %v, and stands before Envoy: %v; want one of them", d.name, d.set != nil, d.shim != nil)

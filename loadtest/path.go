@@ -20,7 +20,10 @@ type path struct {
 	dir      string
 	expected *expectation
 	url      string // where the suite sends
+	calls    *calls // a gRPC service behind Envoy; nil for none
 	sidecar  string // port of the client's Envoy; "" for none
+	probes   int    // requests of ours
+	answered int    // of them
 	control  *httptest.Server
 	shim     *httptest.Server // a defect between the suite and Envoy
 }
@@ -33,6 +36,11 @@ var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
 func start(ctx context.Context, o *Options, j job, dir string) (p *path, err error) {
 	reference := filepath.Join(o.Root, "loadtest", "catalogue")
 	p = &path{dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.stop())
+		}
+	}()
 	if p.expected, err = expect(reference); err != nil {
 		return nil, err
 	}
@@ -62,8 +70,14 @@ func start(ctx context.Context, o *Options, j job, dir string) (p *path, err err
 		return nil, fmt.Errorf("no wiring %q; one of %v", j.wiring, Wirings)
 	}
 	so.Config = patient.ReplaceAllString(so.Config, "${1}5s")
-	if j.wiring == "ext_authz" {
-		if so.Config, err = withBare(so.Config); err != nil {
+	if so.Config, err = withBare(so.Config, j.wiring); err != nil {
+		return nil, err
+	}
+	if j.suite.calls {
+		if p.calls, err = startCalls(ctx, o.protos()); err != nil {
+			return nil, err
+		}
+		if so.Config, err = withCalls(so.Config, j.wiring, p.calls.port); err != nil {
 			return nil, err
 		}
 	}
@@ -75,7 +89,7 @@ func start(ctx context.Context, o *Options, j job, dir string) (p *path, err err
 	if j.store == "redis" {
 		so.RedisServer = o.Redis
 		so.Args = append(so.Args, "--redis-timeout", "4s")
-		if j.wiring == "ext_authz" { // the stack puts replicas behind no other
+		if j.wiring == "ext_authz" || !j.suite.hides {
 			so.Replicas, p.expected.Replicas = j.suite.replicas, j.suite.replicas
 		}
 	}
@@ -85,11 +99,6 @@ func start(ctx context.Context, o *Options, j job, dir string) (p *path, err err
 	if p.Stack, err = stack.Start(ctx, so); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.stop())
-		}
-	}()
 	if p.url = p.URL; p.sidecar != "" {
 		p.url = "http://127.0.0.1:" + p.sidecar
 	}
@@ -111,6 +120,12 @@ func (p *path) stop() error {
 		if s != nil {
 			s.Close()
 		}
+	}
+	if p.calls != nil {
+		p.calls.server.Stop()
+	}
+	if p.Stack == nil {
+		return nil
 	}
 	return p.Stop()
 }

@@ -48,10 +48,15 @@ type row struct {
 // script runs a suite's script. Its exit status is not an error.
 func (o *Options) script(ctx context.Context, j job, p *path) (text string, code int, err error) {
 	script := filepath.Join(o.Root, "loadtest", "suites", j.suite.name+".js")
+	protos, err := filepath.Abs(o.protos())
+	if err != nil {
+		return "", 0, err
+	}
 	args := append(append([]string{}, o.Runner[1:]...), script)
 	cmd := exec.CommandContext(ctx, o.Runner[0], args...) //nolint:gosec // the caller names the runner
 	cmd.Env = append(os.Environ(),
-		"BASE_URL="+p.url, "CONTROL_URL="+p.control.URL, "LIMITS="+p.limits(), "OUT="+p.dir, "SCALE="+strconv.FormatFloat(o.Scale, 'g', -1, 64))
+		"BASE_URL="+p.url, "CONTROL_URL="+p.control.URL, "LIMITS="+p.limits(), "OUT="+p.dir, "PROTOS="+protos, "SCALE="+strconv.FormatFloat(o.Scale, 'g', -1, 64))
+	cmd.Env = append(cmd.Env, "K6_AUTO_EXTENSION_RESOLUTION=false") // a k6 could fetch another k6
 	out, err := cmd.CombinedOutput()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {

@@ -12,16 +12,16 @@ import (
 func byStore(results []Result) string {
 	t := table.NewWriter()
 	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"suite", "store", "result", "sent", "allowed", "limited", "expected"})
+	t.AppendHeader(table.Row{"suite", "store", "wiring", "result", "sent", "allowed", "limited", "expected"})
 	for _, r := range results {
 		var sum row
 		for _, x := range r.Rows {
 			sum.Sent, sum.Allowed, sum.Limited = sum.Sent+x.Sent, sum.Allowed+x.Allowed, sum.Limited+x.Limited
 			sum.Low, sum.High = sum.Low+x.Low, sum.High+x.High
 		}
-		t.AppendRow(table.Row{r.Suite, r.Store, r.Result, sum.Sent, sum.Allowed, sum.Limited, between(sum.Low, sum.High)})
+		t.AppendRow(table.Row{r.Suite, r.Store, r.Wiring, r.Result, sum.Sent, sum.Allowed, sum.Limited, between(sum.Low, sum.High)})
 	}
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, Align: text.AlignRight}, {Number: 5, Align: text.AlignRight}, {Number: 6, Align: text.AlignRight}, {Number: 7, Align: text.AlignRight}})
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 5, Align: text.AlignRight}, {Number: 6, Align: text.AlignRight}, {Number: 7, Align: text.AlignRight}, {Number: 8, Align: text.AlignRight}})
 	return t.Render()
 }
 
@@ -32,8 +32,8 @@ func between(low, high int) string {
 	return fmt.Sprintf("%d to %d", low, high)
 }
 
-// byDefect shows suites by defect: which had to be red, and which were.
-func byDefect(results []Result) string {
+// byDefect shows suites of a wiring by defect: which had to be red, and which were.
+func byDefect(results []Result, wiring string) string {
 	t := table.NewWriter()
 	t.SetStyle(table.StyleLight)
 	head := table.Row{"suite"}
@@ -46,7 +46,7 @@ func byDefect(results []Result) string {
 		for _, d := range defects {
 			cell := ""
 			for _, r := range results {
-				if r.Suite == s.name && r.defect == d.name {
+				if r.Suite == s.name && r.Wiring == wiring && r.defect == d.name {
 					any, cell = true, r.Result
 					if d.concerns(s.name) {
 						cell = strings.ToUpper(cell)

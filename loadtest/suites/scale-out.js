@@ -1,23 +1,25 @@
-// From one replica to all while requests run: the limit is the same, for it belongs to the tenant and not to a replica.
+// From one replica to all while requests run: the limit is the same, for it belongs to the tenant and not to a replica. Of a limit
+// for a day the replicas together allow exactly so many, and each request is decided once.
 // On the embedded store there is one replica, and it stays one.
 import { sleep } from 'k6';
 import exec from 'k6/execution';
 import { Trend } from 'k6/metrics';
 import { rate, replicas, seconds } from '../lib/config.js';
-import { keepPace, offer, operator } from '../lib/traffic.js';
-import { always, judgeOver, overThresholds, report, verdict } from '../lib/summary.js';
+import { keepPace, offer, operator, recordSeen } from '../lib/traffic.js';
+import { always, judgeOver, judgeSeen, overThresholds, report, seen, verdict } from '../lib/summary.js';
 
-const tenants = ['smooth-1', 'contract-1', 'aligned-1'];
+const daily = 'paid-1';
+const tenants = ['smooth-1', 'contract-1', 'aligned-1', daily];
 const scale = seconds(3);
 const length = scale + seconds(6);
-const scenarios = Object.fromEntries(tenants.map((id) => [id, offer(rate(id, 2), length)]));
+const scenarios = Object.fromEntries(tenants.map((id) => [id, offer(id === daily ? 30 : rate(id, 2), length)]));
 const decided = new Trend('sluice_decided');
 const indices = [...Array(replicas).keys()];
 
 export const options = {
   scenarios: { ...scenarios, operator: { executor: 'per-vu-iterations', exec: 'operate', vus: 1, iterations: 1, startTime: `${scale}s`, maxDuration: '120s' } },
   thresholds: Object.assign(
-    {}, always, ...tenants.map((id) => overThresholds(id, scenarios[id].rate, length)),
+    {}, seen, always, ...tenants.map((id) => overThresholds(id, scenarios[id].rate, length)),
     // Each replica answered a part of it.
     ...indices.map((i) => ({ [`sluice_decided{replica:${i}}`]: ['min>0'] })),
   ),
@@ -37,10 +39,15 @@ export function operate() {
   operator('counts').decided.forEach((/** @type {number} */ n, /** @type {number} */ i) => decided.add(n, { replica: String(i) }));
 }
 
+export function teardown() {
+  recordSeen();
+}
+
 /** @param {any} data */
 export function handleSummary(data) {
   const v = verdict();
   tenants.forEach((id) => judgeOver(v, data, id, scenarios[id].rate));
+  judgeSeen(v, data, tenants);
   v.notes.push(`decided by replica: ${indices.map((i) => data.metrics[`sluice_decided{replica:${i}}`].values.max).join(', ')}`);
   return report('scale-out', data, v);
 }

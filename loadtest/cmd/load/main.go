@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -32,8 +33,8 @@ func run(ctx context.Context) error {
 	redis := flag.String("redis-server", "redis-server", "path of redis-server")
 	runner := flag.String("runner", "bin/loadrunner", "path of the runner for where no k6 is on the PATH")
 	store := flag.String("store", "both", "memory, redis or both")
-	wiring := flag.String("wiring", "ext_authz", strings.Join(loadtest.Wirings, ", "))
-	names := flag.String("suite", "", "suites to run, with commas between; \"\" for all but the long ones, of "+strings.Join(loadtest.Names(), ", "))
+	wiring := flag.String("wiring", "", strings.Join(loadtest.Wirings, ", ")+`; "" for the first and, of what is about replicas, all`)
+	names := flag.String("suite", "", "suites to run, with commas between; \"\" for all of "+strings.Join(loadtest.Names(), ", "))
 	scale := flag.Float64("scale", 1, "how many times as long as the short form")
 	parallel := flag.Int("parallel", 1, "suites at a time")
 	out := flag.String("out", "artifacts/load", "folder for results and logs")
@@ -43,6 +44,9 @@ func run(ctx context.Context) error {
 	o := loadtest.Options{
 		Root: *root, Envoy: *envoy, Sluiced: *sluiced, Redis: *redis, Wiring: *wiring, Scale: *scale, Parallel: *parallel, Log: os.Stdout,
 		Suites: strings.FieldsFunc(*names, func(r rune) bool { return r == ',' }), Stores: loadtest.Stores,
+	}
+	if *wiring != "" && !slices.Contains(loadtest.Wirings, *wiring) {
+		return fmt.Errorf("-wiring %s: want one of %s", *wiring, strings.Join(loadtest.Wirings, ", "))
 	}
 	if *store != "both" {
 		o.Stores = []string{*store}

@@ -36,10 +36,15 @@ func optionsOf(t *testing.T, suite, wiring string, replicas int) (o suiteOptions
 	if err != nil {
 		t.Fatal(err)
 	}
+	from := Options{Root: ".."}
+	protos, err := filepath.Abs(from.protos())
+	if err != nil {
+		t.Fatal(err)
+	}
 	script := filepath.Join(dir, "script.js")
 	write(t, script, fmt.Sprintf("import { options as its } from %q;\nexport default function () {}\nexport function handleSummary() { return { stdout: JSON.stringify(its) }; }\n", path))
 	var stdout, stderr bytes.Buffer
-	c := runner.Config{Script: script, Env: map[string]string{"LIMITS": limits, "BASE_URL": "http://127.0.0.1:1", "OUT": dir}, Stdout: &stdout, Stderr: &stderr}
+	c := runner.Config{Script: script, Env: map[string]string{"LIMITS": limits, "BASE_URL": "http://127.0.0.1:1", "OUT": dir, "PROTOS": protos}, Stdout: &stdout, Stderr: &stderr}
 	if err := runner.Run(t.Context(), c); err != nil {
 		t.Fatal(err, stderr.String())
 	}

@@ -25,6 +25,8 @@ export const wiring = file.wiring;
 export const store = file.store;
 export const replicas = file.replicas;
 export const base = need('BASE_URL');
+/** The same without a scheme, for gRPC. */
+export const address = new RegExp('^[a-z]+://(.*)$').exec(base)?.[1] || base;
 /** Where the definitions of gRPC services are. */
 export const protos = __ENV.PROTOS || '';
 export const control = __ENV.CONTROL_URL || '';

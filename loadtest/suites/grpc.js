@@ -2,10 +2,10 @@
 // Who is unknown, is UNAUTHENTICATED; what a rule forbids, PERMISSION_DENIED.
 import grpc from 'k6/net/grpc';
 import { check } from 'k6';
-import { base, protos, rate, seconds, tenant, wiring } from '../lib/config.js';
+import exec from 'k6/execution';
+import { address, protos, rate, seconds, tenant, wiring } from '../lib/config.js';
 import { call, credentials, offer, pace, recordSeen } from '../lib/traffic.js';
 import { always, judgeOver, judgeSeen, overThresholds, report, seen, verdict } from '../lib/summary.js';
-import exec from 'k6/execution';
 
 const service = 'voicecore.calls.v1.Calls';
 const tenants = ['smooth-1', 'contract-1', 'aligned-1'];
@@ -24,7 +24,7 @@ export const options = {
 /** A VU keeps its connection: else each call would pay for a new one. */
 function connect() {
   if (!connected) {
-    client.connect(base.replace('http://', ''), { plaintext: true, timeout: '30s' });
+    client.connect(address, { plaintext: true, timeout: '30s' });
     connected = true;
   }
 }

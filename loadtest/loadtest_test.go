@@ -182,3 +182,13 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestAPathThatDoesNotStartIsAnErrorAndLeavesNothing(t *testing.T) {
+	o := &Options{Root: "..", Sluiced: filepath.Join(t.TempDir(), "none"), Envoy: "none"}
+	for _, s := range suites {
+		p, err := start(t.Context(), o, job{suite: s, store: "memory", wiring: "ext_authz"}, t.TempDir())
+		if err == nil || p != nil || !strings.Contains(err.Error(), "none") {
+			t.Errorf("%s: %v, %v; want an error that names the program that is not there", s.name, p, err)
+		}
+	}
+}

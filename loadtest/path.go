@@ -36,9 +36,10 @@ var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
 func start(ctx context.Context, o *Options, j job, dir string) (p *path, err error) {
 	reference := filepath.Join(o.Root, "loadtest", "catalogue")
 	p = &path{dir: dir}
+	begun := p // p is nil where an error is returned
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.stop())
+			err = errors.Join(err, begun.stop())
 		}
 	}()
 	if p.expected, err = expect(reference); err != nil {

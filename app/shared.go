@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -24,6 +25,9 @@ type shared struct {
 	presence *replicas.Presence
 	calls    *telemetry.StoreCalls
 }
+
+// settleTimeout is how long a stop waits for Redis to take what was admitted without it.
+const settleTimeout = time.Second
 
 // secretFix is what to do about replicas.ErrSecret.
 const secretFix = "give every replica the same folder to --secrets, or this one a --redis-prefix of its own; if the secret was changed on purpose, stop all replicas and delete the key 'secret' behind the prefix"
@@ -72,7 +76,15 @@ func (a *App) openShared(keys keys) error {
 	s.outage = outage.New(outage.Options{
 		Shared: s.counters, Slot: s.counters.Slot, Replicas: s.presence.Count, OnOutage: config.onOutage(), Budget: config.Timeout, Remembered: counters.Remember, MaxCells: a.config.MaxCells, Log: a.log,
 	})
-	a.teardown.add(func(context.Context) error { s.outage.Close(); return nil })
+	a.teardown.add(func(stop context.Context) error {
+		patience, cancel := context.WithTimeout(stop, settleTimeout)
+		defer cancel()
+		if left := s.outage.Drain(patience); left > 0 {
+			a.log.Warn("Redis will never count some requests that were admitted without it", "requests", left)
+		}
+		s.outage.Close()
+		return nil
+	})
 	a.shared, a.store = s, s.outage
 	a.log.Info("counters are shared", "redis", o.Target.String(), "replicas", s.presence.Count())
 	return nil

@@ -158,7 +158,7 @@ func New(o Options) *Store {
 }
 
 // Close ends the goroutines of s, and waits for those that do not hang in the shared store. A call that is
-// under way is answered; there is none after it. What was owed to the shared store and is not there yet is lost.
+// under way is answered; there is none after it. What is owed to the shared store then is lost: Drain comes first.
 func (s *Store) Close() {
 	s.mu.Lock()
 	if !s.closed {

@@ -14,6 +14,7 @@ const (
 	settleBudget = time.Second // for a batch; nobody's request waits for it
 	settleFirst  = 100 * time.Millisecond
 	settleMost   = 2 * time.Second // between two attempts
+	drainLook    = 10 * time.Millisecond
 )
 
 // settleSoon counts again what is owed, on one goroutine, which ends when nothing is. Whoever asks while it
@@ -105,6 +106,26 @@ func (s *Store) lookBehind() (left []*page, failed bool) {
 		}
 	}
 	return left, failed
+}
+
+// Drain hands over what is owed before a replica ends, since nobody else knows of it, for as long as ctx lasts. It reports
+// how many operations the shared store does not have then. Charge must not be called any more.
+func (s *Store) Drain(ctx context.Context) (left int) {
+	ticker := time.NewTicker(drainLook)
+	defer ticker.Stop()
+	for {
+		if !s.settling.Load() {
+			if left = s.Stats().Owed; left == 0 && !s.trouble.begun() {
+				return 0
+			}
+			s.settleSoon()
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return s.Stats().Owed
+		}
+	}
 }
 
 // rest is a pause that ends soon after a breaker has closed. It is false if s was closed.

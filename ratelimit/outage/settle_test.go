@@ -1,6 +1,7 @@
 package outage
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -197,6 +198,44 @@ func TestWhatIsOwedIsCountedThoughNobodyAsks(t *testing.T) {
 				pass(time.Minute)
 				if w.settling.Load() || w.fake.count() != asked {
 					t.Error("it goes on though nothing is owed")
+				}
+			})
+		})
+	}
+}
+
+// A replica that ends is the only one that knows what it is owed for.
+func TestWhatIsOwedIsHandedOverBeforeTheEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error // of the store while it is drained
+		lost int64 // of what it had acknowledged
+		used int64
+		left bool
+	}{
+		"to a store that can count again":                            {nil, 0, 45, false},
+		"with what a failover may have lost":                         {nil, 40, 45, false},
+		"and what a store that is still gone can't take, is counted": {errGone, 0, 40, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{}, func(w *world) {
+				hit := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
+				for range 40 {
+					_, _, _ = w.ask(hit)
+				}
+				if c.lost > 0 {
+					w.fake.forget()
+				}
+				w.fake.set(func(f *fake) { f.err = errGone })
+				for range failuresInARow {
+					_, _, _ = w.ask(hit)
+				}
+				w.fake.set(func(f *fake) { f.err = c.err })
+				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				defer cancel()
+				left := w.Drain(ctx)
+				w.Close()
+				if got := w.used(hit); left > 0 != c.left || got != c.used {
+					t.Errorf("%d are left and %d counted, want %v and %d", left, got, c.left, c.used)
 				}
 			})
 		})

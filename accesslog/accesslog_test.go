@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +19,6 @@ import (
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -63,26 +61,8 @@ func newRig(t *testing.T, remember int) *rig {
 		Verifier: r.gate, Recorder: r, Remember: remember, Log: slog.New(slog.DiscardHandler),
 		Peer: func(context.Context) (string, bool) { return answertest.Peer, true },
 	})
-	r.conn = dial(t, r.door)
+	r.conn = answertest.Dial(t, r.door)
 	return r
-}
-
-func dial(t *testing.T, s *accesslog.Server) *grpc.ClientConn {
-	t.Helper()
-	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	s.Register(server)
-	go server.Serve(lis) //nolint:errcheck // ends with Stop
-	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 // mint asks the gate for a decision, as a Check of that peer does.
@@ -299,7 +279,7 @@ func TestTheSettledAreRememberedWithinABound(t *testing.T) {
 
 func TestAnUnknownPeerIsRefused(t *testing.T) {
 	r := newRig(t, 0)
-	conn := dial(t, accesslog.New(accesslog.Options{
+	conn := answertest.Dial(t, accesslog.New(accesslog.Options{
 		Verifier: r.gate, Recorder: r, Peer: func(context.Context) (string, bool) { return "", false },
 	}))
 	stream, err := alsv3.NewAccessLogServiceClient(conn).StreamAccessLogs(t.Context())

@@ -25,7 +25,7 @@ func TestAStreamThatItsTenantOutlivedIsAnnounced(t *testing.T) {
 			return served && tenant == "acme" && principal == "api-key/k1" && proof == "api_key 0 00", "unauthenticated"
 		},
 	})
-	r.conn = dial(t, r.door)
+	r.conn = answertest.Dial(t, r.door)
 	id := r.mint(answertest.Peer)
 	periodic := entry(id, datav3.AccessLogType_DownstreamPeriodic)
 	r.send(t, message(periodic))

@@ -13,7 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -81,7 +80,7 @@ func TestTheUsersOfThePageSuffice(t *testing.T) {
 			args := []string{"--redis-url", url, "--redis-user", "sluice", "--redis-password-file", passwords["sluice"], "--secrets", secrets}
 			first, second := run(t, args...), run(t, args...)
 			key := allowance(t, first, secrets)
-			conn := dialTo(t, second)
+			conn := dial(t, second)
 			// The tenant may make three requests.
 			var codes []int32
 			await.That(t, "the other replica knows the tenant", func() bool {
@@ -197,16 +196,6 @@ func as(t *testing.T, s *redistest.Server, user, passwordFile string) *redis.Cli
 	return c
 }
 
-func dialTo(t *testing.T, s *server) *grpc.ClientConn {
-	t.Helper()
-	conn, err := grpc.NewClient(s.Addr("grpc-listen").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
 // allowance makes a tenant of three requests through the API of a replica, and returns its key.
 func allowance(t *testing.T, s *server, secrets string) string {
 	t.Helper()
@@ -216,7 +205,7 @@ func allowance(t *testing.T, s *server, secrets string) string {
 	}
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+strings.TrimSpace(string(token))), 10*time.Second)
 	defer cancel()
-	quota := quotav1.NewQuotaServiceClient(dialTo(t, s))
+	quota := quotav1.NewQuotaServiceClient(dial(t, s))
 	limits := []*quotav1.Limit{{Name: "ever", Algorithm: "fixed", Limit: 3, Window: durationpb.New(366 * 24 * time.Hour)}}
 	_, errRule := quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: "may", Rule: &quotav1.Rule{Effect: "allow"}})
 	_, errPlan := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "p", Plan: &quotav1.Plan{Limits: limits}, RequestId: "made-once"})

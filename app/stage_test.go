@@ -16,8 +16,6 @@ import (
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
 	"github.com/voicecore-ai/sluice/gate"
@@ -27,12 +25,8 @@ import (
 // asked is what the doors of s answer to a caller without a credential and to a descriptor whose limit is 0.
 func asked(t *testing.T, s *server) (check *authv3.CheckResponse, limited ratelimitv3.RateLimitResponse_Code) {
 	t.Helper()
-	conn, err := grpc.NewClient(s.Addr("grpc-listen").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close() //nolint:errcheck // the test is over
-	check, err = authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+	conn := dial(t, s)
+	check, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
 			{Key: ":method", RawValue: []byte("GET")}, {Key: ":path", RawValue: []byte("/v1/calls")}, {Key: ":authority", RawValue: []byte("api")},
 		}}}},

@@ -23,7 +23,7 @@ func (w *wholeness) Admit(_ context.Context, _ int64, r *gate.Request, _ *gate.D
 
 func TestABodyIsWholeOnlyIfItsLengthWasTold(t *testing.T) {
 	whole := new(wholeness)
-	conn := dial(t, extauthz.New(extauthz.Options{Gate: whole, Answers: answer.NewWriter(answer.Draft10), Peer: known, Log: slog.New(slog.DiscardHandler)}))
+	conn := answertest.Dial(t, extauthz.New(extauthz.Options{Gate: whole, Answers: answer.NewWriter(answer.Draft10), Peer: known, Log: slog.New(slog.DiscardHandler)}))
 	with := func(text, bytes string, pairs ...string) *authv3.CheckRequest {
 		r := raw(pairs...)
 		r.Attributes.Request.Http.Body, r.Attributes.Request.Http.RawBody = text, []byte(bytes)
@@ -59,7 +59,7 @@ func TestABodyIsWholeOnlyIfItsLengthWasTold(t *testing.T) {
 }
 
 func TestWhatIsWrittenIsNotRemovedToo(t *testing.T) {
-	conn := dial(t, door(answertest.Config{}))
+	conn := answertest.Dial(t, door(answertest.Config{}))
 	spoofed := []string{"x-api-key", answertest.Key, "x-tenant-id", "t2", "X-Tenant-ID", "t2", "x-sluice-plan", "p", "x-sluice-principal", "p", "x-sluice-decision-id", "d", "x.tenant.id", "t2", "x-original-url", "/admin"}
 	for name, in := range map[string]*authv3.CheckRequest{"with raw headers": raw(spoofed...), "with joined headers": request(spoofed...)} {
 		t.Run("H-12 "+name, func(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -35,25 +33,6 @@ func door(c answertest.Config) *extauthz.Server {
 	return extauthz.New(extauthz.Options{
 		Gate: answertest.Gate(c), Answers: answer.NewWriter(answer.Draft10), Peer: known, Log: slog.New(slog.DiscardHandler),
 	})
-}
-
-// dial serves s on the loopback and returns a connection to it.
-func dial(t testing.TB, s interface{ Register(grpc.ServiceRegistrar) }, options ...grpc.ServerOption) *grpc.ClientConn {
-	t.Helper()
-	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer(options...)
-	s.Register(server)
-	go server.Serve(lis) //nolint:errcheck // ends with Stop
-	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 func check(t *testing.T, conn *grpc.ClientConn, request *authv3.CheckRequest) *authv3.CheckResponse {
@@ -171,7 +150,7 @@ func TestEveryRefusal(t *testing.T) {
 					continue
 				}
 			}
-			t.Run(name, func(t *testing.T) { refused(t, check(t, dial(t, door(tt.config)), r), tt.want, grpcCaller) })
+			t.Run(name, func(t *testing.T) { refused(t, check(t, answertest.Dial(t, door(tt.config)), r), tt.want, grpcCaller) })
 		}
 	}
 }
@@ -226,7 +205,7 @@ func TestAnAdmittedRequestIsToldWhoItIs(t *testing.T) {
 		{"beside a header that is no UTF-8", from(answertest.SPIFFE, raw("cookie", "\xff")), answertest.SPIFFE, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			response := check(t, dial(t, door(config)), tt.request)
+			response := check(t, answertest.Dial(t, door(config)), tt.request)
 			ok := response.GetOkResponse()
 			if response.GetStatus().GetCode() != 0 || ok == nil {
 				t.Fatalf("refused: %v", response)
@@ -280,7 +259,7 @@ func TestInTheSoftStageNobodyIsToldAsSomebody(t *testing.T) {
 		{"over a limit", request(append(spoofs, "x-api-key", answertest.Key)...), "acme"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			response := check(t, dial(t, door(over)), tt.request)
+			response := check(t, answertest.Dial(t, door(over)), tt.request)
 			ok := response.GetOkResponse()
 			if response.GetStatus().GetCode() != 0 || ok == nil {
 				t.Fatalf("refused: %v", response)
@@ -314,7 +293,7 @@ func TestInTheSoftStageNobodyIsToldAsSomebody(t *testing.T) {
 		}), request("x-api-key", answertest.Key), 403},
 	} {
 		t.Run(name+" is refused all the same", func(t *testing.T) {
-			response := check(t, dial(t, refused.s), refused.r)
+			response := check(t, answertest.Dial(t, refused.s), refused.r)
 			if got := int(response.GetDeniedResponse().GetStatus().GetCode()); got != refused.want || response.GetStatus().GetCode() == 0 {
 				t.Errorf("%d, want %d: %v", got, refused.want, response)
 			}
@@ -338,7 +317,7 @@ func TestTheDecisionIDVerifiesForItsPeerOnly(t *testing.T) {
 	g := answertest.Gate(answertest.Config{})
 	s := extauthz.New(extauthz.Options{Gate: g, Answers: answer.NewWriter(answer.Off), Peer: known})
 	for _, r := range []*authv3.CheckRequest{request("x-api-key", answertest.Key), request()} {
-		id := metadata(check(t, dial(t, s), r))["sluice_decision_id"]
+		id := metadata(check(t, answertest.Dial(t, s), r))["sluice_decision_id"]
 		if _, ok := g.VerifyID(id, answertest.Peer); !ok {
 			t.Errorf("%q is not ours", id)
 		}
@@ -353,12 +332,12 @@ func TestAnUnknownPeerIsRefused(t *testing.T) {
 		Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Draft10),
 		Peer: func(context.Context) (string, bool) { return "", false },
 	})
-	refused(t, check(t, dial(t, s), request("x-api-key", answertest.Key)), 403, false)
+	refused(t, check(t, answertest.Dial(t, s), request("x-api-key", answertest.Key)), 403, false)
 }
 
 // Envoy's C++ sends what protobuf-go would refuse: a path that is no UTF-8.
 func TestBytesThatAreNoMessageGetADecision(t *testing.T) {
-	conn := dial(t, door(answertest.Config{}))
+	conn := answertest.Dial(t, door(answertest.Config{}))
 	good, err := proto.Marshal(request("x-api-key", answertest.Key))
 	if err != nil {
 		t.Fatal(err)
@@ -403,7 +382,7 @@ func (half) Name() string                    { return "proto" }
 
 func TestAnInterceptorSeesNoSecretAndChangesNothing(t *testing.T) {
 	seen := ""
-	conn := dial(t, door(answertest.Config{}), grpc.UnaryInterceptor(
+	conn := answertest.Dial(t, door(answertest.Config{}), grpc.UnaryInterceptor(
 		func(ctx context.Context, in any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			out, err := next(ctx, in)
 			seen = info.FullMethod + prototext.Format(in.(proto.Message))
@@ -428,7 +407,7 @@ func (s *silent) Admit(ctx context.Context, now int64, r *gate.Request, d *gate.
 
 func TestTheLastAnswerIsNotGivenAgain(t *testing.T) {
 	g := &silent{real: answertest.Gate(answertest.Config{})}
-	conn := dial(t, extauthz.New(extauthz.Options{Gate: g, Answers: answer.NewWriter(answer.Off), Peer: known}))
+	conn := answertest.Dial(t, extauthz.New(extauthz.Options{Gate: g, Answers: answer.NewWriter(answer.Off), Peer: known}))
 	for range 10 {
 		check(t, conn, request("x-api-key", answertest.Key))
 	}
@@ -454,7 +433,7 @@ func (p *panics) Admit(ctx context.Context, now int64, r *gate.Request, d *gate.
 func TestAPanicIsCountedAndTheNextCallAnswered(t *testing.T) {
 	g := &panics{real: answertest.Gate(answertest.Config{}), left: 3}
 	s := extauthz.New(extauthz.Options{Gate: g, Answers: answer.NewWriter(answer.Off), Peer: known, Log: slog.New(slog.DiscardHandler)})
-	conn := dial(t, s)
+	conn := answertest.Dial(t, s)
 	for range 3 {
 		refused(t, check(t, conn, request("x-api-key", answertest.Key)), 503, false)
 	}
@@ -485,7 +464,7 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 			Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Refused: r.refused,
 			Peer: func(context.Context) (string, bool) { return "192.0.2.7", false },
 		})
-		refused(t, check(t, dial(t, s), request("x-api-key", answertest.Key)), 403, false)
+		refused(t, check(t, answertest.Dial(t, s), request("x-api-key", answertest.Key)), 403, false)
 		if !slices.Equal(r.all, []string{"forbidden: this peer may not ask"}) || !slices.Equal(r.from, []string{" 192.0.2.7 "}) {
 			t.Errorf("told %q of %q", r.all, r.from)
 		}
@@ -503,7 +482,7 @@ func TestWhatTheDoorRefusesByItselfIsTold(t *testing.T) {
 				Gate: answertest.Gate(answertest.Config{}), Answers: answer.NewWriter(answer.Off), Refused: r.refused, Peer: known,
 				Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, time.Time, *gate.Request, *gate.Decision) { panic("sk_secret") },
 			})
-			refused(t, check(t, dial(t, s), request("x-api-key", c.key)), 503, false)
+			refused(t, check(t, answertest.Dial(t, s), request("x-api-key", c.key)), 503, false)
 			if !slices.Equal(r.all, c.want) {
 				t.Errorf("told %q, want %q", r.all, c.want)
 			}
@@ -515,7 +494,7 @@ func TestADegradedAnswerSaysSo(t *testing.T) {
 	for name, outcomes := range map[string][]ratelimit.Outcome{"when it admits": answertest.Left(), "when it refuses": answertest.Over()} {
 		t.Run(name, func(t *testing.T) {
 			outcomes[0].Degraded = true
-			response := check(t, dial(t, door(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes})), request("x-api-key", answertest.Key))
+			response := check(t, answertest.Dial(t, door(answertest.Config{Limits: answertest.Limits(), Outcomes: outcomes})), request("x-api-key", answertest.Key))
 			headers := response.GetOkResponse().GetResponseHeadersToAdd()
 			if response.GetOkResponse() == nil {
 				headers = response.GetDeniedResponse().GetHeaders()

@@ -241,7 +241,7 @@ func BenchmarkServed(b *testing.B) {
 		Gate: answertest.Gate(config), Answers: answer.NewWriter(answer.Draft10), Peer: known,
 	})} {
 		b.Run(name, func(b *testing.B) {
-			conn, in := dial(b, s), typical(b)
+			conn, in := answertest.Dial(b, s), typical(b)
 			b.ReportAllocs()
 			b.SetParallelism(32)
 			b.RunParallel(func(pb *testing.PB) {

@@ -219,7 +219,24 @@ func (g *gathered) Shutdown(context.Context) error { return nil }
 func (g *gathered) ForceFlush(context.Context) error { return nil }
 
 // Audit exports how the audit log does. copies may be nil.
-func Audit(l *audit.Log, copies *AuditLogs) prometheus.Collector { return auditLog{l, copies} }
+func Audit(l *audit.Log, copies *AuditLogs) prometheus.Collector {
+	return exported{[]*prometheus.Desc{auditRecordsDesc, auditBytesDesc, auditMissingDesc, auditFsyncsDesc, auditErrorsDesc, auditFailingDesc, auditDamagedDesc, auditCopiesDesc}, func(m metrics) {
+		s := l.Stats()
+		m.count(auditRecordsDesc, s.Records)
+		m.count(auditBytesDesc, s.Bytes)
+		m.count(auditMissingDesc, s.Dropped, "dropped")
+		m.count(auditMissingDesc, s.Suppressed, "suppressed")
+		m.count(auditMissingDesc, s.Late, "late")
+		m.count(auditFsyncsDesc, s.Fsyncs)
+		m.count(auditErrorsDesc, s.Errors)
+		m.flag(auditFailingDesc, s.Failing)
+		m.flag(auditDamagedDesc, s.Damaged != "")
+		if copies != nil {
+			m.count(auditCopiesDesc, copies.Sent(), "sent")
+			m.count(auditCopiesDesc, copies.Dropped(), "dropped")
+		}
+	}}
+}
 
 var (
 	auditRecordsDesc = prometheus.NewDesc("sluice_audit_records_total", "Records written to the audit log, its own included.", nil, nil)
@@ -233,39 +250,3 @@ var (
 	auditDamagedDesc = prometheus.NewDesc("sluice_audit_damaged", "1 if the audit log had been changed from outside when it was opened.", nil, nil)
 	auditCopiesDesc  = prometheus.NewDesc("sluice_audit_copies_total", "Records for the OTLP collector, by what became of them.", []string{"result"}, nil)
 )
-
-type auditLog struct {
-	log    *audit.Log
-	copies *AuditLogs
-}
-
-// Describe implements prometheus.Collector.
-func (a auditLog) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{auditRecordsDesc, auditBytesDesc, auditMissingDesc, auditFsyncsDesc, auditErrorsDesc, auditFailingDesc, auditDamagedDesc, auditCopiesDesc} {
-		c <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (a auditLog) Collect(c chan<- prometheus.Metric) {
-	s := a.log.Stats()
-	count := func(d *prometheus.Desc, n uint64, labels ...string) {
-		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
-	}
-	gauge := func(d *prometheus.Desc, on bool) {
-		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, oneIf(on))
-	}
-	count(auditRecordsDesc, s.Records)
-	count(auditBytesDesc, s.Bytes)
-	count(auditMissingDesc, s.Dropped, "dropped")
-	count(auditMissingDesc, s.Suppressed, "suppressed")
-	count(auditMissingDesc, s.Late, "late")
-	count(auditFsyncsDesc, s.Fsyncs)
-	count(auditErrorsDesc, s.Errors)
-	gauge(auditFailingDesc, s.Failing)
-	gauge(auditDamagedDesc, s.Damaged != "")
-	if a.copies != nil {
-		count(auditCopiesDesc, a.copies.Sent(), "sent")
-		count(auditCopiesDesc, a.copies.Dropped(), "dropped")
-	}
-}

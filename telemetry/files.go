@@ -11,7 +11,18 @@ import (
 // Files exports which snapshot decides, and for each setting whose files are read again when they
 // change, whether what they hold now was refused.
 func Files(c *catalog.Catalog, refused map[string]func() bool) prometheus.Collector {
-	return files{c, refused}
+	return exported{[]*prometheus.Desc{revisionDesc, loadedDesc, wrongDesc, confirmedDesc, besideDesc}, func(m metrics) {
+		revision, loaded, _ := c.Status()
+		m.gauge(revisionDesc, float64(revision))
+		m.gauge(loadedDesc, float64(loaded.UnixMilli())/1e3)
+		if confirmed, shared, refused := c.Shared(); shared {
+			m.gauge(confirmedDesc, float64(confirmed.UnixMilli())/1e3)
+			m.flag(besideDesc, refused != nil)
+		}
+		for setting, refused := range refused {
+			m.flag(wrongDesc, refused(), setting)
+		}
+	}}
 }
 
 var (
@@ -25,45 +36,10 @@ var (
 		"1 while the files of a setting can't be used as they are now, and what was last good stays in force. The log says why.", []string{"setting"}, nil)
 )
 
-type files struct {
-	catalog *catalog.Catalog
-	refused map[string]func() bool
-}
-
-// Describe implements prometheus.Collector.
-func (f files) Describe(c chan<- *prometheus.Desc) {
-	c <- revisionDesc
-	c <- loadedDesc
-	c <- wrongDesc
-	c <- confirmedDesc
-	c <- besideDesc
-}
-
-// Collect implements prometheus.Collector.
-func (f files) Collect(c chan<- prometheus.Metric) {
-	revision, loaded, _ := f.catalog.Status()
-	c <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(revision))
-	c <- prometheus.MustNewConstMetric(loadedDesc, prometheus.GaugeValue, float64(loaded.UnixMilli())/1e3)
-	if confirmed, shared, refused := f.catalog.Shared(); shared {
-		c <- prometheus.MustNewConstMetric(confirmedDesc, prometheus.GaugeValue, float64(confirmed.UnixMilli())/1e3)
-		c <- prometheus.MustNewConstMetric(besideDesc, prometheus.GaugeValue, oneIf(refused != nil))
-	}
-	for setting, refused := range f.refused {
-		c <- prometheus.MustNewConstMetric(wrongDesc, prometheus.GaugeValue, oneIf(refused()), setting)
-	}
-}
-
 // Certificate exports when the certificate that is shown to callers expires.
 func Certificate(expires func() time.Time) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sluice_tls_certificate_expiry_timestamp_seconds",
 		Help: "When the certificate of --tls-cert that is in use expires.",
 	}, func() float64 { return float64(expires().Unix()) })
-}
-
-func oneIf(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
 }

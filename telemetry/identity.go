@@ -7,7 +7,19 @@ import (
 )
 
 // Identity exports which credentials were refused, and how the keys of issuers are.
-func Identity(a *authn.Authenticator, k *authn.KeySets) prometheus.Collector { return identity{a, k} }
+func Identity(a *authn.Authenticator, k *authn.KeySets) prometheus.Collector {
+	return exported{[]*prometheus.Desc{refusedDesc, fetchesDesc, fetchedDesc}, func(m metrics) {
+		for reason, n := range a.Refusals() {
+			m.count(refusedDesc, n, reason)
+		}
+		good, failed := k.Fetches()
+		m.count(fetchesDesc, good, "ok")
+		m.count(fetchesDesc, failed, "failed")
+		for issuer, fetched := range oldest(k.Status()) {
+			m.gauge(fetchedDesc, float64(fetched)/1e6, issuer)
+		}
+	}}
+}
 
 var (
 	refusedDesc = prometheus.NewDesc("sluice_credentials_refused_total",
@@ -23,31 +35,6 @@ const (
 	mostIssuers  = 100
 	otherIssuers = "_others"
 )
-
-type identity struct {
-	authenticator *authn.Authenticator
-	keys          *authn.KeySets
-}
-
-// Describe implements prometheus.Collector.
-func (i identity) Describe(c chan<- *prometheus.Desc) {
-	c <- refusedDesc
-	c <- fetchesDesc
-	c <- fetchedDesc
-}
-
-// Collect implements prometheus.Collector.
-func (i identity) Collect(c chan<- prometheus.Metric) {
-	for reason, n := range i.authenticator.Refusals() {
-		c <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), reason)
-	}
-	good, failed := i.keys.Fetches()
-	c <- prometheus.MustNewConstMetric(fetchesDesc, prometheus.CounterValue, float64(good), "ok")
-	c <- prometheus.MustNewConstMetric(fetchesDesc, prometheus.CounterValue, float64(failed), "failed")
-	for issuer, fetched := range oldest(i.keys.Status()) {
-		c <- prometheus.MustNewConstMetric(fetchedDesc, prometheus.GaugeValue, float64(fetched)/1e6, issuer)
-	}
-}
 
 // oldest is when the keys of each issuer were last fetched, Unix µs. It is never much larger than mostIssuers.
 func oldest(all []authn.KeySetStatus) map[string]int64 {

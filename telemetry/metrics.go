@@ -16,7 +16,19 @@ import (
 )
 
 // Decisions exports how many admissions ended for which reason, how many would have ended otherwise, and whether the gate enforces anything.
-func Decisions(g *gate.Gate) prometheus.Collector { return decisions{g} }
+func Decisions(g *gate.Gate) prometheus.Collector {
+	return exported{[]*prometheus.Desc{decisionsDesc, shadowedDesc, stageDesc, softDesc}, func(m metrics) {
+		for _, r := range gate.Reasons() {
+			m.count(decisionsDesc, g.Count(r), r.String())
+			if r.Soft() {
+				m.count(softDesc, g.SoftCount(r), r.String())
+			}
+		}
+		m.flag(stageDesc, g.Soft(), "soft")
+		m.flag(stageDesc, !g.Soft(), "enforced")
+		m.count(shadowedDesc, g.Shadowed())
+	}}
+}
 
 var (
 	decisionsDesc = prometheus.NewDesc("sluice_decisions_total",
@@ -29,52 +41,30 @@ var (
 		"Requests that were admitted only because the stage is soft, by what they would have been refused for.", []string{"reason"}, nil)
 )
 
-type decisions struct{ gate *gate.Gate }
-
-// Describe implements prometheus.Collector.
-func (d decisions) Describe(c chan<- *prometheus.Desc) {
-	c <- decisionsDesc
-	c <- shadowedDesc
-	c <- stageDesc
-	c <- softDesc
-}
-
-// Collect implements prometheus.Collector.
-func (d decisions) Collect(c chan<- prometheus.Metric) {
-	for _, r := range gate.Reasons() {
-		c <- prometheus.MustNewConstMetric(decisionsDesc, prometheus.CounterValue, float64(d.gate.Count(r)), r.String())
-		if r.Soft() {
-			c <- prometheus.MustNewConstMetric(softDesc, prometheus.CounterValue, float64(d.gate.SoftCount(r)), r.String())
-		}
-	}
-	c <- prometheus.MustNewConstMetric(stageDesc, prometheus.GaugeValue, oneIf(d.gate.Soft()), "soft")
-	c <- prometheus.MustNewConstMetric(stageDesc, prometheus.GaugeValue, oneIf(!d.gate.Soft()), "enforced")
-	c <- prometheus.MustNewConstMetric(shadowedDesc, prometheus.CounterValue, float64(d.gate.Shadowed()))
-}
-
 // Counter counts panics.
 type Counter interface{ Panics() uint64 }
 
 // Panics exports how many panics were contained, by where. The other doors count theirs among their results.
-func Panics(by map[string]Counter) prometheus.Collector { return panics(by) }
+func Panics(by map[string]Counter) prometheus.Collector {
+	return exported{[]*prometheus.Desc{panicsDesc}, func(m metrics) {
+		for part, counter := range by {
+			m.count(panicsDesc, counter.Panics(), part)
+		}
+	}}
+}
 
 var panicsDesc = prometheus.NewDesc("sluice_panics_total",
 	"Panics that were contained, each a refusal or the end of a stream. Should be 0: the log has where, and it is a bug.", []string{"part"}, nil)
 
-type panics map[string]Counter
-
-// Describe implements prometheus.Collector.
-func (panics) Describe(c chan<- *prometheus.Desc) { c <- panicsDesc }
-
-// Collect implements prometheus.Collector.
-func (p panics) Collect(c chan<- prometheus.Metric) {
-	for part, counter := range p {
-		c <- prometheus.MustNewConstMetric(panicsDesc, prometheus.CounterValue, float64(counter.Panics()), part)
-	}
-}
-
 // AccessLog exports what became of the entries that Envoy reported.
-func AccessLog(s *accesslog.Server, l *accesslog.Logger) prometheus.Collector { return entries{s, l} }
+func AccessLog(s *accesslog.Server, l *accesslog.Logger) prometheus.Collector {
+	return exported{[]*prometheus.Desc{entriesDesc, droppedDesc}, func(m metrics) {
+		for _, r := range accesslog.Results() {
+			m.count(entriesDesc, s.Count(r), r.String())
+		}
+		m.count(droppedDesc, l.Dropped())
+	}}
+}
 
 var (
 	entriesDesc = prometheus.NewDesc("sluice_access_log_entries_total",
@@ -83,42 +73,30 @@ var (
 		"Outcomes that were settled but not written to the log, because its queue was full.", nil, nil)
 )
 
-type entries struct {
-	server *accesslog.Server
-	logger *accesslog.Logger
-}
-
-// Describe implements prometheus.Collector.
-func (e entries) Describe(c chan<- *prometheus.Desc) { c <- entriesDesc; c <- droppedDesc }
-
-// Collect implements prometheus.Collector.
-func (e entries) Collect(c chan<- prometheus.Metric) {
-	for _, r := range accesslog.Results() {
-		c <- prometheus.MustNewConstMetric(entriesDesc, prometheus.CounterValue, float64(e.server.Count(r)), r.String())
-	}
-	c <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(e.logger.Dropped()))
-}
-
 // RLS exports how rate limit calls were answered.
-func RLS(d *rls.Door) prometheus.Collector { return calls{d} }
+func RLS(d *rls.Door) prometheus.Collector {
+	return exported{[]*prometheus.Desc{callsDesc}, func(m metrics) {
+		for _, r := range rls.Results() {
+			m.count(callsDesc, d.Count(r), r.String())
+		}
+	}}
+}
 
 var callsDesc = prometheus.NewDesc("sluice_rls_calls_total",
 	"Calls of the rate limit service, by what was answered or why.", []string{"result"}, nil)
 
-type calls struct{ door *rls.Door }
-
-// Describe implements prometheus.Collector.
-func (d calls) Describe(c chan<- *prometheus.Desc) { c <- callsDesc }
-
-// Collect implements prometheus.Collector.
-func (d calls) Collect(c chan<- prometheus.Metric) {
-	for _, r := range rls.Results() {
-		c <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue, float64(d.door.Count(r)), r.String())
-	}
-}
-
 // Store exports how full the store is and how its journal does.
-func Store(s *memstore.Store, j *memstore.Journal) prometheus.Collector { return counters{s, j} }
+func Store(s *memstore.Store, j *memstore.Journal) prometheus.Collector {
+	return exported{[]*prometheus.Desc{cellsDesc, mostDesc, recordsDesc, fsyncsDesc, errorsDesc, failingDesc}, func(m metrics) {
+		stats := j.Stats()
+		m.gauge(cellsDesc, float64(s.Len()))
+		m.gauge(mostDesc, float64(s.Cap()))
+		m.count(recordsDesc, stats.Records)
+		m.count(fsyncsDesc, stats.Fsyncs)
+		m.count(errorsDesc, stats.Errors)
+		m.flag(failingDesc, stats.Failing)
+	}}
+}
 
 var (
 	cellsDesc   = prometheus.NewDesc("sluice_store_cells", "Counters kept in memory.", nil, nil)
@@ -128,29 +106,3 @@ var (
 	errorsDesc  = prometheus.NewDesc("sluice_journal_errors_total", "Commits of the journal that failed.", nil, nil)
 	failingDesc = prometheus.NewDesc("sluice_journal_failing", "1 while the journal can't be written: durable limits spend only what is recorded.", nil, nil)
 )
-
-type counters struct {
-	store   *memstore.Store
-	journal *memstore.Journal
-}
-
-// Describe implements prometheus.Collector.
-func (s counters) Describe(c chan<- *prometheus.Desc) {
-	c <- cellsDesc
-	c <- mostDesc
-	c <- recordsDesc
-	c <- fsyncsDesc
-	c <- errorsDesc
-	c <- failingDesc
-}
-
-// Collect implements prometheus.Collector.
-func (s counters) Collect(c chan<- prometheus.Metric) {
-	stats := s.journal.Stats()
-	c <- prometheus.MustNewConstMetric(cellsDesc, prometheus.GaugeValue, float64(s.store.Len()))
-	c <- prometheus.MustNewConstMetric(mostDesc, prometheus.GaugeValue, float64(s.store.Cap()))
-	c <- prometheus.MustNewConstMetric(recordsDesc, prometheus.CounterValue, float64(stats.Records))
-	c <- prometheus.MustNewConstMetric(fsyncsDesc, prometheus.CounterValue, float64(stats.Fsyncs))
-	c <- prometheus.MustNewConstMetric(errorsDesc, prometheus.CounterValue, float64(stats.Errors))
-	c <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, oneIf(stats.Failing))
-}

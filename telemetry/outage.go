@@ -8,7 +8,23 @@ import (
 )
 
 // Outage exports whether the store that replicas share answers, what is decided without it, and what it is still owed.
-func Outage(s *outage.Store) prometheus.Collector { return outages{s} }
+func Outage(s *outage.Store) prometheus.Collector {
+	return exported{[]*prometheus.Desc{breakerDesc, openedDesc, failuresDesc, degradedDesc, owedDesc, reappliedDesc, lostDesc}, func(m metrics) {
+		s := s.Stats()
+		m.flag(breakerDesc, s.Open)
+		m.count(openedDesc, s.Opened)
+		m.count(failuresDesc, s.Silences, "silent")
+		m.count(failuresDesc, s.Disorders, "refused")
+		m.count(failuresDesc, s.Crowded, "crowded")
+		for policy, n := range s.Degraded {
+			m.count(degradedDesc, n, ratelimit.Outage(policy).String())
+		}
+		m.gauge(owedDesc, float64(s.Owed))
+		m.count(reappliedDesc, s.Reapplied)
+		m.count(lostDesc, s.Dropped, "owed")
+		m.count(lostDesc, s.Unsure, "acknowledged")
+	}}
+}
 
 var (
 	breakerDesc = prometheus.NewDesc("sluice_store_breaker_open",
@@ -26,32 +42,3 @@ var (
 	lostDesc = prometheus.NewDesc("sluice_store_journal_dropped_total",
 		"Admissions that are not handed to the shared store any more: those it has not counted (owed: too many, or too old), and those that it acknowledged, if it should have lost them (acknowledged: too old).", []string{"kind"}, nil)
 )
-
-type outages struct{ store *outage.Store }
-
-// Describe implements prometheus.Collector.
-func (outages) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{breakerDesc, openedDesc, failuresDesc, degradedDesc, owedDesc, reappliedDesc, lostDesc} {
-		c <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (o outages) Collect(c chan<- prometheus.Metric) {
-	s := o.store.Stats()
-	count := func(d *prometheus.Desc, n uint64, labels ...string) {
-		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
-	}
-	c <- prometheus.MustNewConstMetric(breakerDesc, prometheus.GaugeValue, oneIf(s.Open))
-	count(openedDesc, s.Opened)
-	count(failuresDesc, s.Silences, "silent")
-	count(failuresDesc, s.Disorders, "refused")
-	count(failuresDesc, s.Crowded, "crowded")
-	for policy, n := range s.Degraded {
-		count(degradedDesc, n, ratelimit.Outage(policy).String())
-	}
-	c <- prometheus.MustNewConstMetric(owedDesc, prometheus.GaugeValue, float64(s.Owed))
-	count(reappliedDesc, s.Reapplied)
-	count(lostDesc, s.Dropped, "owed")
-	count(lostDesc, s.Unsure, "acknowledged")
-}

@@ -53,7 +53,12 @@ func (c *StoreCalls) Collect(m chan<- prometheus.Metric) { c.seconds.Collect(m);
 
 // SharedStore says what the shared store was asked, beside the round trips, and how many replicas there are.
 func SharedStore(counters *redisstore.Store, replicas func() int) prometheus.Collector {
-	return sharedStore{counters, replicas}
+	return exported{[]*prometheus.Desc{deniedHitsDesc, resentDesc, replicasDesc}, func(m metrics) {
+		stats := counters.Stats()
+		m.count(deniedHitsDesc, uint64(stats.DeniedHits)) //nolint:gosec // it only grows
+		m.count(resentDesc, uint64(stats.Resends))        //nolint:gosec // it only grows
+		m.gauge(replicasDesc, float64(replicas()))
+	}}
 }
 
 var (
@@ -61,23 +66,3 @@ var (
 	resentDesc     = prometheus.NewDesc("sluice_store_resent_total", "Calls that were sent again under their operation id, for their answer was lost.", nil, nil)
 	replicasDesc   = prometheus.NewDesc("sluice_replicas", "Replicas that share the store, this one included, as last seen.", nil, nil)
 )
-
-type sharedStore struct {
-	counters *redisstore.Store
-	replicas func() int
-}
-
-// Describe implements prometheus.Collector.
-func (s sharedStore) Describe(c chan<- *prometheus.Desc) {
-	c <- deniedHitsDesc
-	c <- resentDesc
-	c <- replicasDesc
-}
-
-// Collect implements prometheus.Collector.
-func (s sharedStore) Collect(c chan<- prometheus.Metric) {
-	stats := s.counters.Stats()
-	c <- prometheus.MustNewConstMetric(deniedHitsDesc, prometheus.CounterValue, float64(stats.DeniedHits))
-	c <- prometheus.MustNewConstMetric(resentDesc, prometheus.CounterValue, float64(stats.Resends))
-	c <- prometheus.MustNewConstMetric(replicasDesc, prometheus.GaugeValue, float64(s.replicas()))
-}

@@ -8,7 +8,22 @@ import (
 )
 
 // Streams exports how many requests the ext_proc door watches, and which it ended.
-func Streams(s *extproc.Server) prometheus.Collector { return streams{s} }
+func Streams(s *extproc.Server) prometheus.Collector {
+	return exported{[]*prometheus.Desc{liveDesc, endedDesc, stuckDesc, outOfOrderDesc, sweepDesc, observedDesc}, func(m metrics) {
+		m.gauge(liveDesc, float64(s.Live()))
+		for _, r := range gate.Reasons() {
+			if r != gate.ReasonAdmitted {
+				m.count(endedDesc, s.Ended(r), r.String())
+			}
+		}
+		credentials, rules := s.Sweeps()
+		m.gauge(sweepDesc, credentials.Seconds(), "credentials")
+		m.gauge(sweepDesc, rules.Seconds(), "rules")
+		m.count(stuckDesc, s.Stuck())
+		m.count(outOfOrderDesc, s.OutOfOrder())
+		m.count(observedDesc, s.Observed())
+	}}
+}
 
 var (
 	liveDesc  = prometheus.NewDesc("sluice_streams_live", "Requests that the ext_proc door admitted and that are under way.", nil, nil)
@@ -23,28 +38,3 @@ var (
 	observedDesc = prometheus.NewDesc("sluice_streams_observed_total",
 		"Streams in observability mode, where Envoy waits for no answer: nothing is decided and nothing charged.", nil, nil)
 )
-
-type streams struct{ server *extproc.Server }
-
-// Describe implements prometheus.Collector.
-func (s streams) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, endedDesc, stuckDesc, outOfOrderDesc, sweepDesc, observedDesc} {
-		c <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (s streams) Collect(c chan<- prometheus.Metric) {
-	c <- prometheus.MustNewConstMetric(liveDesc, prometheus.GaugeValue, float64(s.server.Live()))
-	for _, r := range gate.Reasons() {
-		if r != gate.ReasonAdmitted {
-			c <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(s.server.Ended(r)), r.String())
-		}
-	}
-	credentials, rules := s.server.Sweeps()
-	c <- prometheus.MustNewConstMetric(sweepDesc, prometheus.GaugeValue, credentials.Seconds(), "credentials")
-	c <- prometheus.MustNewConstMetric(sweepDesc, prometheus.GaugeValue, rules.Seconds(), "rules")
-	c <- prometheus.MustNewConstMetric(stuckDesc, prometheus.CounterValue, float64(s.server.Stuck()))
-	c <- prometheus.MustNewConstMetric(outOfOrderDesc, prometheus.CounterValue, float64(s.server.OutOfOrder()))
-	c <- prometheus.MustNewConstMetric(observedDesc, prometheus.CounterValue, float64(s.server.Observed()))
-}

@@ -109,16 +109,10 @@ func (c counted) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 var spansDesc = prometheus.NewDesc("sluice_spans_total", "Spans that ended, by what became of them: sent, failed (the collector did not take them), dropped (too many waited).", []string{"result"}, nil)
 
 // Collector exports the counts.
-func (s *Spans) Collector() prometheus.Collector { return spanCounts{s} }
-
-type spanCounts struct{ spans *Spans }
-
-// Describe implements prometheus.Collector.
-func (s spanCounts) Describe(c chan<- *prometheus.Desc) { c <- spansDesc }
-
-// Collect implements prometheus.Collector.
-func (s spanCounts) Collect(c chan<- prometheus.Metric) {
-	for result, n := range map[string]uint64{"sent": s.spans.sent.Load(), "failed": s.spans.failed.Load(), "dropped": s.spans.dropped.Load()} {
-		c <- prometheus.MustNewConstMetric(spansDesc, prometheus.CounterValue, float64(n), result)
-	}
+func (s *Spans) Collector() prometheus.Collector {
+	return exported{[]*prometheus.Desc{spansDesc}, func(m metrics) {
+		for result, n := range map[string]uint64{"sent": s.sent.Load(), "failed": s.failed.Load(), "dropped": s.dropped.Load()} {
+			m.count(spansDesc, n, result)
+		}
+	}}
 }

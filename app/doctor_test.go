@@ -156,7 +156,7 @@ func TestDoctorWarnsOfServers(t *testing.T) {
 		server := redistest.Start(t)
 		for off, want := range map[time.Duration]int{0: 0, 500 * time.Millisecond: 0, time.Hour: 1, -time.Hour: 1} {
 			c := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 2})
-			defer c.Close() //nolint:errcheck // nothing is left to lose
+			t.Cleanup(func() { _ = c.Close() })
 			c.AddHook(ahead(off))
 			var found int
 			examineClock(t.Context(), c, func(code, severity, _, _, fix string) {

@@ -136,6 +136,9 @@ func (a *App) openStores(keys keys) error {
 
 // openEmbedded opens the counters of a server that shares them with nobody.
 func (a *App) openEmbedded() error {
+	if err := alone(a.config.OnlyHost); err != nil {
+		return err
+	}
 	onDamage := memstore.Deny
 	if a.config.JournalOnDamage == "forget" {
 		onDamage = memstore.Forget
@@ -150,6 +153,22 @@ func (a *App) openEmbedded() error {
 	a.embedded = memstore.New(memstore.Options{MaxCells: a.config.MaxCells, Journal: a.journal})
 	a.store = a.embedded
 	a.teardown.add(func(context.Context) error { return a.journal.Close() })
+	return nil
+}
+
+// alone refuses a copy of the one server that may count for itself: Kubernetes starts as many as somebody scales to,
+// each on a volume of its own, and together they would admit each limit as often.
+func alone(only string) error {
+	if only == "" {
+		return nil
+	}
+	host, err := os.Hostname()
+	if err == nil && host != only {
+		err = fmt.Errorf("this is %s, and only %s may serve: without a Redis each replica counts for itself, and together they would admit each limit as often; scale back to one, or share a Redis (redis-url; docs/stores.md)", host, only)
+	}
+	if err != nil {
+		return fmt.Errorf("only-host: %w", err)
+	}
 	return nil
 }
 

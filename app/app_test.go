@@ -162,6 +162,23 @@ func TestNothingRunsAnyMoreWhenStopReturns(t *testing.T) {
 	}
 }
 
+func TestACopyOfTheOneThatCountsAloneDoesNotStart(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "--only-host", host)
+	err = refused(t, "--only-host", "sluice-0")
+	for _, want := range []string{"only-host: this is " + host + ", and only sluice-0 may serve", "scale back to one, or share a Redis"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want a word of %q", err, want)
+		}
+	}
+	if _, err := configOf(t, "--only-host", "sluice-0", "--redis-url", "redis://127.0.0.1"); err == nil || !strings.Contains(err.Error(), "only-host: for counters that one sluiced has alone") {
+		t.Errorf("with a Redis: %v", err)
+	}
+}
+
 func TestStopWaitsForTheLastSave(t *testing.T) {
 	s := run(t)
 	s.authn.ImportLastUsed(map[string]int64{"gone": time.Now().UnixMicro()})

@@ -39,6 +39,7 @@ type Config struct {
 	TLSKey             string        `koanf:"tls-key"`
 	TLSClientCA        string        `koanf:"tls-client-ca"`
 	Stage              string        `koanf:"stage"`
+	OnlyHost           string        `koanf:"only-host"`
 	Peers              []string      `koanf:"peers"`
 	EdgePeers          []string      `koanf:"edge-peers"`
 	XFCCForwarders     []string      `koanf:"xfcc-forwarders"`
@@ -111,6 +112,7 @@ func Flags(f *pflag.FlagSet) {
 	f.Bool("audit-otlp", false, "send a copy of each audit record to --otlp-endpoint as a log")
 	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
 	f.String("ratelimit-format", "draft-10", "`word` for the RateLimit headers on answers: off, legacy, draft-06, draft-10")
+	f.String("only-host", "", "host `name` without which sluiced does not start, where something may start copies of it, each of which would count for itself; \"\" for any")
 	f.Int("max-cells", 2_000_000, "most counters kept in memory, as a `number`; beyond it, requests that need a new one are refused")
 	redisFlags(f)
 	f.Duration("drain-delay", 0, "after SIGTERM, `time` to keep serving while readiness already says no; set it to what endpoints take to propagate")
@@ -269,6 +271,9 @@ func (c Config) check() (problems []error) {
 	}
 	c.checkAddresses(wrong)
 	c.Redis.check(wrong)
+	if c.OnlyHost != "" && c.Redis.URL != "" {
+		wrong("only-host: for counters that one sluiced has alone, and those of redis-url are shared; leave one of them out")
+	}
 	if c.TLSCert != "" {
 		if c.TLSKey == "" || c.TLSClientCA == "" {
 			wrong("tls-cert: needs tls-key and tls-client-ca beside it")

@@ -309,7 +309,7 @@ func TestTheAgentWritesWhereSluicedReads(t *testing.T) {
 func TestTheSchemaKnowsEverySetting(t *testing.T) {
 	made := []string{
 		"config", "data", "secrets", "catalog", "rls-config", "grpc-listen", "uds", "http-listen", "http-remote", "status-listen",
-		"tls-cert", "tls-key", "tls-client-ca", "peers", "edge-peers", "audit-dir", "stage", "drain-delay", "drain-timeout",
+		"tls-cert", "tls-key", "tls-client-ca", "peers", "edge-peers", "audit-dir", "stage", "only-host", "drain-delay", "drain-timeout",
 		"redis-url", "redis-user", "redis-password-file", "redis-sentinel-user", "redis-sentinel-password-file", "redis-ca", "redis-cert", "redis-key", "redis-plaintext",
 	}
 	known := properties(t, "settings")

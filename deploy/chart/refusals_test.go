@@ -53,6 +53,7 @@ func TestWhatTheChartRefuses(t *testing.T) {
 		"sentinelExistingSecret: do nothing while the URL names no Sentinel":                      {"store.type": "redis", "store.redis.url": "rediss://r", "store.redis.sentinelExistingSecret": "x", "networkPolicy.redisTo": one},
 		"store.redis.sentinelExistingSecret: empty, and store.redis.sentinelUser can't prove":     {"store.type": "redis", "store.redis.url": "rediss+sentinel://r/m", "store.redis.sentinelUser": "x", "networkPolicy.redisTo": one},
 		"networkPolicy.redisTo: empty, so sluiced could not reach Redis; say where it is":         {"store.type": "redis", "store.redis.url": "rediss://r"},
+		"networkPolicy.redisPorts: 26380 of store.redis.url is not among them":                    {"store.type": "redis", "store.redis.url": "rediss+sentinel://[::1]:6379,s:26380/m", "networkPolicy.redisTo": one},
 		"store.redis: does nothing while store.type is embedded":                                  {"store.redis.url": "rediss://r"},
 		"at '/store/redis/url': 'redis://u:p@r' does not match pattern":                           {"store.redis.url": "redis://u:p@r"},
 		"image.repository: empty, and nothing is published yet":                                   {"image.repository": ""},

@@ -104,6 +104,10 @@ func run(t *testing.T, v map[string]any) *pod {
 			*path = filepath.Join(p.root, *path)
 		}
 	}
+	if first := one[appsv1.StatefulSet](t, p.all).Name + "-0"; c.Redis.URL == "" && c.OnlyHost != first {
+		t.Errorf("only %q may count, and the pod is %s", c.OnlyHost, first)
+	}
+	c.OnlyHost = "" // this machine has another name
 	made := filepath.Join(t.TempDir(), "made")
 	_, err := app.Init(made)
 	must(t, err)
@@ -296,7 +300,7 @@ func TestWithoutTheAgentNothingStarts(t *testing.T) {
 	c.Data = filepath.Join(t.TempDir(), "data")
 	_, err := app.Init(c.Data)
 	must(t, err)
-	c.Secrets, c.GRPCListen, c.HTTPListen, c.StatusListen = "", "127.0.0.1:0", "", ""
+	c.OnlyHost, c.Secrets, c.GRPCListen, c.HTTPListen, c.StatusListen = "", "", "127.0.0.1:0", "", ""
 	if _, err := app.New(c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/etc/sluice/tls/cert-chain.pem") {
 		t.Errorf("it said %v", err)
 	}

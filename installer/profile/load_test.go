@@ -213,7 +213,7 @@ func TestNullTakesAwayWhatLiesBelow(t *testing.T) {
 func TestAssignmentsLieOverTheFiles(t *testing.T) {
 	v := load(t, Options{Profile: "voicecore", Files: []string{file(t, "istio: {revision: a}\n")}, Sets: []string{
 		"istio.revision=1-31-4", "mesh.certificates.renewAt=0.2", "istio.pilotEnv.PILOT_ENABLE_ALPN_FILTER=false", "istio.pilotEnv.X=7",
-		"istio.stats=false,istio.pilot.max=9", "mesh.services[2].timeout=70s", "sluice.excludedPaths={/a,/b}", "istio.sidecar.limits.cpu=3", "sluice.values.replicas=2",
+		"istio.stats=false,istio.pilot.max=9", "mesh.services[2].timeout=70s", "sluice.excludedPaths={/a,/b}", "istio.sidecar.limits.cpu=3", "sluice.values.drain.delaySeconds=2",
 	}})
 	if v.Istio.Revision != "1-31-4" || v.Mesh.Certificates.RenewAt != 0.2 || v.Istio.Stats || v.Istio.Pilot.Max != 9 {
 		t.Errorf("%+v", v.Istio)
@@ -224,7 +224,7 @@ func TestAssignmentsLieOverTheFiles(t *testing.T) {
 	if v.Mesh.Services[2].Timeout.Duration != 70*time.Second || len(v.Sluice.ExcludedPaths) != 2 || v.Istio.Sidecar.Limits.CPU.Value() != 3 {
 		t.Errorf("%v, %v, %v", v.Mesh.Services[2].Timeout, v.Sluice.ExcludedPaths, v.Istio.Sidecar.Limits.CPU)
 	}
-	if v.Sluice.Values["replicas"] != int64(2) && v.Sluice.Values["replicas"] != float64(2) {
+	if drain := v.Sluice.Values["drain"].(map[string]any); drain["delaySeconds"] != int64(2) && drain["delaySeconds"] != float64(2) {
 		t.Errorf("the chart's own values pass as they are: %#v", v.Sluice.Values)
 	}
 }

@@ -283,6 +283,7 @@ func (p *validator) sluice(v *Values) {
 	p.unless(s.Namespace != v.Mesh.Namespace, "sluice.namespace", "is the namespace of the services", "one of its own: no policy that asks Sluice may select Sluice")
 	_, staged := s.Values["stage"]
 	p.unless(!staged, "sluice.values.stage", "is not Sluice's own", "mesh.stage, which is one for the whole mesh")
+	p.replicas(s.Values)
 	a := s.Doors.ExtAuthz
 	if a.Enabled {
 		p.positive("sluice.doors.extAuthz.timeout", a.Timeout)
@@ -324,6 +325,20 @@ func (p *validator) sluice(v *Values) {
 		p.unless(strings.HasPrefix(path, "/") && inner != "/" && !strings.ContainsAny(inner, "*?#"), at("sluice.excludedPaths", i),
 			quoted(path)+" can't be left out", "a path such as /healthz, or a prefix such as /public/*; never all of them")
 	}
+}
+
+// replicas wants a store that they share, before the chart's schema says so in its own words.
+func (p *validator) replicas(chart map[string]any) {
+	store, _ := chart["store"].(map[string]any)
+	if store["type"] == "redis" {
+		return
+	}
+	const what = "on the embedded store each replica counts for itself, and together they admit each limit as often"
+	const shared = ", or a Redis that they share: sluice.values.store (docs/guide/mesh-install.md#more-than-one-sluiced)"
+	n, err := strconv.Atoi(fmt.Sprint(chart["replicas"]))
+	p.unless(err != nil || n <= 1, "sluice.values.replicas", fmt.Sprintf("%d: %s", n, what), "1"+shared)
+	scaling, _ := chart["autoscaling"].(map[string]any)
+	p.unless(scaling["enabled"] != true, "sluice.values.autoscaling.enabled", what, "false"+shared)
 }
 
 // ambient is what a mesh without sidecars can't have: istiod applies no EnvoyFilter to waypoints.

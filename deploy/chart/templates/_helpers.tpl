@@ -60,6 +60,8 @@ labels:
 {{- if .Values.doors.edgePeers }}{{ $_ := set $own "edge-peers" .Values.doors.edgePeers }}{{ end -}}
 {{- if include "sluice.catalogue" . }}{{ $_ := set $own "catalog" "/etc/sluice/catalogue" }}{{ end -}}
 {{- if include "sluice.descriptors" . }}{{ $_ := set $own "rls-config" "/etc/sluice/descriptors" }}{{ end -}}
+{{- /* A pod that is scaled up by hand does not start on the embedded store: the schema sees only what is written here. */ -}}
+{{- if eq .Values.store.type "embedded" }}{{ $_ := set $own "only-host" (printf "%s-0" (include "sluice.name" .)) }}{{ end -}}
 {{- $redis := dict -}}
 {{- if eq .Values.store.type "redis" -}}
 {{- with .Values.store.redis -}}

@@ -223,7 +223,7 @@ func healthy(t *testing.T) *fixture {
 	}
 	f.add(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: istio-ca-root-cert, namespace: istio-system}}`)
 	_ = unstructured.SetNestedField(f.object(t, "ConfigMap istio-system/istio-ca-root-cert").Object, string(ca), "data", "root-cert.pem")
-	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: sluice, namespace: sluice-system}}`)
+	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: sluice, namespace: sluice-system}, data: {secret: eA==, admin.token.sha256: eA==}}`)
 	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: edge, namespace: istio-system}}`)
 	_ = unstructured.SetNestedField(f.object(t, "Secret istio-system/edge").Object, base64Of(certificatePEM(t, at.Add(-24*time.Hour), at.Add(60*24*time.Hour))), "data", "tls.crt")
 	f.add(t, `{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {allocatable: {cpu: "8", memory: 32Gi}, conditions: [{type: Ready, status: "True"}]}}`)

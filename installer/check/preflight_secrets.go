@@ -3,39 +3,48 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/voicecore-ai/sluice/installer/wiring"
 )
 
 var secretChecks = []Check{
 	{Code: "SP143", Title: "the Secrets that the mesh refers to are there", Severity: Fail, run: secrets},
 }
 
-// secrets finds those that somebody else is to make: a pod that mounts one which is missing never starts.
+// secrets finds those that somebody else is to make: a pod that mounts one which is missing never starts, nor
+// one that mounts a key which is not in it.
 func secrets(ctx context.Context, m *Mesh) ([]Finding, error) {
 	var out []Finding
 	asked := map[types.NamespacedName]bool{}
-	ask := func(namespace, name string, f Finding) error {
+	ask := func(namespace, name string, keys []string, f Finding) error {
 		key := types.NamespacedName{Namespace: namespace, Name: name}
 		if name == "" || asked[key] {
 			return nil
 		}
 		asked[key] = true
-		err := m.reads.client.Get(ctx, key, &corev1.Secret{})
-		if apierrors.IsNotFound(err) {
-			f.Object = name2("Secret", namespace, name)
+		there := &corev1.Secret{}
+		err := m.reads.client.Get(ctx, key, there)
+		missing := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { _, ok := there.Data[k]; return ok })
+		f.Object = name2("Secret", namespace, name)
+		switch {
+		case apierrors.IsNotFound(err):
+			f.Says = "it is not there" + f.Says
 			out, err = append(out, f), nil
+		case err == nil && len(missing) > 0:
+			f.Says = "it has no " + strings.Join(missing, ", ") + f.Says
+			f.Fix = fmt.Sprintf("kubectl -n %s edit secret %s, or a new one: %s", namespace, name, f.Fix)
+			out = append(out, f)
 		}
 		return err
 	}
 	if g := m.values.Istio.Ingress; g.Enabled {
-		err := ask(m.values.Istio.Namespace, g.TLSSecret, Finding{
-			Severity: Warn, Says: "it is not there: the gateway answers no HTTPS until it is", Evidence: "istio.ingress.tlsSecret",
+		err := ask(m.values.Istio.Namespace, g.TLSSecret, nil, Finding{
+			Severity: Warn, Says: ": the gateway answers no HTTPS until it is", Evidence: "istio.ingress.tlsSecret",
 			Fix: fmt.Sprintf("kubectl -n %s create secret tls %s --cert CERTIFICATE --key KEY", m.values.Istio.Namespace, g.TLSSecret),
 		})
 		if err != nil {
@@ -50,8 +59,9 @@ func secrets(ctx context.Context, m *Mesh) ([]Finding, error) {
 			if optional, _, _ := unstructured.NestedBool(v, "secret", "optional"); optional || m.renders("Secret", u.GetNamespace(), secret) {
 				continue
 			}
-			err := ask(u.GetNamespace(), secret, Finding{
-				Says: "it is not there, and " + name(u) + " can't start without it", Evidence: "spec.template.spec.volumes", Fix: m.secretFix(u, secret),
+			keys := keysOf(v)
+			err := ask(u.GetNamespace(), secret, keys, Finding{
+				Says: ", and " + name(u) + " can't start without it", Evidence: "spec.template.spec.volumes", Fix: secretFix(u.GetNamespace(), secret, keys),
 			})
 			if err != nil {
 				return out, err
@@ -59,6 +69,17 @@ func secrets(ctx context.Context, m *Mesh) ([]Finding, error) {
 		}
 	}
 	return out, nil
+}
+
+// keysOf are those of a Secret that a volume names; none if it takes all there are.
+func keysOf(volume map[string]any) (keys []string) {
+	items, _, _ := unstructured.NestedSlice(volume, "secret", "items")
+	for _, i := range items {
+		if i, ok := i.(map[string]any); ok {
+			keys = append(keys, fmt.Sprint(i["key"]))
+		}
+	}
+	return keys
 }
 
 func (m *Mesh) renders(kind, namespace, name string) bool {
@@ -70,11 +91,14 @@ func (m *Mesh) renders(kind, namespace, name string) bool {
 	return false
 }
 
-// secretFix is how sluiced's own is made; of another, who refers to it knows more.
-func (m *Mesh) secretFix(u *unstructured.Unstructured, secret string) string {
-	n := u.GetNamespace()
-	if n != m.values.Sluice.Namespace || u.GetName() != wiring.Service {
-		return "make it in namespace " + n
+// secretFix is how a Secret with these keys is made: sluiced's own of what it makes itself, another of files with the keys' names.
+func secretFix(namespace, secret string, keys []string) string {
+	if len(keys) == 0 {
+		return "make it in namespace " + namespace
 	}
-	return fmt.Sprintf("sluiced init --data made; kubectl create namespace %s; kubectl -n %s create secret generic %s --from-file=made/secret --from-file=made/admin.token.sha256", n, n, secret)
+	first, from := "", ""
+	if slices.Contains(keys, "admin.token.sha256") {
+		first, from = fmt.Sprintf("sluiced init --data made; kubectl create namespace %s; ", namespace), "made/"
+	}
+	return first + fmt.Sprintf("kubectl -n %s create secret generic %s --from-file=%s", namespace, secret, from+strings.Join(keys, " --from-file="+from))
 }

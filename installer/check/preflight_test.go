@@ -18,7 +18,7 @@ func empty(t *testing.T) *fixture {
 	f := healthy(t)
 	f.cluster.objects = nil
 	f.add(t, `{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {allocatable: {cpu: "8", memory: 32Gi}, conditions: [{type: Ready, status: "True"}]}}`)
-	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: sluice, namespace: sluice-system}}`)
+	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: sluice, namespace: sluice-system}, data: {secret: eA==, admin.token.sha256: eA==}}`)
 	f.add(t, `{apiVersion: v1, kind: Secret, metadata: {name: edge, namespace: istio-system}}`)
 	f.changes = []cluster.Change{{Object: "Namespace voicecore-ai", Action: cluster.Create}}
 	return f
@@ -70,6 +70,9 @@ func TestPreflight(t *testing.T) {
 			f.changes = []cluster.Change{{Object: "ConfigMap istio-system/istio", Action: cluster.Update, Conflicts: []cluster.Conflict{{Object: "ConfigMap istio-system/istio", Field: ".data.mesh", Manager: "helm"}}}}
 		}},
 		{"Sluice's own Secret is not there", "SP143", Fail, "StatefulSet sluice-system/sluice can't start without it", func(_ *testing.T, f *fixture) { f.remove(t, "Secret sluice-system/sluice") }},
+		{"Sluice's own Secret has one of its files", "SP143", Fail, "it has no secret, and StatefulSet sluice-system/sluice can't start without it", func(t *testing.T, f *fixture) {
+			f.set(t, "Secret sluice-system/sluice", map[string]any{"admin.token.sha256": "eA=="}, "data")
+		}},
 		{"the gateway's certificate is not there", "SP143", Warn, "no HTTPS", func(_ *testing.T, f *fixture) { f.remove(t, "Secret istio-system/edge") }},
 		{"an API server that refuses an object", "SP141", Fail, "denied by policy", func(_ *testing.T, f *fixture) { f.failed = errors.New("denied by policy") }},
 	} {
@@ -98,6 +101,19 @@ func TestPreflight(t *testing.T) {
 				t.Errorf("%q is not said: %+v", c.says, found)
 			}
 		})
+	}
+}
+
+func TestASecretIsMadeOfTheKeysThatArePutIntoPods(t *testing.T) {
+	for want, keys := range map[string][]string{
+		"sluiced init --data made; kubectl create namespace ns; kubectl -n ns create secret generic s --from-file=made/secret --from-file=made/admin.token.sha256": {"secret", "admin.token.sha256"},
+		"kubectl -n ns create secret generic s --from-file=password":                   {"password"},
+		"kubectl -n ns create secret generic s --from-file=ca.crt --from-file=tls.crt": {"ca.crt", "tls.crt"},
+		"make it in namespace ns": nil,
+	} {
+		if got := secretFix("ns", "s", keys); got != want {
+			t.Errorf("of %q: %s\nwant %s", keys, got, want)
+		}
 	}
 }
 

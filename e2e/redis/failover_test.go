@@ -8,9 +8,10 @@ import (
 )
 
 // convergence is from the kill of a primary; Redis itself takes two seconds of it.
-const convergence = 15 * time.Second
+const convergence = 30 * time.Second
 
-// TestF12FailoverBySentinel kills primaries of which a Sentinel knows two replicas. Each comes back, empty, when the next is dead.
+// TestF12FailoverBySentinel kills primaries of which a Sentinel knows two replicas. Each comes back, with the snapshot that it got as a
+// replica, when the next is dead: on a busy machine one that lacks seconds, or a whole round, becomes the primary now and then.
 func TestF12FailoverBySentinel(t *testing.T) {
 	server := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	servers := map[string]*redistest.Server{server.Addr: server}
@@ -146,7 +147,7 @@ func failover(t *testing.T, all []*replica, rounds int, kill func(round int)) {
 	}
 	have.inTime(t)
 
-	var over, more, less int64
+	var over, more, less, plain int64
 	admitted := have.of(tenants)
 	for i, c := range tenants {
 		used := counted(t, all[0].shared, c)[0]
@@ -157,11 +158,11 @@ func failover(t *testing.T, all []*replica, rounds int, kill func(round int)) {
 			}
 			continue
 		}
-		more, less = more+max(used-admitted[i], 0), less+max(admitted[i]-used, 0)
+		more, less, plain = more+max(used-admitted[i], 0), less+max(admitted[i]-used, 0), plain+admitted[i]
 	}
-	t.Logf("F12: of limits of %d, %d more were admitted at most, of which an outage may admit %d; of other admissions %d were counted too much and %d too little",
-		hits, over, hits, more, less)
-	if over > hits {
-		t.Errorf("%d more than a limit of %d were admitted", over, hits)
+	t.Logf("F12: of limits of %d, %d more were admitted at most, of which an outage may admit %d; of %d other admissions %d were counted too much and %d too little",
+		hits, over, hits, plain, more, less)
+	if over > hits || 100*(more+less) > plain {
+		t.Errorf("%d more than a limit of %d were admitted; of %d others %d are counted too much and %d too little", over, hits, plain, more, less)
 	}
 }

@@ -3,6 +3,7 @@
 package replicas
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -109,14 +111,12 @@ func (w *world) tenant(t *testing.T, name string, capacity int64) (key string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	quota := quotav1.NewQuotaServiceClient(conn)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
+	quota, ctx := quotav1.NewQuotaServiceClient(conn), w.admin(t)
 	_, err = quota.CreateRule(ctx, &quotav1.CreateRuleRequest{RuleId: name + "-may", Rule: &quotav1.Rule{Effect: "allow"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits := []*quotav1.Limit{{Name: "ever", Algorithm: "fixed", Limit: capacity, Window: durationpb.New(ever)}}
-	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: name, Plan: &quotav1.Plan{Limits: limits}}); err != nil {
+	if _, err := quota.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: name, Plan: &quotav1.Plan{Limits: limits(capacity)}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := quota.CreateTenant(ctx, &quotav1.CreateTenantRequest{TenantId: name, Tenant: &quotav1.Tenant{Plan: "plans/" + name}}); err != nil {
@@ -127,6 +127,28 @@ func (w *world) tenant(t *testing.T, name string, capacity int64) (key string) {
 		t.Fatal(err)
 	}
 	return created.GetSecret()
+}
+
+func (w *world) admin(t *testing.T) context.Context {
+	return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+w.AdminToken)
+}
+
+func limits(capacity int64) []*quotav1.Limit {
+	return []*quotav1.Limit{{Name: "ever", Algorithm: "fixed", Limit: capacity, Window: durationpb.New(ever)}}
+}
+
+// limit changes a tenant's through the API of the last replica.
+func (w *world) limit(t *testing.T, name string, capacity int64) {
+	t.Helper()
+	conn, err := grpc.NewClient(w.Replicas[replicas-1].GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	quota := quotav1.NewQuotaServiceClient(conn)
+	if _, err := quota.UpdatePlan(w.admin(t), &quotav1.UpdatePlanRequest{Plan: &quotav1.Plan{Name: "plans/" + name, Limits: limits(capacity)}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (w *world) stat(t *testing.T, name string) int {
@@ -241,7 +263,11 @@ func TestThePageShowsTheClusterThatIsUsedHere(t *testing.T) {
 }
 
 func TestF1ReplicasRestartOneByOneAndNoRequestFails(t *testing.T) {
-	const capacity, perSecond = 400, 200
+	const capacity = 400
+	perSecond := 200
+	if os.Getenv("SLUICE_FULL") != "" { // 'make test-faults FULL=1'
+		perSecond = 1000
+	}
 	w := start(t, capacity, "--drain-delay", "2s")
 	end := w.load(t, perSecond)
 	wait(t, time.Second)
@@ -277,6 +303,54 @@ func TestF1ReplicasRestartOneByOneAndNoRequestFails(t *testing.T) {
 		if n := w.stat(t, "http.gateway.ext_authz.sluice."+name); n != 0 {
 			t.Errorf("Envoy: ext_authz %s is %d", name, n)
 		}
+	}
+}
+
+// TestA6ALimitIsChangedInMidWindow: all replicas refuse, one is told of another limit, and all admit what that leaves room for.
+func TestA6ALimitIsChangedInMidWindow(t *testing.T) {
+	const capacity, perSecond = 60, 200
+	w := start(t, capacity)
+	var admitted, other atomic.Int64
+	done := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		ticker := time.NewTicker(time.Second / perSecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+			all.Go(func() {
+				switch w.get(w.capped).status {
+				case http.StatusOK:
+					admitted.Add(1)
+				case http.StatusTooManyRequests:
+				default:
+					other.Add(1)
+				}
+			})
+		}
+	})
+	await.That(t, "the first limit is reached", func() bool { return admitted.Load() >= capacity })
+	want := int64(capacity)
+	for _, limit := range []int64{150, 80, 151, 0, 220} {
+		w.limit(t, "capped", limit)
+		changed := time.Now()
+		want = max(want, limit)
+		await.That(t, "what is new is admitted", func() bool { return admitted.Load() >= want })
+		took := time.Since(changed)
+		wait(t, 300*time.Millisecond) // and no more
+		t.Logf("A6: a limit of %d holds: %d admitted in all, the last of them after %v", limit, admitted.Load(), took.Round(time.Millisecond))
+		if got := admitted.Load(); got != want {
+			t.Errorf("with a limit of %d, %d were admitted in all, want %d", limit, got, want)
+		}
+	}
+	close(done)
+	all.Wait()
+	if other.Load() > 0 {
+		t.Errorf("%d requests failed", other.Load())
 	}
 }
 

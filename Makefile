@@ -93,7 +93,7 @@ test-e2e: need-go gotestsum envoy redis-server ## The built server behind a real
 		SLUICE_ENVOY=$(ENVOY) gotestsum --format testname --hide-summary=skipped -- -count=1 -p 1 -timeout 20m $$packages
 
 .PHONY: test-mesh
-test-mesh: need-go need-namespaces gotestsum envoy build mesh-tools ## A real mesh in namespaces of its own: API server, istiod, Envoys. Needs root; the first run builds for a quarter of an hour
+test-mesh: need-go need-namespaces gotestsum envoy redis-server build mesh-tools ## A real mesh in namespaces of its own: API server, istiod, Envoys. Needs root; the first run builds for a quarter of an hour
 	@echo "==> tests in a real mesh, with $$($(ENVOY) --version | sed -n 's/.*version: //p')"
 	@SLUICE_ENVOY=$(ENVOY) SLUICE_MESH_TOOLS=$(MESH_TOOLS) SLUICE_MESH_LOGS=$(CURDIR)/artifacts/mesh SLUICE_BIN=$(CURDIR)/bin \
 		gotestsum --format testname -- -count=1 -p 1 -timeout 15m ./e2e/mesh/...

@@ -292,6 +292,12 @@ func TestTheAgentWritesWhereSluicedReads(t *testing.T) {
 	if want := strings.Join([]string{c.GRPCListen[1:], c.StatusListen[1:]}, ","); template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"] != want {
 		t.Errorf("the sidecar leaves %s alone, want %s", template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"], want)
 	}
+	for want, set := range map[string]map[string]any{"6379,26379": {}, "": {"store.redis.url": "redis://r", "store.redis.plainText": true, "store.redis.sentinelUser": "", "store.redis.sentinelExistingSecret": "", "store.redis.tlsExistingSecret": "", "store.redis.clientCertificate": false}} {
+		redis := one[appsv1.StatefulSet](t, objects(t, with(values(t, "redis"), set))).Spec.Template
+		if got := redis.Annotations["traffic.sidecar.istio.io/excludeOutboundPorts"]; got != want {
+			t.Errorf("on the way to Redis the sidecar leaves %q alone, want %q", got, want)
+		}
+	}
 	for want, revision := range map[string]string{"sidecar.istio.io/inject=true": "", "istio.io/rev=canary": "canary"} {
 		labels := one[appsv1.StatefulSet](t, objects(t, with(values(t, "minimal"), map[string]any{"istio.revision": revision}))).Spec.Template.Labels
 		if key, value, _ := strings.Cut(want, "="); labels[key] != value {

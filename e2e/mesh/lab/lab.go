@@ -72,6 +72,7 @@ type Cluster struct {
 	informers  informers.SharedInformerFactory
 	network    *box.Network
 	names      *names
+	ca         *authority
 	processes  []*process
 }
 
@@ -118,6 +119,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.ca = ca
 	if c.network, err = box.NewNetwork(serviceRange, balancerRange); err != nil {
 		t.Fatal(err)
 	}
@@ -285,24 +287,6 @@ func (c *Cluster) clientFrom(network, namespace string) *http.Client {
 		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// Outside is a server that is in no mesh and no cluster, only in DNS.
-func (c *Cluster) Outside(t testing.TB, name string, port int, h http.Handler) {
-	t.Helper()
-	network := fmt.Sprintf("outside-%s-%d", name, port)
-	addr, err := c.network.Add(network)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.names.add(name, addr)
-	stop := serve(t, network, port, h)
-	t.Cleanup(func() {
-		stop()
-		if err := c.network.Remove(network, addr); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // serve serves on a port of a network until it is told to stop.

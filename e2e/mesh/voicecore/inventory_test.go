@@ -66,7 +66,7 @@ func (m *mesh) uninstall(t *testing.T) {
 	t.Log(out)
 	for _, o := range m.names(t) {
 		name := o[strings.LastIndex(o, "/")+1:]
-		own := name == "sluice-secrets" || name == apps // made by the test, or named like it by Kubernetes
+		own := slices.Contains([]string{"sluice-secrets", "sluice-redis", "sluice-redis-tls", apps}, name) // made by the test, or named like it by Kubernetes
 		for _, mark := range []string{"istio", "sluice", "voicecore", "kiali", "jaeger", "prometheus", "grafana"} {
 			if strings.Contains(name, mark) && !own && !strings.Contains(out, name) {
 				t.Errorf("%s is left, and uninstall did not say so", o)

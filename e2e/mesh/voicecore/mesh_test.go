@@ -30,9 +30,11 @@ const (
 // mesh is the profile on a cluster, with services in it.
 type mesh struct {
 	*lab.Cluster
-	values string // the file of values over the profile
-	edge   string // the ingress gateway's address
-	admin  string // the token of the quota API
+	dir     string   // of the files of values
+	values  []string // the flags that name them
+	edge    string   // the ingress gateway's address
+	admin   string   // the token of the quota API
+	sluices int      // replicas of the server
 }
 
 // values over the profile: what a cluster of this kind needs, a host outside,
@@ -63,7 +65,7 @@ sluice:
   values:
     image: {repository: registry.example.com/sluiced, tag: dev}
     secrets: {existingSecret: sluice-secrets}
-    catalogue: {files: {rules.yaml: "rules: [{name: tenants-may, effect: allow}]"}}
+    catalogue: {files: {rules.yaml: "rules: [{name: tenants-may, effect: allow}, {name: nobody-is-admin, effect: deny, what: {paths: ['/admin/**']}}]"}}
   excludedPaths: [/healthz]
 `
 
@@ -99,7 +101,7 @@ func (m *mesh) try(t *testing.T, args ...string) (string, int) {
 		all = append(all, "--skip-checks")
 		fallthrough
 	case "diff", "verify", "doctor":
-		all = append(all, "--profile", "voicecore", "-f", m.values)
+		all = append(append(all, "--profile", "voicecore"), m.values...)
 	}
 	return sluiceCommand(t, all...)
 }
@@ -107,10 +109,8 @@ func (m *mesh) try(t *testing.T, args ...string) (string, int) {
 // install lays the profile down as its page says: the Secret that holds no default, then one command.
 func install(t *testing.T, more string) *mesh {
 	t.Helper()
-	m := &mesh{Cluster: lab.Start(t, lab.Options{}), values: filepath.Join(t.TempDir(), "values.yaml")}
-	if err := os.WriteFile(m.values, []byte(values+more), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	m := &mesh{Cluster: lab.Start(t, lab.Options{}), sluices: 1, dir: t.TempDir()}
+	m.overlay(t, values+more)
 	data := filepath.Join(t.TempDir(), "made")
 	if out, err := exec.Command(filepath.Join(os.Getenv("SLUICE_BIN"), "sluiced"), "init", "--data", data).CombinedOutput(); err != nil {
 		t.Fatalf("sluiced init: %v\n%s", err, out)
@@ -156,10 +156,26 @@ spec:
 `)
 }
 
-// sluice is the server's pod, which is another one after a restart.
+// overlay puts values over those that the mesh has; the next install takes them.
+func (m *mesh) overlay(t *testing.T, text string) {
+	t.Helper()
+	file := filepath.Join(m.dir, fmt.Sprintf("values-%d.yaml", len(m.values)))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.values = append(m.values, "-f", file)
+}
+
+// replicas are the server's pods, which are others after a restart.
+func (m *mesh) replicas(t *testing.T) []*lab.Pod {
+	t.Helper()
+	return m.Pods(t, "sluice-system", "app.kubernetes.io/name=sluice", m.sluices)
+}
+
+// sluice is one of them.
 func (m *mesh) sluice(t *testing.T) *lab.Pod {
 	t.Helper()
-	return m.Pod(t, "sluice-system", "app.kubernetes.io/name=sluice")
+	return m.replicas(t)[0]
 }
 
 // call asks the quota API, as somebody who may open a port of the pod.

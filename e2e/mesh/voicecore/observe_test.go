@@ -97,7 +97,12 @@ func holds(list []string, names ...string) bool {
 // metric sums a metric of sluiced over its labels.
 func (m *mesh) metric(t *testing.T, name string) (sum float64) {
 	t.Helper()
-	response, err := m.Client().Get("http://" + m.sluice(t).IP + ":9092/metrics")
+	return m.metricOf(t, m.sluice(t), name)
+}
+
+func (m *mesh) metricOf(t *testing.T, sluice *lab.Pod, name string) (sum float64) {
+	t.Helper()
+	response, err := m.Client().Get("http://" + sluice.IP + ":9092/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,5 +129,7 @@ func TestVoiceCore(t *testing.T) {
 	t.Run("M-21 doctor finds each fault, and nothing in a healthy mesh", func(t *testing.T) { m.seeded(t) })
 	// After M-21, which takes away the workload whose certificates live forty seconds: verify rightly fails it.
 	t.Run("M-22 verify gets its 200, 401 and 429, and no forged tenant through", func(t *testing.T) { m.verified(t) })
+	t.Run("M-25 a replica that is scaled up by hand does not start: it would count for itself", func(t *testing.T) { m.scaled(t) })
+	t.Run("M-26 replicas on a Redis count together", func(t *testing.T) { m.shared(t) })
 	t.Run("M-19 uninstall leaves what it lists, and nothing else", func(t *testing.T) { m.uninstall(t) })
 }

@@ -10,7 +10,7 @@ import (
 func (m *mesh) verified(t *testing.T) {
 	key := m.tenant(t, "probe", 12)
 	out, _ := m.try(t, "verify", "-o", "json", "--probe-url", "http://"+public+"/", "--probe-address", m.edge+":80",
-		"--probe-header", "x-api-key: "+key, "--probe-excluded", "/healthz", "--probe-limit", "20")
+		"--probe-header", "x-api-key: "+key, "--probe-forbidden", "/admin/users", "--probe-excluded", "/healthz", "--probe-limit", "20")
 	if strings.Contains(out, key) {
 		t.Error("the credential is told")
 	}
@@ -30,10 +30,15 @@ func (m *mesh) verified(t *testing.T) {
 		}
 		asked++
 		for _, f := range r.Findings {
-			if f.Severity == "fail" || r.Code == "SV231" || r.Code == "SV233" || r.Code == "SV234" {
+			if f.Severity == "fail" || strings.HasPrefix(r.Code, "SV23") {
 				t.Errorf("%s %s: %s", f.Severity, r.Code, f.Says)
 			}
 		}
+	}
+	// What the credential may have is not refused: verify says so of a path that is named as forbidden.
+	if out, status := m.try(t, "verify", "--probe-url", "http://"+public+"/", "--probe-address", m.edge+":80", "--probe-header", "x-api-key: "+m.tenant(t, "probed", 12), "--probe-forbidden", "/open"); status != 3 ||
+		!strings.Contains(out, "FAIL  SV232") || !strings.Contains(out, "a request for what the credential may not have is not refused") || !strings.Contains(out, "200, not 403") {
+		t.Errorf("verify: exit status %d, want 3 and SV232\n%s", status, out)
 	}
 	if asked < 15 {
 		t.Errorf("only %d checks were asked:\n%s", asked, out)

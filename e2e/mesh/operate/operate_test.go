@@ -39,6 +39,7 @@ mesh:
   - {name: shop, callers: [ingress], paths: [/]}
 addons:
   prometheus: {enabled: true}
+  analyze: {enabled: true, image: "registry.example.com/sluice:dev"}
 `
 
 // What no archive may have in it: each is planted where it could be.
@@ -150,6 +151,9 @@ func TestOperate(t *testing.T) {
 			t.Errorf("dashboard kiali: %v, want exit status 3\n%s", err, out)
 		}
 	})
+	t.Run("M-27 the scheduled analysis runs in its own pod, and fails when something undoes a decision", func(t *testing.T) { analyzes(t, c) })
+	t.Run("the scheduled analysis may list what it reads, and nothing else", func(t *testing.T) { analystMay(t, c) })
+	t.Run("the scheduled analysis needs all that it may", func(t *testing.T) { analystNeeds(t, c) })
 }
 
 // supportPacks has requests logged with secrets in them, and packs.

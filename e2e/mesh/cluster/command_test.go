@@ -27,7 +27,7 @@ func TestCommandLine(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("KUBECONFIG", kubeconfig)
-			e.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+e.Getenv("PATH"))
+			e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), os.Getenv("SLUICE_MESH_TOOLS"), e.Getenv("PATH")}, string(os.PathListSeparator)))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"edit": editCommand},

@@ -2,6 +2,7 @@ package outage
 
 import (
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +16,7 @@ func TestAHangingStoreIsLeftWithinTheBudget(t *testing.T) {
 	bubble(t, Options{}, func(w *world) {
 		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
 		_, _, _ = w.ask(c)
-		before := runtime.NumGoroutine()
+		before, _ := goroutines()
 		hang := make(chan struct{})
 		w.fake.set(func(f *fake) { f.hang = hang })
 		start := time.Now()
@@ -47,10 +48,17 @@ func TestAHangingStoreIsLeftWithinTheBudget(t *testing.T) {
 		}
 		pass(2 * time.Second)
 		synctest.Wait()
-		if now := runtime.NumGoroutine(); now > before {
-			t.Errorf("%d goroutines, %d before", now, before)
+		if now, stacks := goroutines(); now > before {
+			t.Errorf("%d goroutines, %d before:\n%s", now, before, stacks)
 		}
 	})
+}
+
+// goroutines are those that have a stack: runtime.NumGoroutine counts, for a moment, one that has just ended, too.
+func goroutines() (n int, stacks string) {
+	b := make([]byte, 1<<20)
+	stacks = string(b[:runtime.Stack(b, true)])
+	return strings.Count("\n"+stacks, "\ngoroutine "), stacks
 }
 
 // A store that never comes back to a call is bounded all the same.

@@ -12,12 +12,13 @@ import (
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/grpc"
 
 	"github.com/voicecore-ai/sluice/await"
 )
 
 // described asks the rate limit service about descriptors of one entry each, key and value in turn; with perHour, by a limit that comes along.
-func described(t *testing.T, s *server, perHour uint32, entries ...string) {
+func described(t *testing.T, conn *grpc.ClientConn, perHour uint32, entries ...string) {
 	t.Helper()
 	r := &ratelimitv3.RateLimitRequest{Domain: "edge"}
 	for i := 0; i+1 < len(entries); i += 2 {
@@ -27,7 +28,7 @@ func described(t *testing.T, s *server, perHour uint32, entries ...string) {
 		}
 		r.Descriptors = append(r.Descriptors, d)
 	}
-	if _, err := ratelimitv3.NewRateLimitServiceClient(dial(t, s)).ShouldRateLimit(t.Context(), r); err != nil {
+	if _, err := ratelimitv3.NewRateLimitServiceClient(conn).ShouldRateLimit(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,6 +43,7 @@ descriptors:
 
 func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	s := run(t, "--rls-config", folder(t, "a.yaml", threeLimits))
+	conn := dial(t, s)
 	shows := func(t *testing.T, want map[string]string) {
 		t.Helper()
 		page := s.page(t)
@@ -62,11 +64,11 @@ func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 		})
 	})
 	for range 5 {
-		described(t, s, 0, "user", "ann", "tried", "x", "free", "y")
+		described(t, conn, 0, "user", "ann", "tried", "x", "free", "y")
 	}
-	described(t, s, 0, "user", "bob")
-	described(t, s, 0, "user", "vip")
-	described(t, s, 7, "user", "ann")
+	described(t, conn, 0, "user", "bob")
+	described(t, conn, 0, "user", "vip")
+	described(t, conn, 7, "user", "ann")
 	t.Run("what was allowed beside what was refused, and no value of a request", func(t *testing.T) {
 		shows(t, map[string]string{
 			said("edge.user", "allowed"): "4", said("edge.user", "refused"): "2", said("edge.user_vip", "allowed"): "1",
@@ -91,9 +93,10 @@ func TestLimitsOfDescriptorFilesHaveABoundedNumberOfSeries(t *testing.T) {
 		fmt.Fprintf(&b, "  - {key: user, value: u%04d, rate_limit: {unit: hour, requests_per_unit: 100}}\n", i)
 	}
 	s := run(t, "--rls-config", folder(t, "a.yaml", b.String()))
+	conn := dial(t, s)
 	for i := range files {
 		if i%10 == 0 || i == files-1 {
-			described(t, s, 0, "user", fmt.Sprintf("u%04d", i))
+			described(t, conn, 0, "user", fmt.Sprintf("u%04d", i))
 		}
 	}
 	count := map[string]int{}

@@ -53,15 +53,16 @@ func crowd(t *testing.T, tenants int) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	durable := false // else a stop writes down a counter of each tenant
 	err = c.Update(func(e *catalog.Edit) error {
 		e.Rules.Put(authz.Rule{Name: everything, Effect: "allow"})
 		full := quota.Plan{Name: "full"}
 		for i := range quota.MaxLimitsPerTenant {
-			full.Limits = append(full.Limits, quota.Limit{Name: fmt.Sprintf("l%d", i), Algorithm: fixed, Limit: 100, Window: time.Hour})
+			full.Limits = append(full.Limits, quota.Limit{Name: fmt.Sprintf("l%d", i), Algorithm: fixed, Limit: 100, Window: time.Hour, Durable: &durable})
 		}
 		e.Plans.Put(full)
 		for i := range crowdPlans {
-			e.Plans.Put(quota.Plan{Name: fmt.Sprintf("p%d", i), Limits: []quota.Limit{{Name: "hour", Algorithm: fixed, Limit: 100, Window: time.Hour}}})
+			e.Plans.Put(quota.Plan{Name: fmt.Sprintf("p%d", i), Limits: []quota.Limit{{Name: "hour", Algorithm: fixed, Limit: 100, Window: time.Hour, Durable: &durable}}})
 		}
 		for i := range tenants {
 			plan := full.Name
@@ -76,7 +77,7 @@ func crowd(t *testing.T, tenants int) *world {
 		t.Fatal(err)
 	}
 	descriptors := t.TempDir()
-	const file = "domain: crowd\ndescriptors:\n  - {key: tenant, rate_limit: {unit: hour, requests_per_unit: 100}}\n"
+	const file = "domain: crowd\ndescriptors:\n  - {key: tenant, rate_limit: {unit: hour, requests_per_unit: 100, durable: false}}\n"
 	if err := os.WriteFile(filepath.Join(descriptors, "crowd.yaml"), []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}

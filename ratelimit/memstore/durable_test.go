@@ -1,7 +1,10 @@
 package memstore
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +42,54 @@ func TestRestartIsQuick(t *testing.T) {
 	if restartBudget > 0 && took > restartBudget {
 		t.Errorf("ready after %v, want at most %v", took, restartBudget)
 	}
+}
+
+// A stop writes each counter's true state. Batches of cells that lie far apart would write most of the file anew each.
+func TestAStopWritesAPageOnce(t *testing.T) {
+	const cells, most = 20_000, 8 << 20 // bytes; of cells in no order it was 30 MB
+	path := journalPath(t)
+	j := openTestJournal(t, path)
+	l := durableLimit(algorithms[0], 1000, 24*time.Hour)
+	var records []record
+	for i := range uint64(cells) {
+		c := testCell(i)
+		records = append(records, record{key: keyOf(&c, l.Algorithm), shard: c.Shard, alg: l.Algorithm, state: usedUp(l, base)})
+	}
+	for chunk := range slices.Chunk(records, batchRecords) {
+		if err := j.write(base, chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = openTestJournal(t, path)
+	if s := New(Options{Journal: j}); s.Len() != cells {
+		t.Fatalf("%d cells", s.Len())
+	}
+	before := written(t)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := written(t) - before; n > most || n < 50*cells {
+		t.Errorf("%d bytes were written, want at most %d, and the cells", n, most)
+	} else {
+		t.Logf("%d bytes", n)
+	}
+}
+
+// written is what the process has written so far, in bytes.
+func written(t *testing.T) (n int64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "wchar: ")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // BenchmarkDurableLimitOf10 is the worst case: every hit is a block of its

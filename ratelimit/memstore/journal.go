@@ -1,11 +1,13 @@
 package memstore
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -302,6 +304,8 @@ func (s *Store) seal() error {
 		sh.mu.Unlock()
 		sh.recording.Unlock()
 	}
+	// In the file's order, so that a batch writes few pages.
+	slices.SortFunc(records, func(a, b record) int { return cmp.Or(cmp.Compare(a.key.hi, b.key.hi), cmp.Compare(a.key.lo, b.key.lo)) })
 	for len(records) > 0 {
 		n := min(len(records), batchRecords)
 		// A stop is worth one try even right after a failure.

@@ -15,6 +15,7 @@ import (
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 )
 
@@ -66,7 +67,7 @@ func TestACollectorInTroubleCostsItsSpansAndNothingElse(t *testing.T) {
 			if problem := w.load(requests, atOnce); problem != nil {
 				t.Error(problem)
 			}
-			within(t, patience, "what found no room, or was not taken, is counted", func() bool {
+			await.Within(t, patience, "what found no room, or was not taken, is counted", func() bool {
 				became := w.spans(t)
 				return became["sent"]+became["failed"]+became["dropped"] >= requests-mayWait
 			})

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	"github.com/voicecore-ai/sluice/deploy/dashboards"
@@ -270,7 +271,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 		}
 	}
 	t.Run("rules are evaluated, and what they record is there", func(t *testing.T) {
-		within(t, time.Minute, "recorded series", func() bool {
+		await.Within(t, time.Minute, "recorded series", func() bool {
 			n, err := p.numbers(`{__name__=~"sluice:.*"}`)
 			return err == nil && n >= 5
 		})
@@ -279,7 +280,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 				Rules []struct{ Name, Health, LastError string }
 			}
 		}
-		within(t, time.Minute, "all rules to be healthy", func() bool {
+		await.Within(t, time.Minute, "all rules to be healthy", func() bool {
 			if err := p.get("/api/v1/rules", nil, &data); err != nil {
 				t.Fatal(err)
 			}
@@ -296,7 +297,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 	})
 	t.Run("an exemplar in Prometheus names a trace that Jaeger has", func(t *testing.T) {
 		for _, decision := range []string{"allow", "deny"} {
-			within(t, time.Minute, "the trace of an exemplar of "+decision, func() bool {
+			await.Within(t, time.Minute, "the trace of an exemplar of "+decision, func() bool {
 				ids, err := p.exemplars(`sluice_decision_seconds_bucket{job="sluice", door="ext_authz", decision="` + decision + `"}`)
 				if err != nil {
 					t.Fatal(err)
@@ -311,7 +312,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 		}
 	})
 	t.Run("Jaeger has traces of Envoy and of sluiced", func(t *testing.T) {
-		within(t, time.Minute, "both", func() bool {
+		await.Within(t, time.Minute, "both", func() bool {
 			names, err := (&jaeger{api: s.Jaeger}).services()
 			return err == nil && slices.Contains(names, "envoy") && slices.Contains(names, "sluiced")
 		})

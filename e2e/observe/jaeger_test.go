@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/loopback"
 )
@@ -53,7 +54,7 @@ func startJaeger(t *testing.T) *jaeger {
 		}
 	})
 	j := &jaeger{otlp: "127.0.0.1:" + ports[2], api: "http://127.0.0.1:" + ports[0]}
-	within(t, time.Minute, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
+	await.Within(t, time.Minute, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
 	return j
 }
 

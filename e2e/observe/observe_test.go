@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // binary is the sluiced that the tests run, built once.
@@ -45,15 +44,3 @@ func run(m *testing.M) (code int, err error) {
 
 // tool is the path of one that 'make observe-tools' built.
 func tool(name string) string { return filepath.Join(os.Getenv("SLUICE_OBSERVE_TOOLS"), name) }
-
-// within polls until true, and fails the test after the given time.
-func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(limit); !holds(); <-ticker.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
-		}
-	}
-}

@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 )
@@ -160,7 +161,7 @@ func (j *jaeger) find(t *testing.T, service string, whole func([]*span) bool) []
 			}
 		}
 	}()
-	within(t, patience, "a whole trace of "+service+" is in Jaeger", func() bool {
+	await.Within(t, patience, "a whole trace of "+service+" is in Jaeger", func() bool {
 		traces, err := j.traces(service)
 		last = traces
 		return err == nil && len(traces) == 1 && whole(traces[0])

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/redistest"
 )
@@ -38,7 +39,7 @@ func connectLossy(t *testing.T) (c redis.UniversalClient, admin []redis.Universa
 func TestARefusalByAClusterAfterALostAnswerIsNoAnswer(t *testing.T) {
 	client, admin, proxies := connectLossy(t)
 	s := openTest(t, Options{Client: client, beat: time.Hour})
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	rights := func(rule string) {
 		for _, c := range admin {
 			if err := c.Do(context.Background(), "ACL", "SETUSER", "default", rule).Err(); err != nil {

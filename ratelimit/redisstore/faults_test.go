@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/redistest"
 )
@@ -86,7 +87,7 @@ func TestARefusalAfterALostAnswerIsNoAnswer(t *testing.T) {
 	server := redistest.Start(t)
 	admin, proxy := connect(t, server.Addr), newLossy(t, server.Addr)
 	s := openTest(t, Options{Client: connect(t, proxy.Addr)})
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	proxy.then = func() {
 		atomic.StoreInt64(&proxy.every, 0)
 		if err := admin.Do(context.Background(), "REPLICAOF", "127.0.0.1", "1").Err(); err != nil {
@@ -156,7 +157,7 @@ func TestDeniedHotKey(t *testing.T) {
 	calm := Options{Client: client, beat: time.Hour} // nothing is forgotten because the machine is slow
 	here, there := openTest(t, calm), openTest(t, calm)
 	heard := func() bool { return here.Stats().Listening && there.Stats().Listening }
-	eventually(t, "the channel is heard", heard)
+	await.That(t, "the channel is heard", heard)
 	l, tenant, user := limitOf(ratelimit.Fixed, 5, 366*24*time.Hour), limitOf(ratelimit.GCRA, 1000, time.Hour), limitOf(ratelimit.Hard, 5, time.Hour)
 	charge := func(s *Store, cell uint64, l *ratelimit.Limit, hits int64) bool {
 		t.Helper()
@@ -204,14 +205,14 @@ func TestDeniedHotKey(t *testing.T) {
 	if !charge(here, 1, l, -4) { // 7 - 4 of 5: two more
 		t.Fatal("nothing can be given back")
 	}
-	eventually(t, "the other replica hears that hits were given back", func() bool { return charge(there, 1, l, 1) })
+	await.That(t, "the other replica hears that hits were given back", func() bool { return charge(there, 1, l, 1) })
 	if !charge(here, 1, l, 1) || charge(here, 1, l, 1) {
 		t.Error("what was given back is not there exactly")
 	}
 	short := limitOf(ratelimit.GCRA, 20, time.Second)
 	short.Burst = 1
 	charge(here, 3, short, 1)
-	eventually(t, "time alone admits again", func() bool { return charge(here, 3, short, 1) })
+	await.That(t, "time alone admits again", func() bool { return charge(here, 3, short, 1) })
 }
 
 // While nothing is heard no denial is believed, and none from before afterwards.
@@ -228,11 +229,11 @@ func TestDenialsAreForgottenInSilence(t *testing.T) {
 		}
 		return s.Stats().DeniedHits > before
 	}
-	eventually(t, "a denial is remembered", func() bool { return heard() && refusedFree() })
+	await.That(t, "a denial is remembered", func() bool { return heard() && refusedFree() })
 	server.Freeze()
-	eventually(t, "silence is noticed", func() bool { return !heard() })
+	await.That(t, "silence is noticed", func() bool { return !heard() })
 	server.Thaw()
-	eventually(t, "the channel is heard again", heard)
+	await.That(t, "the channel is heard again", heard)
 	if refusedFree() {
 		t.Error("a refusal from before the silence was believed after it")
 	}
@@ -242,7 +243,7 @@ func TestDenialsAreForgottenInSilence(t *testing.T) {
 func TestAnOperationThatWasAdmittedStaysSo(t *testing.T) {
 	client := connect(t, redistest.Start(t).Addr)
 	s := openTest(t, Options{Client: client, beat: time.Hour})
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	charges := []ratelimit.Charge{{Limit: limitOf(ratelimit.Fixed, 1, 366*24*time.Hour), Cell: cellOf(1), Hits: 1}}
 	ask := func(id byte) bool {
 		t.Helper()
@@ -277,7 +278,7 @@ func TestAnOperationThatWasAdmittedStaysSo(t *testing.T) {
 // What is remembered is bounded, whoever asks for whatever.
 func TestDenialsAreBounded(t *testing.T) {
 	s := openTest(t, Options{Client: connect(t, redistest.Start(t).Addr)})
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	l := limitOf(ratelimit.Fixed, 1, 366*24*time.Hour)
 	charges, outcomes := make([]ratelimit.Charge, MaxCharges), make([]ratelimit.Outcome, MaxCharges)
 	for n := uint64(0); n < 2*stripes*mostDenied; n += MaxCharges {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/redistest"
 )
@@ -174,7 +175,7 @@ func TestLeastRights(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	admin.FunctionFlush(ctx)
 	if _, err := chargeOne(s, cellOf(2), limitOf(ratelimit.Fixed, 3, time.Hour), 1); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "sluiced migrate") {
 		t.Errorf("without functions, and the right to load them: %v", err)
@@ -186,17 +187,6 @@ func anys(words []string) (out []any) {
 		out = append(out, w)
 	}
 	return out
-}
-
-// eventually waits for what another goroutine does.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patient); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("it never came that %s", what)
-		}
-		<-time.After(time.Millisecond)
-	}
 }
 
 // Replicas that run write their own keys to a Redis that lost everything, before anybody migrates it again.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/ratelimit"
 	"github.com/voicecore-ai/sluice/redistest"
 )
@@ -326,7 +327,7 @@ func TestReapplyTellsOfWhatIsGivenBack(t *testing.T) {
 	l, charge := limitOf(ratelimit.Fixed, 5, 366*24*time.Hour), []ratelimit.Charge{{Cell: cellOf(1), Hits: 1}}
 	charge[0].Limit = l
 	here, there := openTest(t, Options{Client: admin}), openTest(t, Options{Client: admin})
-	eventually(t, "the channel is heard", func() bool { return there.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return there.Stats().Listening })
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "default", "resetchannels", "&sluice:*").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +345,7 @@ func TestReapplyTellsOfWhatIsGivenBack(t *testing.T) {
 	if _, err := here.Reapply(t.Context(), []Applied{{ratelimit.Operation{Now: time.Now().UnixMicro(), ID: [16]byte{1}}, []ratelimit.Charge{back}}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "what was given back is there", ask)
+	await.That(t, "what was given back is there", ask)
 	if ask() {
 		t.Error("more was given back than one")
 	}
@@ -360,7 +361,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the channel is heard", func() bool { return s.Stats().Listening })
+	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	var wg sync.WaitGroup
 	for w := range 64 {
 		wg.Go(func() {
@@ -376,7 +377,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if _, err := chargeOne(s, cellOf(1), limitOf(ratelimit.GCRA, 500, time.Hour), 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-	eventually(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+1 }) // the client may keep one
+	await.That(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+1 }) // the client may keep one
 }
 
 // TestAccuracy: three replicas, 128 in flight, across edges of the window, by the clock of Redis.

@@ -59,8 +59,6 @@ func analyzes(t *testing.T, c *lab.Cluster) {
 	c.Kubectl(t, "", "-n", "apps", "delete", "envoyfilter", "fails-open")
 }
 
-const accounts, analyst = "system:serviceaccount:istio-system:", "sluice-analyze"
-
 // analystMay wants the rights of its roles and no other, but for what any account may, such as to ask about itself.
 func analystMay(t *testing.T, c *lab.Cluster) {
 	clusterwide, beside := map[string]bool{}, map[string]bool{"list configmaps/": true}

@@ -269,6 +269,7 @@ func TestF1ReplicasRestartOneByOneAndNoRequestFails(t *testing.T) {
 		perSecond = 1000
 	}
 	w := start(t, capacity, "--drain-delay", "2s")
+	began := time.Now()
 	end := w.load(t, perSecond)
 	wait(t, time.Second)
 	for i, r := range w.Replicas {
@@ -291,7 +292,8 @@ func TestF1ReplicasRestartOneByOneAndNoRequestFails(t *testing.T) {
 	}
 	wait(t, time.Second)
 	free, capped := end()
-	t.Logf("three replicas restarted under %d requests a second: free %v of %d; capped at %d: %v of %d; slowest %v", perSecond,
+	made := float64(len(free)+len(capped)) / time.Since(began).Seconds()
+	t.Logf("three replicas restarted under %.0f requests a second, of %d that were meant: free %v of %d; capped at %d: %v of %d; slowest %v", made, perSecond,
 		byStatus(free), len(free), capacity, byStatus(capped), len(capped), max(slowest(free), slowest(capped)))
 	if got := byStatus(free); got[http.StatusOK] != len(free) {
 		t.Errorf("free: %v, want %d times 200", got, len(free))

@@ -17,7 +17,7 @@ const (
 	serverLanes  = 2   // pipelines in flight on one server: with more each, and each call of the function, would carry less
 	clusterLanes = 4   // the same of a range of slots, where calls are shared by nobody
 	maxBatch     = 256 // requests in one
-	maxTries     = 4   // of one request: one answer in a hundred lost is one in a hundred million
+	maxTries     = 4   // of one request without an answer: one in a hundred lost is one in a hundred million
 	// Of its time a call gives so much to the first try: a lost answer shows as a
 	// broken connection at once, or not at all.
 	firstTry = 3.0 / 5
@@ -220,7 +220,7 @@ func (p *pilot) land(groups []group, sent time.Time) (moving bool) {
 		for _, c := range groups[i].calls {
 			rep, err := answers.next(c)
 			then := c.land(rep, err)
-			if c.left || !now.Before(c.deadline) || then == reload && !reloaded || then != move && c.tries >= maxTries {
+			if c.left || !now.Before(c.deadline) || then == reload && !reloaded || then == resend && c.tries >= maxTries {
 				then = over
 			}
 			switch then {

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -16,9 +18,10 @@ import (
 // refused, a request id counts once, and a Redis that is away is an error that can be tried again.
 func TestTwoReplicasAreOneAPI(t *testing.T) {
 	server := redistest.Start(t)
+	way := outage{}
 	var all []*world
-	for range 2 {
-		client := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1})
+	for _, addr := range []string{server.Addr, redistest.Proxy(t, server.Addr, way.piece)} {
+		client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1})
 		t.Cleanup(func() { _ = client.Close() })
 		must(t, catalog.Migrate(t.Context(), client, "sluice:"))
 		all = append(all, newWorldOn(t, catalog.Options{Redis: client, RedisPrefix: "sluice:"}))
@@ -42,15 +45,12 @@ func TestTwoReplicasAreOneAPI(t *testing.T) {
 		_, err = w.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "once", Plan: &quotav1.Plan{}, RequestId: fmt.Sprintf("other-%d", i)})
 		refused(t, err, codes.AlreadyExists, "ALREADY_EXISTS")
 	}
-	admin := redis.NewClient(&redis.Options{Addr: server.Addr})
-	t.Cleanup(func() { _ = admin.Close() })
-	must(t, admin.Del(t.Context(), "sluice:{catalog}:feed").Err())
-	must(t, admin.Set(t.Context(), "sluice:{catalog}:feed", "not a stream", 0).Err())
+	way.armed.Store(true)
 	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "half", Plan: &quotav1.Plan{}})
 	refused(t, err, codes.Aborted, "CATALOG_OUTCOME_UNKNOWN")
 	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "next", Plan: &quotav1.Plan{}})
 	refused(t, err, codes.Unavailable, "CATALOG_UNAVAILABLE")
-	must(t, admin.Del(t.Context(), "sluice:{catalog}:feed").Err())
+	way.closed.Store(false)
 	_, err = b.CreatePlan(ctx, &quotav1.CreatePlanRequest{PlanId: "half", Plan: &quotav1.Plan{}})
 	refused(t, err, codes.AlreadyExists, "ALREADY_EXISTS")
 	server.Kill()
@@ -60,5 +60,21 @@ func TestTwoReplicasAreOneAPI(t *testing.T) {
 	}
 	if _, err := b.GetPlan(ctx, &quotav1.GetPlanRequest{Name: "plans/gold"}); err != nil {
 		t.Errorf("a read while Redis is away: %v", err)
+	}
+}
+
+// outage begins where a transaction was sent, once armed: Redis carries it out, and nobody is told.
+type outage struct{ armed, closed atomic.Bool }
+
+func (o *outage) piece() redistest.Piece {
+	return func(b []byte, answers bool) (int, bool) {
+		if !answers && bytes.Contains(bytes.ToLower(b), []byte("\r\nexec\r\n")) && o.armed.CompareAndSwap(true, false) {
+			o.closed.Store(true)
+			return len(b), false
+		}
+		if o.closed.Load() {
+			return 0, true
+		}
+		return len(b), false
 	}
 }

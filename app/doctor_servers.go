@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/voicecore-ai/sluice/redisconn"
 )
 
 const rightsFix = "give the user the rights of the functions as well, for Redis asks inside them too: compare 'ACL GETUSER' with the lines in docs/stores.md"
@@ -78,8 +80,13 @@ func examineServers(ctx context.Context, client redis.UniversalClient, replicate
 				add(code, storeFinding{Severity: severity, Object: address, Says: says, Evidence: evidence, Fix: fix})
 			})
 		}
-		examineVersion(ctx, c, say)
-		examineReplication(ctx, c, replicated, say)
+		if info, err := redisconn.Info(ctx, c); err != nil {
+			say(codePatches, "warn", "not checked: "+err.Error(), "", "")
+			say(codeBehind, "warn", "not checked: "+err.Error(), "", "")
+		} else {
+			examineVersion(info, c.Options().TLSConfig != nil, say)
+			examineReplication(info, replicated, say)
+		}
 		examineClock(ctx, c, say)
 		return found
 	}
@@ -135,13 +142,7 @@ func coverage(ctx context.Context, c *redis.Client, say func(severity, says, evi
 	}
 }
 
-func examineVersion(ctx context.Context, c *redis.Client, say func(code, severity, says, evidence, fix string)) {
-	text, err := c.Info(ctx, "server").Result()
-	if err != nil {
-		say(codePatches, "warn", "not checked: "+err.Error(), "", "")
-		return
-	}
-	info := parseInfo(text)
+func examineVersion(info map[string]string, encrypted bool, say func(code, severity, says, evidence, fix string)) {
 	valkey := info["server_name"] == "valkey"
 	name, version := "Redis", info["redis_version"]
 	if valkey {
@@ -149,7 +150,7 @@ func examineVersion(ctx context.Context, c *redis.Client, say func(code, severit
 	}
 	for i := range holes {
 		h := &holes[i]
-		if h.tls && c.Options().TLSConfig == nil || !h.open(valkey, version) {
+		if h.tls && !encrypted || !h.open(valkey, version) {
 			continue
 		}
 		fixed := h.redis
@@ -161,26 +162,11 @@ func examineVersion(ctx context.Context, c *redis.Client, say func(code, severit
 	}
 }
 
-func parseInfo(text string) map[string]string {
-	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		info[name] = value
-	}
-	return info
-}
-
 // farBehind is how many seconds a replica that is in sync may have said nothing for: it does once in one.
 const farBehind = 10
 
 // examineReplication asks what is lost if this server is.
-func examineReplication(ctx context.Context, c *redis.Client, replicated bool, say func(code, severity, says, evidence, fix string)) {
-	text, err := c.Info(ctx, "everything").Result()
-	if err != nil {
-		say(codeBehind, "warn", "not checked: "+err.Error(), "", "")
-		return
-	}
-	info := parseInfo(text)
+func examineReplication(info map[string]string, replicated bool, say func(code, severity, says, evidence, fix string)) {
 	if info["aof_enabled"] == "0" {
 		say(codeBehind, "warn", "started again, it is empty or as old as its last snapshot, and so are its replicas then", "aof_enabled:0",
 			"'redis-cli CONFIG SET appendonly yes' on every server, and the same in its redis.conf")

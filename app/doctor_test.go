@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/voicecore-ai/sluice/await"
+	"github.com/voicecore-ai/sluice/redisconn"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -102,7 +103,11 @@ func unreplicated(t *testing.T, s *redistest.Server, replicated bool) (evidence 
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr, Protocol: 2})
 	defer func() { _ = c.Close() }()
-	examineReplication(t.Context(), c, replicated, func(code, severity, _, seen, fix string) {
+	info, err := redisconn.Info(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	examineReplication(info, replicated, func(code, severity, _, seen, fix string) {
 		if evidence = append(evidence, seen); code != codeBehind || severity != "warn" || fix == "" {
 			t.Error(code, severity, fix)
 		}

@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/redisconn"
 )
 
 // marker is the key that says whose keys these are, and of which version.
@@ -145,11 +145,11 @@ func (o *Options) checkClient() error {
 func (o *Options) checkServers(ctx context.Context) error {
 	_, cluster := o.Client.(*redis.ClusterClient)
 	return each(ctx, o.Client, func(ctx context.Context, c *redis.Client) error {
-		text, err := c.Info(ctx, "everything").Result()
+		addr := c.Options().Addr
+		info, err := redisconn.Info(ctx, c)
 		if err != nil {
-			return reason(c.Options().Addr, err)
+			return reason(addr, err)
 		}
-		addr, info := c.Options().Addr, parseInfo(text)
 		var problems []error
 		problem := func(format string, args ...any) {
 			problems = append(problems, fmt.Errorf("redisstore: Redis at %s "+format, append([]any{addr}, args...)...))
@@ -234,14 +234,4 @@ func (o *Options) checkKeys(ctx context.Context) error {
 
 func escapeGlob(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
-}
-
-func parseInfo(text string) map[string]string {
-	info := map[string]string{}
-	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), ":"); ok {
-			info[name] = value
-		}
-	}
-	return info
 }

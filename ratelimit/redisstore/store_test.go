@@ -16,6 +16,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/ratelimit"
+	"github.com/voicecore-ai/sluice/redisconn"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -463,11 +464,10 @@ func TestMemory(t *testing.T) {
 	client := connect(t, redistest.Start(t, "--slowlog-log-slower-than", noSlowLog).Addr)
 	s := openTest(t, Options{Client: client})
 	memory := func() float64 {
-		text, err := client.Info(context.Background(), "memory").Result()
+		info, err := redisconn.Info(context.Background(), client.(*redis.Client))
 		if err != nil {
 			t.Fatal(err)
 		}
-		info := parseInfo(text)
 		all, err := strconv.ParseFloat(info["used_memory"], 64)
 		clients, err2 := strconv.ParseFloat(info["mem_clients_normal"], 64)
 		if err := errors.Join(err, err2); err != nil {

@@ -1,11 +1,8 @@
 package app
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -44,20 +41,11 @@ descriptors:
 func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	s := run(t, "--rls-config", folder(t, "a.yaml", threeLimits))
 	conn := dial(t, s)
-	shows := func(t *testing.T, want map[string]string) {
-		t.Helper()
-		page := s.page(t)
-		for _, series := range slices.Sorted(maps.Keys(want)) {
-			if got := value(page, series); got != want[series] {
-				t.Errorf("%s is %s, want %s", series, cmp.Or(got, "not there"), cmp.Or(want[series], "not there"))
-			}
-		}
-	}
 	said := func(limit, outcome string) string {
 		return fmt.Sprintf(`sluice_rls_limit_decisions_total{limit=%q,outcome=%q}`, limit, outcome)
 	}
 	t.Run("as configured, and at zero before anybody asks", func(t *testing.T) {
-		shows(t, map[string]string{
+		s.counts(t, map[string]string{
 			`sluice_rls_limit_configured{limit="edge.user"}`: "3", `sluice_rls_limit_window_seconds{limit="edge.user"}`: "3600",
 			`sluice_rls_limit_configured{limit="edge.user_vip"}`: "100", `sluice_rls_limit_window_seconds{limit="edge.tried"}`: "600",
 			`sluice_rls_limit_configured{limit="edge.free"}`: "", said("edge.user", "allowed"): "0", said("edge.user", "refused"): "0", said("edge.free", "allowed"): "",
@@ -70,7 +58,7 @@ func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	described(t, conn, 0, "user", "vip")
 	described(t, conn, 7, "user", "ann")
 	t.Run("what was allowed beside what was refused, and no value of a request", func(t *testing.T) {
-		shows(t, map[string]string{
+		s.counts(t, map[string]string{
 			said("edge.user", "allowed"): "4", said("edge.user", "refused"): "2", said("edge.user_vip", "allowed"): "1",
 			said("edge.tried", "shadowed"): "3", said("edge.tried", "refused"): "0", said("override", "allowed"): "1", said("_others", "allowed"): "0",
 		})
@@ -81,7 +69,7 @@ func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	t.Run("an edit is shown, and what was counted stays", func(t *testing.T) {
 		put(t, filepath.Join(s.config.RLSConfig, "a.yaml"), []byte(strings.Replace(threeLimits, "requests_per_unit: 3}", "requests_per_unit: 4}", 1)))
 		await.That(t, "it is in force", func() bool { return value(s.page(t), `sluice_rls_limit_configured{limit="edge.user"}`) == "4" })
-		shows(t, map[string]string{said("edge.user", "allowed"): "4"})
+		s.counts(t, map[string]string{said("edge.user", "allowed"): "4"})
 	})
 }
 

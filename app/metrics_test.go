@@ -194,6 +194,17 @@ func value(page, series string) string {
 	return ""
 }
 
+// counts fails the test where the metrics are not as wanted, by series; "" is one that is not there.
+func (s *server) counts(t *testing.T, want map[string]string) {
+	t.Helper()
+	page := s.page(t)
+	for _, series := range slices.Sorted(maps.Keys(want)) {
+		if got := value(page, series); got != want[series] {
+			t.Errorf("%s is %s, want %s", series, cmp.Or(got, "not there"), cmp.Or(want[series], "not there"))
+		}
+	}
+}
+
 func dial(t *testing.T, s *server) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(s.Addr("grpc-listen").String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -225,15 +236,6 @@ func check(t *testing.T, s *server, principal, header, value string) int32 {
 func TestWhatIsCountedIsShown(t *testing.T) {
 	s := run(t, "--catalog", folder(t, "a.yaml", catalogue))
 	conn := dial(t, s)
-	shows := func(t *testing.T, want map[string]string) {
-		t.Helper()
-		page := s.page(t)
-		for _, series := range slices.Sorted(maps.Keys(want)) {
-			if got := value(page, series); got != want[series] {
-				t.Errorf("%s is %s, want %s", series, cmp.Or(got, "not there"), want[series])
-			}
-		}
-	}
 	const (
 		badKey     = `sluice_credentials_refused_total{reason="api_key"}`
 		badToken   = `sluice_credentials_refused_total{reason="token_form"}`
@@ -242,7 +244,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 		observed   = `sluice_streams_observed_total`
 	)
 	t.Run("everything is there at zero before anything happens", func(t *testing.T) {
-		shows(t, map[string]string{
+		s.counts(t, map[string]string{
 			badKey: "0", badToken: "0", shadowed: "0", outOfOrder: "0", observed: "0", `sluice_panics_total{part="gate"}`: "0",
 			`sluice_panics_total{part="ext_authz"}`: "0", `sluice_panics_total{part="ext_proc"}`: "0",
 			`sluice_requests_total{class="5xx",protocol="http"}`: "0", `sluice_requests_total{class="server",protocol="grpc"}`: "0",
@@ -261,7 +263,7 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 				t.Fatalf("%+v: %d", c, got)
 			}
 		}
-		shows(t, map[string]string{
+		s.counts(t, map[string]string{
 			badKey: "2", badToken: "1", shadowed: "1", `sluice_decisions_total{reason="admitted"}`: "1",
 			`sluice_tenant_requests_total{outcome="allowed",tenant="acme"}`: "1", `sluice_tenant_requests_total{outcome="denied",tenant="_none"}`: "3",
 			`sluice_limit_configured{limit="per-second",plan="gold"}`: "50", `sluice_limit_decisions_total{limit="per-second",outcome="allowed",plan="gold"}`: "1",
@@ -283,20 +285,20 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 				t.Fatalf("answered with %v", r)
 			}
 		}
-		shows(t, map[string]string{outOfOrder: "1", observed: "1"})
+		s.counts(t, map[string]string{outOfOrder: "1", observed: "1"})
 	})
 	t.Run("an issuer without keys is seen, and realms that nobody needs are not", func(t *testing.T) {
-		shows(t, map[string]string{`sluice_jwks_fetched_timestamp_seconds{issuer="down"}`: "0", `sluice_jwks_fetched_timestamp_seconds{issuer="realms"}`: ""})
+		s.counts(t, map[string]string{`sluice_jwks_fetched_timestamp_seconds{issuer="down"}`: "0", `sluice_jwks_fetched_timestamp_seconds{issuer="realms"}`: ""})
 		await.That(t, "the fetch has failed", func() bool { return value(s.page(t), `sluice_jwks_fetches_total{result="failed"}`) != "0" })
 	})
 	t.Run("an edit that is not in force", func(t *testing.T) {
 		path := filepath.Join(s.config.Catalog, "b.yaml")
 		put(t, path, []byte("tenants: [{id: b, plan: none}]\n"))
 		await.That(t, "it is shown", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "1" })
-		shows(t, map[string]string{"sluice_catalog_revision": "1"})
+		s.counts(t, map[string]string{"sluice_catalog_revision": "1"})
 		put(t, path, []byte("tenants: [{id: b, plan: gold}]\n"))
 		await.That(t, "its end is too", func() bool { return value(s.page(t), `sluice_files_refused{setting="catalog"}`) == "0" })
-		shows(t, map[string]string{"sluice_catalog_revision": "2"})
+		s.counts(t, map[string]string{"sluice_catalog_revision": "2"})
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/voicecore-ai/sluice/exit"
 )
 
 // Version is stamped by the build.
@@ -36,6 +38,7 @@ plans, tenants, API keys and counters behind a quota API (gRPC and REST).`,
 	}
 	root.SetFlagErrorFunc(flagProblem)
 	root.AddCommand(serveCommand(environ), initCommand(environ), migrateCommand(environ), doctorCommand(environ), VersionCommand())
+	StrictGroups(root)
 	return root
 }
 
@@ -55,6 +58,29 @@ func VersionCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// StrictGroups makes an error, with status 64, of a word that is no command of the group before it. Cobra would print
+// the group's help and end with 0, so a mistyped check in a script would pass.
+func StrictGroups(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	strict(root.Commands())
+}
+
+func strict(commands []*cobra.Command) {
+	for _, c := range commands {
+		if c.HasSubCommands() {
+			c.Args, c.RunE = cobra.ArbitraryArgs, group
+			strict(c.Commands())
+		}
+	}
+}
+
+func group(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return exit.With(exit.Usage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath()))
+	}
+	return c.Help()
 }
 
 // flagProblem says of a flag what LoadConfig would say of the same mistake elsewhere.

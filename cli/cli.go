@@ -27,5 +27,6 @@ func Command() *cobra.Command {
 		return fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath())
 	})
 	root.AddCommand(demoCommand(), authzCommand(), auditCommand(), meshCommand(), app.VersionCommand())
+	app.StrictGroups(root)
 	return root
 }

@@ -28,7 +28,7 @@ const (
 	exitRefused     = 3
 	exitNotReady    = 4
 	exitConflict    = 5
-	exitUsage       = 64
+	exitUsage       = exit.Usage
 	exitInput       = 65
 	exitInterrupted = 130
 )
@@ -67,8 +67,6 @@ The exit status of every command here:
   sluice mesh upgrade check --to 1.31.5             # what another Istio would mean
   sluice mesh dashboard kiali
   sluice mesh uninstall --dry-run`,
-		Args: cobra.ArbitraryArgs,
-		RunE: meshGroup,
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return exit.With(exitUsage, fmt.Errorf("%w; '%s --help' lists the flags", err, c.CommandPath()))
@@ -86,14 +84,6 @@ func addMesh(under *cobra.Command, commands []func() *cobra.Command) {
 		}
 		under.AddCommand(sub)
 	}
-}
-
-// meshGroup is what a command does that has only commands under it.
-func meshGroup(c *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return exit.With(exitUsage, fmt.Errorf("unknown command %q; '%s --help' lists them", args[0], c.CommandPath()))
-	}
-	return c.Help()
 }
 
 // usage makes a wrong number of arguments an error of the command line.

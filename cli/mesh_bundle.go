@@ -27,8 +27,6 @@ cluster reaches.`,
   sluice mesh bundle images --profile voicecore --set images.hub=registry.internal/istio --set images.registry=registry.internal --sources
   sluice mesh bundle verify mesh.tgz --sha256 4be1f0…
   sluice mesh install --bundle mesh.tgz@sha256:4be1f0…`,
-		Args: cobra.ArbitraryArgs,
-		RunE: meshGroup,
 	}
 	addMesh(c, bundleCommands)
 	return c

@@ -32,8 +32,6 @@ is as it was laid down until the next 'sluice mesh install'.`,
   sluice mesh upgrade promote                      # the rest, gateways last
   sluice mesh upgrade rollback                     # or all of it back
   sluice mesh upgrade finish                       # the old control plane goes`,
-		Args: cobra.ArbitraryArgs,
-		RunE: meshGroup,
 	}
 	addMesh(c, upgradeCommands)
 	return c

@@ -4,6 +4,9 @@ package exit
 
 import "errors"
 
+// Usage is the status for a command line that says something there is not (sysexits.h).
+const Usage = 64
+
 // coded is an error with a status of its own.
 type coded struct {
 	code int

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strconv"
+	"time"
 )
 
 // The ports that are given out lie below those that Linux gives to outgoing connections (from 32768 on): a
@@ -13,18 +15,24 @@ import (
 const (
 	lowest, above = 12_000, 28_000
 	attempts      = 1000
+	reserved      = time.Minute
 )
 
-// Ports returns n different ports, in decimal, on which nobody listened a moment ago. Two that ask at once
-// rarely get the same: ports are drawn at random.
+// Ports returns n different ports, in decimal, on which nobody listened a moment ago. Nobody else on this machine who
+// asks here gets one of them within a minute, which is enough to start who will listen there.
 func Ports(n int) (ports []string, err error) {
 	held := make([]net.Listener, 0, n)
 	for try := 0; len(held) < n && try < n+attempts; try++ {
 		port := strconv.Itoa(lowest + rand.IntN(above-lowest)) //nolint:gosec // a port is no secret
 		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
-			held, ports = append(held, l), append(ports, port)
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err != nil {
+			continue
 		}
+		if err = reserve(port); err != nil {
+			err = errors.Join(err, l.Close())
+			continue
+		}
+		held, ports = append(held, l), append(ports, port)
 	}
 	if len(held) == n {
 		err = nil
@@ -36,4 +44,18 @@ func Ports(n int) (ports []string, err error) {
 		return nil, err
 	}
 	return ports, nil
+}
+
+// reserve takes the port's name among Linux's abstract sockets, which end with the process and are no files. There is
+// no such thing elsewhere: there two that ask at once rarely get the same port.
+func reserve(port string) error {
+	if runtime.GOOS != "linux" {
+		return nil
+	}
+	l, err := net.Listen("unix", "@sluice/loopback/"+port)
+	if err != nil {
+		return err
+	}
+	time.AfterFunc(reserved, func() { _ = l.Close() })
+	return nil
 }

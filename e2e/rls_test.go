@@ -15,7 +15,7 @@ import (
 const descriptors = `domain: demo
 descriptors:
   - key: user
-    rate_limit: {unit: hour, requests_per_unit: 5}
+    rate_limit: {unit: year, requests_per_unit: 5}
   - key: user
     value: free
     rate_limit: {unlimited: true}
@@ -63,14 +63,14 @@ func TestDescriptorFilesOfTheReferenceLimitThroughEnvoy(t *testing.T) {
 	}
 
 	t.Run("a half-written file changes nothing and a whole one holds soon", func(t *testing.T) {
-		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_un")
+		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: year, requests_per_un")
 		await.That(t, "the log names file and line", func() bool {
 			return strings.Contains(w.log(t), "the descriptor files are refused; the ones before stay in force") && strings.Contains(w.log(t), "demo.yaml: is not YAML: line 3")
 		})
 		if n := admitted("carl", 20); n != 5 {
 			t.Errorf("%d admitted while the file was broken, want 5 as before", n)
 		}
-		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_unit: 8}\n")
+		write("domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: year, requests_per_unit: 8}\n")
 		extra := 0
 		await.That(t, "3 more are admitted, for the limit went from 5 to 8", func() bool {
 			extra += admitted("carl", 1)

@@ -184,7 +184,7 @@ func TestBytesThatAreNoMessageGetADecisionOrAnError(t *testing.T) {
 
 func TestHitsThatNobodyCanHaveCostNothing(t *testing.T) {
 	dir := t.TempDir()
-	text := "domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_unit: 5}\n"
+	text := "domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: year, requests_per_unit: 5}\n"
 	if err := os.WriteFile(filepath.Join(dir, "demo.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -148,6 +148,20 @@ func (s *scene) settle(t *testing.T, want int) {
 	}
 }
 
+// accounted is how many decisions the audit log has, those included that it counts and does not write down one by one.
+func (w *world) accounted(t *testing.T) (n int) {
+	t.Helper()
+	for _, r := range w.audited(t) {
+		switch {
+		case r.Kind == "decision":
+			n++
+		case r.Kind == "summary", r.Kind == "gap" && r.Reason != "recorded_late":
+			n += int(r.Count)
+		}
+	}
+	return n
+}
+
 // check compares what came of a request with the verdict, and finds its record.
 func (s *scene) check(t *testing.T, want verdict, e *ending) {
 	t.Helper()

@@ -287,9 +287,9 @@ func testKeysThatEnd(t *testing.T, s *scene, first string) {
 		return made
 	}
 	t.Run("I-08 both keys pass while one follows the other, and the old one ends by itself", func(t *testing.T) {
-		end := time.Now().Add(3 * time.Second)
-		old := create("tenants/acme", &quotav1.ApiKey{ExpireTime: timestamppb.New(end)})
 		next := create("tenants/acme", nil)
+		end := time.Now().Add(5 * time.Second)
+		old := create("tenants/acme", &quotav1.ApiKey{ExpireTime: timestamppb.New(end)})
 		try(old.GetSecret(), passes)
 		try(next.GetSecret(), passes)
 		await.That(t, "the old key has expired", func() bool { return time.Now().After(end) })

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
 	"github.com/voicecore-ai/sluice/deploy"
 	"github.com/voicecore-ai/sluice/exit"
@@ -78,10 +81,13 @@ type world struct {
 	ruled  bool   // the rule of tenant was made
 }
 
-// patient finds the second that the configurations give sluiced for an answer. A
-// machine that builds something beside the tests can take longer to wake three
-// processes, and the 503 that follows says nothing of what is tested.
-var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
+// patient finds the second that the configurations give sluiced for an answer, and what they give a
+// connection, a handshake included. A machine that builds something beside the tests can take longer to
+// wake three processes, and the 503 that follows says nothing of what is tested.
+var patient = regexp.MustCompile(`(?m)^( +(?:message_|connect_)?timeout: )(?:0\.25s|1s)$`)
+
+// patiently is a configuration with five seconds instead.
+func patiently(config string) string { return patient.ReplaceAllString(config, "${1}5s") }
 
 // way is how the test itself reaches sluiced, if not in plain text over TCP.
 type way struct {
@@ -103,7 +109,7 @@ func start(t *testing.T, o stack.Options, by ...way) *world {
 func alone(t *testing.T, o stack.Options, by ...way) *world {
 	t.Helper()
 	o.Sluiced, o.Dir = binary, t.TempDir()
-	o.Config = patient.ReplaceAllString(o.Config, "${1}5s")
+	o.Config = patiently(o.Config)
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +151,28 @@ func (w *world) dial(t *testing.T, by ...way) *grpc.ClientConn {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+// freeze stops sluiced where it is, and returns when it has: the kernel may let a thread of it run on until
+// another one has taken the signal. A SIGCONT ends it.
+func (w *world) freeze(t *testing.T) {
+	t.Helper()
+	if err := w.Sluiced().Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await.That(t, "every thread has stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", w.Sluiced().Pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("no threads: %v", err)
+		}
+		for _, thread := range threads {
+			text, _ := os.ReadFile(thread)
+			if _, state, _ := strings.Cut(string(text), ") "); !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // log is what sluiced has logged so far.

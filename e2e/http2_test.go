@@ -237,7 +237,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		_, _ = a.open(block(authv3.Authorization_Check_FullMethodName, "x-big", strings.Repeat("a", 65<<10)))
 		select {
 		case <-a.ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("it is still open")
 		}
 	})
@@ -252,7 +252,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		select {
 		case <-a.ended:
 			t.Logf("after %d KiB at most", sent*16)
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("%d KiB were taken", sent*16)
 		}
 	})
@@ -322,7 +322,7 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 		a.saw("ENHANCE_YOUR_CALM", func() bool { return a.goAway != nil && *a.goAway == http2.ErrCodeEnhanceYourCalm })
 		select {
 		case <-a.ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the connection is still open")
 		}
 	})
@@ -352,9 +352,9 @@ func TestWhatAClientMayDoToTheServer(t *testing.T) {
 	})
 
 	t.Run("a connection that says nothing is closed", func(t *testing.T) {
-		_ = silent.SetReadDeadline(opened.Add(15 * time.Second))
+		_ = silent.SetReadDeadline(time.Now().Add(15 * time.Second)) // one that has passed is an error, even if the end was there before
 		if _, err := io.Copy(io.Discard, silent); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error("still open after 15 s")
+			t.Errorf("still open after %v", time.Since(opened).Round(time.Second))
 		}
 		t.Logf("after %v", time.Since(opened).Round(time.Second))
 	})

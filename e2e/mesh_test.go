@@ -159,7 +159,7 @@ func runEnvoy(t *testing.T, name, config, admin string) {
 	dir := t.TempDir()
 	path, logPath := filepath.Join(dir, name+".yaml"), filepath.Join(dir, name+".log")
 	log, err := os.Create(logPath)
-	if err = errors.Join(err, os.WriteFile(path, []byte(config), 0o600)); err != nil {
+	if err = errors.Join(err, os.WriteFile(path, []byte(patiently(config)), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(envoy(), "--config-path", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")

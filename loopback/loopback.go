@@ -15,11 +15,12 @@ import (
 const (
 	lowest, above = 12_000, 28_000
 	attempts      = 1000
-	reserved      = time.Minute
+	reserved      = time.Hour // longer than any test runs
 )
 
 // Ports returns n different ports, in decimal, on which nobody listened a moment ago. Nobody else on this machine who
-// asks here gets one of them within a minute, which is enough to start who will listen there.
+// asks here gets one of them within an hour, while this process lives: who is to listen there can be started, killed and started
+// again, and nobody answers meanwhile. It costs an open file a port.
 func Ports(n int) (ports []string, err error) {
 	held := make([]net.Listener, 0, n)
 	for try := 0; len(held) < n && try < n+attempts; try++ {

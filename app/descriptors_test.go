@@ -32,7 +32,7 @@ func described(t *testing.T, conn *grpc.ClientConn, perHour uint32, entries ...s
 
 const threeLimits = `domain: edge
 descriptors:
-  - {key: user, rate_limit: {unit: hour, requests_per_unit: 3}}
+  - {key: user, rate_limit: {unit: year, requests_per_unit: 3}}
   - {key: user, value: vip, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 100}}
   - {key: tried, shadow_mode: true, rate_limit: {unit: second, unit_multiplier: 600, requests_per_unit: 0}}
   - {key: free, rate_limit: {unlimited: true}}
@@ -46,7 +46,7 @@ func TestWhatLimitsOfDescriptorFilesAllowIsShown(t *testing.T) {
 	}
 	t.Run("as configured, and at zero before anybody asks", func(t *testing.T) {
 		s.counts(t, map[string]string{
-			`sluice_rls_limit_configured{limit="edge.user"}`: "3", `sluice_rls_limit_window_seconds{limit="edge.user"}`: "3600",
+			`sluice_rls_limit_configured{limit="edge.user"}`: "3", `sluice_rls_limit_window_seconds{limit="edge.user"}`: "3.1536e+07",
 			`sluice_rls_limit_configured{limit="edge.user_vip"}`: "100", `sluice_rls_limit_window_seconds{limit="edge.tried"}`: "600",
 			`sluice_rls_limit_configured{limit="edge.free"}`: "", said("edge.user", "allowed"): "0", said("edge.user", "refused"): "0", said("edge.free", "allowed"): "",
 		})

@@ -18,6 +18,7 @@ import (
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
+	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/gate"
 	"github.com/voicecore-ai/sluice/ratelimit/rls"
 )
@@ -67,9 +68,7 @@ func TestTheStageOfTheServer(t *testing.T) {
 		if code, body := get(t, s.url+"/readyz"); code != http.StatusOK || strings.Contains(body, "soft") {
 			t.Errorf("readiness: %d, %s", code, body)
 		}
-		if !strings.Contains(s.log.String(), "level=WARN msg=\"the stage is soft") {
-			t.Errorf("the log does not warn:\n%s", s.log)
-		}
+		await.That(t, "the log warns", func() bool { return strings.Contains(s.log.String(), "level=WARN msg=\"the stage is soft") })
 		if code, _ := get(t, s.url+"/v1/tenants"); code != http.StatusUnauthorized {
 			t.Errorf("the quota API without a token answers %d: it has no stage", code)
 		}

@@ -9,7 +9,7 @@ import (
 
 // grace is what a part has after the stop's time is over, so that one that hangs does not make
 // those beneath it look as if they did.
-const grace = 100 * time.Millisecond
+const grace = time.Second
 
 // teardown is what a stop has to undo, in the reverse of the order in which it was done:
 // a part ends before what it stands on is closed.

@@ -82,11 +82,16 @@ func TestADiskThatHangsHoldsUpNoHandshake(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	put(t, files.KeyFile, read(t, renewed.KeyFile))
-	if err := os.WriteFile(files.CertFile, read(t, renewed.CertFile), 0o600); err != nil { // the disk answers
+	hanging, err := os.OpenFile(files.CertFile, os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, files.CertFile, read(t, renewed.CertFile))
+	put(t, files.KeyFile, read(t, renewed.KeyFile))
+	put(t, files.CertFile, read(t, renewed.CertFile)) // or the next to open the pipe would hang again
+	_, err = hanging.Write(read(t, renewed.CertFile)) // the disk answers
+	if err = errors.Join(err, hanging.Close()); err != nil {
+		t.Fatal(err)
+	}
 	await.That(t, "the renewed certificate is shown", func() bool { return s.shows(t, renewed, client) })
 }
 
@@ -116,9 +121,10 @@ func TestABrokenCertificateKeepsTheLastGoodOneAndIsReported(t *testing.T) {
 			before := read(t, c.path)
 			put(t, c.path, c.broken)
 			await.That(t, "the metric says so", has(refused+"1"))
-			if log := s.log.String(); !strings.Contains(log, "those before stay in use") || !strings.Contains(log, c.says) {
-				t.Errorf("the log does not say %q:\n%s", c.says, log)
-			}
+			await.That(t, "the log says "+c.says, func() bool {
+				log := s.log.String()
+				return strings.Contains(log, "those before stay in use") && strings.Contains(log, c.says)
+			})
 			if !s.shows(t, files.Leaf, client) {
 				t.Error("a handshake shows another certificate")
 			}

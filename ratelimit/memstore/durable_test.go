@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,16 +33,26 @@ func TestRestartIsQuick(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
+	start, before := time.Now(), processorTime(t)
 	s := New(Options{Journal: openTestJournal(t, path)})
-	took := time.Since(start)
-	t.Logf("ready after %v with %d cells", took, s.Len())
+	took := processorTime(t) - before // others may have the processor meanwhile
+	t.Logf("ready after %v with %d cells, %v of it processor time", time.Since(start), s.Len(), took)
 	if got := admittedOf(t, s, base, one(durableLimit(algorithms[0], 1000, 24*time.Hour), 4711, 1), 1); got != 0 || s.Len() != cells {
 		t.Errorf("%d cells, admitted %d", s.Len(), got)
 	}
 	if restartBudget > 0 && took > restartBudget {
-		t.Errorf("ready after %v, want at most %v", took, restartBudget)
+		t.Errorf("ready after %v of processor time, want at most %v", took, restartBudget)
 	}
+}
+
+// processorTime is what the process has used so far.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // A stop writes each counter's true state. Batches of cells that lie far apart would write most of the file anew each.

@@ -52,7 +52,7 @@ func TestARefusalByAClusterAfterALostAnswerIsNoAnswer(t *testing.T) {
 			atomic.StoreInt64(&p.every, n)
 		}
 	}
-	l := limitOf(ratelimit.Fixed, 10, time.Hour)
+	l := limitOf(ratelimit.Fixed, 10, 366*24*time.Hour)
 	if _, err := chargeOne(s, cellOf(1), l, 1); err != nil { // from now on there is a connection
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func TestTwoTextsOfAVersionRunSideBySide(t *testing.T) {
 	c := connect(t, redistest.Start(t).Addr)
 	s := openTest(t, Options{Client: c})
 	name := other(t, c)
-	l := limitOf(ratelimit.Fixed, 10, time.Hour)
+	l := limitOf(ratelimit.Fixed, 10, 366*24*time.Hour)
 	if _, err := chargeOne(s, cellOf(1), l, 3); err != nil {
 		t.Errorf("beside another text: %v", err)
 	}

@@ -134,7 +134,7 @@ func TestMigrateAgainChangesNothing(t *testing.T) {
 	c := connect(t, redistest.Start(t).Addr)
 	o := Options{Client: c}
 	s := openTest(t, o)
-	if _, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, time.Hour), 3); err != nil {
+	if _, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, 366*24*time.Hour), 3); err != nil {
 		t.Fatal(err)
 	}
 	c.Set(context.Background(), "sluice:store", "sluice 3", 0)
@@ -144,7 +144,7 @@ func TestMigrateAgainChangesNothing(t *testing.T) {
 	if got := c.Get(context.Background(), "sluice:store").Val(); got != "sluice 3" {
 		t.Errorf("the mark of a newer version became %q", got)
 	}
-	if o, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, time.Hour), 0); err != nil || o.Remaining != 7 {
+	if o, err := chargeOne(s, cellOf(1), limitOf(ratelimit.Fixed, 10, 366*24*time.Hour), 0); err != nil || o.Remaining != 7 {
 		t.Errorf("after migrating again: %+v, %v", o, err)
 	}
 }
@@ -177,7 +177,7 @@ func TestLeastRights(t *testing.T) {
 	}
 	await.That(t, "the channel is heard", func() bool { return s.Stats().Listening })
 	admin.FunctionFlush(ctx)
-	if _, err := chargeOne(s, cellOf(2), limitOf(ratelimit.Fixed, 3, time.Hour), 1); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "sluiced migrate") {
+	if _, err := chargeOne(s, cellOf(2), limitOf(ratelimit.Fixed, 3, 366*24*time.Hour), 1); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "sluiced migrate") {
 		t.Errorf("without functions, and the right to load them: %v", err)
 	}
 }

@@ -236,7 +236,7 @@ func (p *pod) asks(t *testing.T, creds credentials.TransportCredentials) error {
 	conn, err := grpc.NewClient(p.Addr("grpc-listen").String(), grpc.WithTransportCredentials(creds))
 	must(t, err)
 	defer conn.Close() //nolint:errcheck // only asked
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	return err

@@ -224,10 +224,10 @@ func TestPathTricksReachNoMethod(t *testing.T) {
 // rawCall sends an empty message to a path as it is and returns the grpc-status, or the HTTP status.
 func rawCall(t *testing.T, address, path string) (answer string) {
 	t.Helper()
-	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
+	c, err := (&net.Dialer{Timeout: time.Minute}).DialContext(t.Context(), "tcp", address)
 	must(t, err)
 	defer func() { _ = c.Close() }()
-	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = c.Write([]byte(http2.ClientPreface))
 	must(t, err)
 	f := http2.NewFramer(c, c)

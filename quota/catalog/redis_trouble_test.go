@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,9 @@ func TestARedisThatLostEverythingGetsItBack(t *testing.T) {
 			await.That(t, "the catalogue in Redis", func() bool {
 				c, err := Open(inRedisAsItIs(t, s))
 				return err == nil && len(c.View().Tenants) == 2
+			})
+			await.That(t, "it has a new number everywhere", func() bool { // who wrote it back may not have taken it over yet
+				return !slices.ContainsFunc(all, func(r replica) bool { return r.Snapshot().Revision <= before.Revision })
 			})
 			same(t, all)
 			again := all[2].View()

@@ -92,6 +92,28 @@ export function least(limit, run) {
 }
 
 /**
+ * The least of one limit that must be admitted of a part of such an offer, whatever was admitted before the part. What a full limiter holds back
+ * is at most what it admits at once, and late requests of the part before may take places of this one.
+ * @param {Limit} limit
+ * @param {Run} run the part
+ * @param {number} before the lag of the part before
+ */
+function leastOf(limit, run, before) {
+  return Math.max(0, least(limit, run) - (limit.algorithm === 'gcra' ? limit.burst : limit.limit) - Math.ceil((run.rate * before) / 1000) - 1);
+}
+
+/**
+ * The bounds of a part of a steady offer of more than limits allow that is not its first.
+ * @param {Limit[]} limits
+ * @param {Run} run the part
+ * @param {number} before the lag of the part before
+ * @returns {{low: number, high: number}}
+ */
+export function part(limits, run, before) {
+  return { low: Math.min(...limits.map((l) => leastOf(l, run, before))), high: over(limits, run).high };
+}
+
+/**
  * The least of a steady offer, of less than a gcra limit's rate, that must be admitted after one that filled its bucket. The first finds it full, and so may
  * all that meet late requests of what came before; of those that are late themselves, as many as came at once.
  * @param {number} sent

@@ -2,7 +2,7 @@
 // 'node --test' runs it: bounds.js needs nothing of k6.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ideal, over, recovered } from '../lib/bounds.js';
+import { ideal, over, part, recovered } from '../lib/bounds.js';
 
 /** @param {number} seed */
 function random(seed) {
@@ -73,6 +73,36 @@ test('of a schedule that is kept the bounds are close enough to tell half and tw
     assert.ok(bound.low > allowed / 2, `${what}: ${allowed} allowed, and half of it would pass: low is ${bound.low}`);
     assert.ok(bound.high < allowed * 2, `${what}: ${allowed} allowed, and twice as much would pass: high is ${bound.high}`);
   });
+});
+
+test('what is admitted of a part lies within its bounds, whatever came before and however late requests are', () => {
+  const next = random(13);
+  for (const limit of /** @type {import('../lib/config.js').Limit[]} */ (limits)) {
+    let closest = 0;
+    for (let run = 0; run < 400; run++) {
+      const rate = Math.round((limit.limit * 1000 * (1.3 + 2 * next())) / limit.windowMs);
+      const [length, parts] = [20, 3];
+      const start = 1e12 + Math.floor(next() * 1e7);
+      // Each part is late in its own way, and the one before may have stood still.
+      const lags = [...Array(parts).keys()].map(() => [0, 5, 300, 800][Math.floor(next() * 4)]);
+      const stood = next() < 0.3 ? 3000 : 0;
+      const requests = [...Array(rate * length * parts).keys()].map((i) => {
+        const k = Math.floor(i / (rate * length));
+        const due = (i * 1000) / rate;
+        const end = (k + 1) * length * 1000;
+        return { k, at: start + (k === 0 && stood > 0 && due > end - stood ? end : due + lags[k] * next()) };
+      }).sort((a, b) => a.at - b.at);
+      const count = Array(parts).fill(0);
+      admitted(limit, requests.map((r) => r.at), (i) => count[requests[i].k]++);
+      for (let k = 1; k < parts; k++) {
+        const times = requests.filter((r) => r.k === k).map((r) => r.at);
+        const bound = part([limit], { sent: times.length, start: start + k * length * 1000, rate, lag: lags[k], first: times[0], last: times[times.length - 1] }, k === 1 ? Math.max(stood, lags[0]) : lags[k - 1]);
+        assert.ok(bound.low <= count[k] && count[k] <= bound.high, `${limit.algorithm}, part ${k}: ${count[k]} allowed, bounds ${bound.low} to ${bound.high}`);
+        closest = Math.max(closest, bound.low / count[k]);
+      }
+    }
+    assert.ok(closest > 0.6, `${limit.algorithm}: of no part more than ${closest} of what was allowed had to be`);
+  }
 });
 
 test('the ideal is what a limiter admits of a schedule that is kept', () => {

@@ -19,7 +19,7 @@ const lag = new Trend('sluice_lag', true);
 const took = new Trend('sluice_took', true);
 const seen = new Trend('sluice_seen');
 
-/** The most ms that an answer may be late before a run says nothing about the limiter, but about the machine. */
+/** The most ms that an answer may be late before what does not hold says nothing about the limiter, but about the machine. */
 export const patience = 800;
 
 /** How long after the end of a schedule an answer may come. */
@@ -94,11 +94,11 @@ export function offer(rate, seconds, more = {}) {
 }
 
 /**
- * Enough for answers that all take a second, beyond {@link patience}. Fewer would drop requests, more would take memory.
+ * Enough for answers that all take two seconds, far beyond {@link patience}. Fewer would drop requests, more would take memory.
  * @param {number} rate
  */
 export function vus(rate) {
-  return Math.ceil(rate) + 2;
+  return 2 * Math.ceil(rate) + 2;
 }
 
 /**

@@ -34,5 +34,8 @@ export function handleSummary(data) {
   if (on.p50 - off.p50 > guard) {
     v.problems.push(`the filter adds ${Math.round(on.p50 - off.p50)} ms to the median; the guard rail is ${guard}`);
   }
+  if (off.p50 > guard / 2) {
+    v.doubts.push(`the median without the filter is ${Math.round(off.p50)} ms, more than ${guard / 2}`);
+  }
   return report('overhead', data, v);
 }

@@ -55,11 +55,7 @@ func run(ctx context.Context) error {
 	if o.Out, err = filepath.Abs(*out); err != nil {
 		return err
 	}
-	if k6, err := exec.LookPath("k6"); err == nil {
-		o.Runner = []string{k6, "run", "--quiet", "--no-usage-report"} // it would tell its makers
-	} else {
-		o.Runner = []string{*runner, "run"}
-	}
+	o.Runner = command(ctx, *runner)
 	switch {
 	case *selftest:
 		return loadtest.SelfTest(ctx, o)
@@ -67,4 +63,19 @@ func run(ctx context.Context) error {
 		return loadtest.Accuracy(ctx, o)
 	}
 	return loadtest.Load(ctx, o)
+}
+
+// command is what runs a script, and says which of the two it is.
+func command(ctx context.Context, runner string) []string {
+	k6, err := exec.LookPath("k6")
+	if err != nil {
+		fmt.Printf("No k6 is on the PATH: the suites run on Sluice's own runner, %s, which is not k6.\n", runner)
+		return []string{runner, "run"}
+	}
+	version, err := exec.CommandContext(ctx, k6, "version").Output() //nolint:gosec // found on the PATH
+	if err != nil {
+		version = fmt.Appendf(nil, "k6, which does not tell its version: %v", err)
+	}
+	fmt.Printf("The suites run on %s from %s.\n", strings.TrimSpace(string(version)), k6)
+	return []string{k6, "run", "--quiet", "--no-usage-report"} // it would tell its makers
 }

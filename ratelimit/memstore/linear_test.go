@@ -144,7 +144,7 @@ func TestF23Linearizable(t *testing.T) {
 					return
 				}
 				charges.Add(int64(len(history)))
-				if got := porcupine.CheckOperationsTimeout(linearModel, history, time.Minute); got != porcupine.Ok {
+				if got := porcupine.CheckOperationsTimeout(linearModel, history, 10*time.Minute); got != porcupine.Ok {
 					t.Errorf("history %d of %d operations: %v", seed, len(history), got)
 					return
 				}

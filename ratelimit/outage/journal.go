@@ -11,8 +11,8 @@ import (
 // chunk is how many operations are forgotten, or counted again, together: few enough that requests do not wait behind them.
 const chunk = 64
 
-// journal keeps admissions, oldest first: at most so many, and those older than a horizon only as long as they
-// share a chunk with younger ones.
+// journal keeps admissions, in the order in which the shared store counted them, or would have: at most so many, and those older
+// than a horizon only as long as they share a chunk with younger ones.
 type journal struct {
 	most int
 	lost atomic.Uint64 // operations that there was no room for
@@ -27,7 +27,9 @@ type journal struct {
 type page struct {
 	records []record
 	charges []ratelimit.Charge // of all records, one after the other
+	placed  time.Time          // when the last record came
 	horizon time.Time          // what is older is counted again if it can be, and nobody misses it if not
+	look    uint64             // see Store.behind
 }
 
 type record struct {
@@ -53,10 +55,11 @@ func (j *journal) add(op ratelimit.Operation, charges []ratelimit.Charge, seen s
 	if seen != unseen {
 		r.sent = r.at
 	}
-	j.keep(r, charges, horizon)
+	j.keep(r, charges, r.at, horizon)
 }
 
-func (j *journal) keep(r record, charges []ratelimit.Charge, horizon time.Time) {
+// keep keeps r, which comes now.
+func (j *journal) keep(r record, charges []ratelimit.Charge, now, horizon time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	last := len(j.chunks) - 1
@@ -66,6 +69,7 @@ func (j *journal) keep(r record, charges []ratelimit.Charge, horizon time.Time) 
 		last = len(j.chunks) - 1
 	}
 	j.chunks[last].push(r, charges, changing)
+	j.chunks[last].placed = now
 	j.held++
 }
 
@@ -75,7 +79,7 @@ func (j *journal) forget(horizon time.Time) {
 	for ; n < len(j.chunks); n++ {
 		p := j.chunks[n]
 		full := j.held+chunk > j.most
-		if !full && !p.records[len(p.records)-1].at.Before(horizon) {
+		if !full && !p.placed.Before(horizon) {
 			break
 		}
 		j.lost.Add(uint64(len(p.records)))
@@ -91,7 +95,7 @@ func (j *journal) blank() *page {
 		return &page{records: make([]record, 0, chunk)}
 	}
 	clear(p.charges) // the limits of a catalogue that is gone
-	p.records, p.charges, p.horizon = p.records[:0], p.charges[:0], time.Time{}
+	*p = page{records: p.records[:0], charges: p.charges[:0]}
 	return p
 }
 

@@ -94,6 +94,7 @@ type Store struct {
 	owed     journal // admitted without it
 	again    journal // admitted by it, and perhaps lost since
 	behind   []*page // admitted by it longer ago, oldest first, and lost only if it was behind; of whoever settles
+	looks    uint64  // how often there was reason to look behind; his, too
 	trouble  trouble
 	settling atomic.Bool
 	asked    atomic.Bool   // to settle, since it last began

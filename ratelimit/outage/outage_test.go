@@ -29,12 +29,14 @@ type fake struct {
 	patience time.Duration
 	lose     bool // the answer is lost, not the charge
 	known    map[[16]byte]int
-	firsts   int // charges that were said to be the first with their id
+	history  []redisstore.Applied // what it counted, in this order
+	firsts   int                  // charges that were said to be the first with their id
 	calls    int
 	together int // now
 	most     int // together
 	handed   int // operations to Reapply
 	reapply  error
+	slow     time.Duration           // of a Reapply
 	refuse   func(op int) error      // of each operation of a Reapply
 	gone     func(shard uint64) bool // which parts don't answer; nil: all do
 	denied   byte                    // first byte of the cell whose refusal is remembered; 0: none
@@ -104,6 +106,7 @@ func (f *fake) charge(op ratelimit.Operation, charges []ratelimit.Charge, outcom
 	ok, err := f.mem.Charge(op, charges, outcomes)
 	if ok && op.ID != ([16]byte{}) {
 		f.known[op.ID]++
+		f.history = append(f.history, redisstore.Applied{Operation: op, Charges: charges})
 	}
 	return ok, errors.Join(err, f.err)
 }
@@ -112,6 +115,9 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) (missing int
 	hang, _ := f.begin()
 	if hang != nil {
 		<-hang
+	}
+	if f.slow > 0 {
+		<-time.After(f.slow)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,16 +141,23 @@ func (f *fake) Reapply(_ context.Context, ops []redisstore.Applied) (missing int
 			continue
 		}
 		missing++
-		f.known[a.Operation.ID]++
-		charges := slices.Clone(a.Charges)
-		for i := range charges {
-			charges[i].Shadow = true
-		}
-		if _, err := f.mem.Charge(a.Operation, charges, make([]ratelimit.Outcome, len(charges))); err != nil {
+		if err := f.apply(a); err != nil {
 			return missing, err
 		}
 	}
 	return missing, errors.Join(refused...)
+}
+
+// apply counts up to the brim.
+func (f *fake) apply(a redisstore.Applied) error {
+	a.Charges = slices.Clone(a.Charges)
+	for i := range a.Charges {
+		a.Charges[i].Shadow = true
+	}
+	f.known[a.Operation.ID]++
+	f.history = append(f.history, a)
+	_, err := f.mem.Charge(a.Operation, a.Charges, make([]ratelimit.Outcome, len(a.Charges)))
+	return err
 }
 
 func (f *fake) set(change func(*fake)) {
@@ -160,8 +173,16 @@ func (f *fake) count() int {
 }
 
 // forget is a primary that comes back empty.
-func (f *fake) forget() {
-	f.set(func(f *fake) { f.mem, f.known = memstore.New(memstore.Options{}), map[[16]byte]int{} })
+func (f *fake) forget() { f.become(nil) }
+
+// become is another primary, which has counted that.
+func (f *fake) become(history []redisstore.Applied) {
+	f.set(func(f *fake) {
+		f.mem, f.known, f.history = memstore.New(memstore.Options{}), map[[16]byte]int{}, nil
+		for _, a := range history {
+			_ = f.apply(a) //nolint:errcheck // memory has room
+		}
+	})
 }
 
 var errGone = fmt.Errorf("%w: %w", redisstore.ErrNoAnswer, io.EOF)

@@ -3,6 +3,7 @@ package outage
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/voicecore-ai/sluice/ratelimit"
@@ -14,6 +15,7 @@ const (
 	settleBudget = time.Second // for a batch; nobody's request waits for it
 	settleFirst  = 100 * time.Millisecond
 	settleMost   = 2 * time.Second // between two attempts
+	settleSure   = time.Second     // if of so long nothing is missing, nothing older is
 	drainLook    = 10 * time.Millisecond
 )
 
@@ -81,8 +83,10 @@ func (s *Store) settle() {
 
 // recent takes what the shared store acknowledged, and leaves what is older than horizon behind.
 func (s *Store) recent(horizon time.Time) (recent []*page) {
+	s.looks++
 	for _, p := range s.acked.take() {
-		if p.horizon = horizon; p.records[len(p.records)-1].at.Before(horizon) {
+		if p.horizon = horizon; p.placed.Before(horizon) {
+			p.look = s.looks
 			s.behind = append(s.behind, p)
 		} else {
 			recent = append(recent, p)
@@ -91,18 +95,31 @@ func (s *Store) recent(horizon time.Time) (recent []*page) {
 	return recent
 }
 
-// lookBehind hands over what was acknowledged longer ago than any replication lags, the newest first, until there was a page of which the
-// shared store lacked nothing: then it has what is older, too. It lacks more if a server that was behind, or came back with an old
-// snapshot, is the primary now.
+// lookBehind hands over what was acknowledged longer ago than any replication lags, the newest first, until there was a second of which
+// the shared store lacked nothing: then it has what is older, too. It lacks more if a server that was behind, or came back with an old
+// snapshot, is the primary now. A page is not enough: one that was handed over before may lie between those that came meanwhile.
+// A look that the next failover interrupted goes on after that one's: the server of then lacked something, and nobody knows how much.
 func (s *Store) lookBehind() (left []*page, failed bool) {
+	var sound time.Time // from here back nothing was missing; zero: something was
 	for len(s.behind) > 0 && len(left) == 0 {
 		last := len(s.behind) - 1
+		p := s.behind[last]
 		counted, lacked := s.reapplied.Load(), s.lacked.Load()
 		left, failed = s.settleAll(s.behind[last:])
 		s.behind = s.behind[:last]
-		if len(left) == 0 && s.reapplied.Load() > counted && s.lacked.Load() == lacked {
-			s.acked.giveBack(s.behind)
-			s.behind = nil
+		rest := last // the first of this look's
+		for rest > 0 && s.behind[rest-1].look == p.look {
+			rest--
+		}
+		switch {
+		case s.lacked.Load() > lacked || rest == last:
+			sound = time.Time{}
+		case sound.IsZero() && s.reapplied.Load() > counted: // what means nothing any more can't be missing
+			sound = p.placed
+		}
+		if !sound.IsZero() && sound.Sub(s.behind[last-1].placed) > settleSure {
+			s.acked.giveBack(slices.Clone(s.behind[rest:]))
+			s.behind, sound = s.behind[:rest], time.Time{}
 		}
 	}
 	return left, failed
@@ -188,7 +205,7 @@ func (s *Store) settleAll(pages []*page) (left []*page, failed bool) {
 // due is what of p is to be counted again now, and what is to be when its lane is well again.
 func (s *Store) due(p *page, bad *[clusterLanes]bool) (due, shut *page) {
 	now := time.Now()
-	due, shut = &page{horizon: p.horizon}, &page{horizon: p.horizon}
+	due, shut = &page{placed: p.placed, horizon: p.horizon}, &page{placed: p.placed, horizon: p.horizon}
 	var closed [clusterLanes]bool // for all of the page alike
 	for i := range s.lanes {
 		closed[i] = !bad[i] && !s.lanes[i].isOpen()
@@ -269,15 +286,15 @@ func (s *Store) acknowledge(p *page, now time.Time) {
 			r.at, r.sent = now, now
 		}
 		r.seen = acknowledged
-		s.acked.keep(r, p.of(i), horizon)
+		s.acked.keep(r, p.of(i), now, horizon)
 	}
 }
 
 // settleSingly finds the operations of p that the shared store can't take, so that they don't keep the others.
 func (s *Store) settleSingly(p *page, now time.Time) *page {
-	rest := &page{horizon: p.horizon}
+	rest := &page{placed: p.placed, horizon: p.horizon}
 	for i := range p.records {
-		one := &page{horizon: p.horizon}
+		one := &page{placed: p.placed, horizon: p.horizon}
 		one.push(p.records[i], p.of(i), every)
 		if one = s.settlePage(one, now); one != nil {
 			rest.push(one.records[0], one.charges, every)

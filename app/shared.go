@@ -65,12 +65,9 @@ func (a *App) openShared(keys keys) error {
 	} else if err != nil { // which passes: a slot that moves, a primary that is gone
 		a.log.Warn("Redis can't count everywhere now; limits mean what their on_outage says until it can", "error", err)
 	}
-	if err := replicas.Agree(ctx, s.client, config.Prefix, keys.fingerprint); errors.Is(err, replicas.ErrSecret) {
+	if s.presence, err = replicas.Join(ctx, s.client, config.Prefix, keys.fingerprint, a.log); errors.Is(err, replicas.ErrSecret) {
 		return fmt.Errorf("secrets: %w; %s", err, secretFix)
 	} else if err != nil {
-		return err
-	}
-	if s.presence, err = replicas.Join(ctx, s.client, config.Prefix, a.log); err != nil {
 		return err
 	}
 	s.outage = outage.New(outage.Options{

@@ -3,7 +3,7 @@
 //
 // A replica says once a second that it lives, in two short round trips, and is forgotten after five. The count is
 // what was last read: while Redis does not answer it stays what it was, which is what
-// a share of a limit is worked out from then.
+// a share of a limit is worked out from then. A Redis that came back empty is told the secret's fingerprint again.
 package replicas
 
 import (
@@ -40,22 +40,29 @@ var Keys = []string{livesKey, secretKey}
 // Presence is this replica among the others. It is safe for concurrent use.
 type Presence struct {
 	client redis.UniversalClient
-	key    string
+	prefix string
 	name   string
+	secret [32]byte // its fingerprint
 	log    *slog.Logger
 
 	count  atomic.Int64
 	fewer  time.Time // since when fewer than count were seen; zero: they are not
 	silent bool      // the last beat failed
+	agreed bool      // Redis has the fingerprint
 }
 
-// Join says that this replica lives and counts the others. Run goes on with it.
-func Join(ctx context.Context, client redis.UniversalClient, prefix string, log *slog.Logger) (*Presence, error) {
+// Join compares the fingerprint of this replica's secret with the others', says that it lives, and counts them. Run goes on with
+// it. The error is ErrSecret, or Redis'.
+func Join(ctx context.Context, client redis.UniversalClient, prefix string, fingerprint [32]byte, log *slog.Logger) (*Presence, error) {
 	var id [6]byte
 	rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
 	host, _ := os.Hostname()
-	p := &Presence{client: client, key: prefix + livesKey, name: host + "/" + hex.EncodeToString(id[:]), log: log}
+	p := &Presence{client: client, prefix: prefix, name: host + "/" + hex.EncodeToString(id[:]), secret: fingerprint, log: log}
 	p.count.Store(1)
+	if err := agree(ctx, client, prefix, fingerprint); err != nil {
+		return nil, err
+	}
+	p.agreed = true
 	return p, p.beat(ctx, time.Now())
 }
 
@@ -70,7 +77,7 @@ func (p *Presence) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), every)
-			_ = p.client.ZRem(last, p.key, p.name).Err() // it is forgotten anyway
+			_ = p.client.ZRem(last, p.prefix+livesKey, p.name).Err() // it is forgotten anyway
 			cancel()
 			return
 		case now := <-ticker.C:
@@ -80,7 +87,7 @@ func (p *Presence) Run(ctx context.Context) {
 			if failed := err != nil && ctx.Err() == nil; failed != p.silent {
 				p.silent = failed
 				if failed {
-					p.log.Warn("this replica can't say that it lives; the number of replicas stays as it was last seen", "replicas", p.Count(), "error", err)
+					p.log.Warn("this replica can't say that it lives, or whose secret it has; the number of replicas stays as it was last seen", "replicas", p.Count(), "error", err)
 				}
 			}
 		}
@@ -93,19 +100,26 @@ func (p *Presence) beat(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("replicas: %w", err)
 	}
-	var lives *redis.IntCmd
+	key := p.prefix + livesKey
+	var added, lives *redis.IntCmd
 	_, err = p.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		tx.ZAdd(ctx, p.key, redis.Z{Score: float64(at.UnixMilli()), Member: p.name})
-		tx.ZRemRangeByScore(ctx, p.key, "-inf", "("+strconv.FormatInt(at.Add(-lifetime).UnixMilli(), 10))
-		lives = tx.ZCard(ctx, p.key)
-		tx.PExpire(ctx, p.key, lifetime)
+		added = tx.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: p.name})
+		tx.ZRemRangeByScore(ctx, key, "-inf", "("+strconv.FormatInt(at.Add(-lifetime).UnixMilli(), 10))
+		lives = tx.ZCard(ctx, key)
+		tx.PExpire(ctx, key, lifetime)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("replicas: %w", err)
 	}
 	p.seen(lives.Val(), now)
-	return nil
+	if p.agreed = p.agreed && added.Val() == 0; p.agreed {
+		return nil
+	}
+	// Redis has forgotten this replica, and perhaps the secret as well.
+	err = agree(ctx, p.client, p.prefix, p.secret)
+	p.agreed = err == nil
+	return err
 }
 
 // seen takes more at once and fewer only after a while: a Redis that came back empty knows one replica first.
@@ -132,8 +146,8 @@ func Names(ctx context.Context, client redis.UniversalClient, prefix string) ([]
 // ErrSecret is that of a replica with another secret than those that were there before.
 var ErrSecret = errors.New("this replica's secret is not the one that others serve with on this Redis under this prefix: API keys would be unknown to it, and counters its own")
 
-// Agree leaves the fingerprint of this replica's secret in Redis, if there is none, and compares it if there is.
-func Agree(ctx context.Context, client redis.UniversalClient, prefix string, fingerprint [32]byte) error {
+// agree leaves the fingerprint of this replica's secret in Redis, if there is none, and compares it if there is.
+func agree(ctx context.Context, client redis.UniversalClient, prefix string, fingerprint [32]byte) error {
 	if err := client.SetNX(ctx, prefix+secretKey, hex.EncodeToString(fingerprint[:]), 0).Err(); err != nil {
 		return fmt.Errorf("replicas: %w", err)
 	}

@@ -23,7 +23,7 @@ func clientOf(t *testing.T, s *redistest.Server) redis.UniversalClient {
 
 func join(t *testing.T, c redis.UniversalClient) *Presence {
 	t.Helper()
-	p, err := Join(t.Context(), c, "sluice:", slog.New(slog.DiscardHandler))
+	p, err := Join(t.Context(), c, "sluice:", [32]byte{1}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,17 +106,50 @@ func TestReplicasHaveOneSecret(t *testing.T) {
 		t.Fatalf("before anybody: %t, %v", served, err)
 	}
 	for range 2 {
-		if err := Agree(t.Context(), c, "sluice:", ours); err != nil {
+		if err := agree(t.Context(), c, "sluice:", ours); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Agree(t.Context(), c, "sluice:", theirs); !errors.Is(err, ErrSecret) {
+	if _, err := Join(t.Context(), c, "sluice:", theirs, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrSecret) {
 		t.Errorf("another secret: %v", err)
 	}
-	if err := Agree(t.Context(), c, "other:", theirs); err != nil {
+	if names, err := Names(t.Context(), c, "sluice:"); err != nil || len(names) > 0 {
+		t.Errorf("who may not join is counted: %q, %v", names, err)
+	}
+	if err := agree(t.Context(), c, "other:", theirs); err != nil {
 		t.Errorf("another prefix: %v", err)
 	}
 	if p := join(t, c); p.Count() != 1 || !strings.Contains(p.name, "/") {
 		t.Errorf("%d replicas, this one %q", p.Count(), p.name)
 	}
+}
+
+// Otherwise a replica with another secret could start on a Redis that lost its data, beside those that serve.
+func TestARedisThatCameBackEmptyIsToldTheSecretAgain(t *testing.T) {
+	s := redistest.Start(t)
+	c := clientOf(t, s)
+	p := join(t, c)
+	s.Restart()
+	p.mustBeat(t, time.Now())
+	if served, err := Agrees(t.Context(), c, "sluice:", [32]byte{1}); !served || err != nil {
+		t.Errorf("after a beat: %t, %v", served, err)
+	}
+	t.Run("and one that somebody else was faster with is complained of until it is mended", func(t *testing.T) {
+		s.Restart()
+		if err := agree(t.Context(), c, "sluice:", [32]byte{2}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := p.beat(t.Context(), time.Now()); !errors.Is(err, ErrSecret) || p.Count() != 1 {
+				t.Errorf("%d replicas, %v", p.Count(), err)
+			}
+		}
+		if err := c.Del(t.Context(), "sluice:secret").Err(); err != nil {
+			t.Fatal(err)
+		}
+		p.mustBeat(t, time.Now())
+		if served, err := Agrees(t.Context(), c, "sluice:", [32]byte{1}); !served || err != nil {
+			t.Errorf("in the end: %t, %v", served, err)
+		}
+	})
 }

@@ -17,21 +17,20 @@ local SHADOW, BACK, SUMMED = 1, 2, 4
 
 -- Of the charges of one request, by index. Kept, since a table costs more than a step.
 local algorithm, cell, charged, first, second, third = {}, {}, {}, {}, {}, {}
-local level, since, ends, same = {}, {}, {}, {}
+local level, since, ends, same, gone, len = {}, {}, {}, {}, {}, {}
 
 -- judge reads the cell of charge i and reports whether hits don't fit.
 local function judge(i, v, now, hits)
   local kind = algorithm[i]
   if kind == FIXED then
-    local n, at, e, k = fixedLevel(v, now, second[i], third[i])
-    level[i], since[i], ends[i], same[i] = n, at, e, k
-    return hits > 0 and fixedOver(n, hits, first[i])
+    level[i], since[i], ends[i], same[i] = fixedLevel(v, now, second[i], third[i])
+    return hits > 0 and fixedOver(level[i], hits, first[i])
   elseif kind == GCRA then
-    local n, at = gcraLevel(v, now, first[i], second[i])
-    level[i], since[i] = n, at
-    return hits > 0 and gcraOver(n, hits, third[i])
+    level[i], since[i] = gcraLevel(v, now, first[i], second[i])
+    return hits > 0 and gcraOver(level[i], hits, third[i])
   end
-  return hits > 0 and hits > first[i] - hardLook(v, now, second[i])
+  level[i], since[i], gone[i], len[i] = hardLook(v, now, second[i])
+  return hits > 0 and hits > first[i] - level[i]
 end
 
 -- judgeAll judges the charges of a request, written from pos on, and returns how many they are and whether all fit.
@@ -39,9 +38,8 @@ local function judgeAll(text, pos, stop, at, cells)
   local n, fits = 0, true
   while pos < stop do
     n = n + 1
-    local kind, flags, k, hits, a, b, c
-    kind, flags, k, hits, a, b, c, pos = sunpack('>BBBI5I7I6I5', text, pos)
-    algorithm[n], cell[n], first[n], second[n], third[n] = kind, k, a, b, c
+    local flags, hits
+    algorithm[n], flags, cell[n], hits, first[n], second[n], third[n], pos = sunpack('>BBBI5I7I6I5', text, pos)
     local ask, shadow = hits, false
     if flags > 0 then
       shadow = flags % 2 == SHADOW
@@ -53,7 +51,7 @@ local function judgeAll(text, pos, stop, at, cells)
       end
     end
     charged[n] = hits
-    if judge(n, cells[k], at, ask) and not shadow then
+    if judge(n, cells[cell[n]], at, ask) and not shadow then
       fits = false
     end
   end
@@ -61,14 +59,14 @@ local function judgeAll(text, pos, stop, at, cells)
 end
 
 -- apply is the cell after charge i, which was judged as it is now, when it expires (nil: never), and whether it did so before.
-local function apply(i, v, now)
+local function apply(i, v)
   local kind, hits = algorithm[i], charged[i]
   if kind == FIXED then
     return fixedApply(level[i], since[i], ends[i], hits, first[i], third[i]), ends[i], same[i]
   elseif kind == GCRA then
     return gcraApply(level[i], since[i], hits, first[i], second[i], third[i])
   end
-  return hardApply(v, now, hits, first[i], second[i], third[i])
+  return hardApply(v, level[i], since[i], gone[i], len[i], hits, first[i], second[i], third[i])
 end
 
 -- past reports whether the window that charge i was made in is over.
@@ -76,12 +74,28 @@ local function past(i, at, now)
   return algorithm[i] == FIXED and at - at % second[i] + second[i] <= now
 end
 
--- write writes a cell that expires then; never, if that is false; when it did so far, if kept.
+local texts, count = {}, 0
+
+-- thousands is n thousand as a text. To make one is a twelfth of a decision, and Redis is slower at it: most were made for another cell.
+local function thousands(n)
+  local text = texts[n]
+  if not text then
+    if count == 1000 then
+      texts, count = {}, 0
+    end
+    text = n .. '000'
+    texts[n], count = text, count + 1
+  end
+  return text
+end
+
+-- write writes a cell that expires then; never, if that is false; when it did so far, if kept. The cell says when it ends to the µs:
+-- Redis, which only tidies up, keeps it for up to a second more.
 local function write(key, v, expires, kept)
   if kept then
     call('SET', key, v, 'KEEPTTL')
   elseif expires then
-    call('SET', key, v, 'PXAT', ceil(expires / 1000) .. '') -- Redis writes numbers with 17 digits, in 1 µs
+    call('SET', key, v, 'PXAT', thousands(ceil(expires / 1000000)))
   else
     call('SET', key, v)
   end
@@ -135,7 +149,7 @@ local function charge(keys, args)
     local known = mode == CAREFUL and call('EXISTS', keys[1]) == 1
     return answer(known and REPEATED or DENIED, now, found, cells)
   end
-  if not call('SET', keys[1], '1', 'NX', 'PX', keep * 10000 .. '') then
+  if not call('SET', keys[1], '1', 'NX', 'PX', thousands(keep * 10)) then
     return answer(REPEATED, now, found, cells)
   end
 
@@ -151,7 +165,7 @@ local function charge(keys, args)
           judge(i, v, at, 0)
         end
       end
-      local new, expires, kept = apply(i, v, at)
+      local new, expires, kept = apply(i, v)
       write(keys[base + k], new, not given and expires, kept)
       if n > 1 then
         written[k] = new

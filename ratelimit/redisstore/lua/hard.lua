@@ -8,7 +8,7 @@ local function tickOf(at, tick)
   return ceil(at / tick)
 end
 
--- hardLook is how many hits a cell holds, the time, and how many segments are gone.
+-- hardLook is how many hits a cell holds, the time, and how many segments are gone, of how many.
 local function hardLook(v, now, window)
   if not v then
     return 0, now, 0, 0
@@ -51,28 +51,23 @@ local function stampOf(tick)
   return char((s - low) / 256, low)
 end
 
--- hardAdd counts hits at a tick: the new stamps and fill.
-local function hardAdd(stamps, size, fill, hits, tick)
-  local stamp = stampOf(tick)
-  if #stamps > 0 and fill < size then
-    local n = size - fill
-    if hits < n then
-      n = hits
+-- hardAdd counts hits at a tick, behind the stamps that lie in text from a byte on: those that stay, the new ones, and the new fill.
+local function hardAdd(text, from, size, fill, hits, tick)
+  local stamp, stop, n = stampOf(tick), -1, 0
+  local room = size - fill
+  if room > 0 and #text >= from then -- in the newest segment
+    if hits <= room then
+      return sub(text, from, -3), stamp, fill + hits
     end
-    fill, hits = fill + n, hits - n
-    stamps = sub(stamps, 1, -3) .. stamp
+    stop, n, hits = -3, 1, hits - room
   end
-  if hits > 0 then
-    local n = ceil(hits / size)
-    fill = hits - (n - 1) * size
-    stamps = stamps .. rep(stamp, n)
-  end
-  return stamps, fill
+  local more = ceil(hits / size)
+  return sub(text, from, stop), rep(stamp, n + more), hits - (more - 1) * size
 end
 
--- hardTurn brings the segments to a time and into a form.
-local function hardTurn(v, used, at, gone, len, want)
-  local _, _, tick, last, size, fill = sunpack('>I7I7I4I7I4I4', v)
+-- hardTurn brings the segments to a time and into a form: a text, from where on it has the stamps, the newest one's tick, size and fill.
+local function hardTurn(v, used, at, gone, len, wantTick, wantSize)
+  local tick, last, size, fill = sunpack('>I4I7I4I4', v, 15)
   local stamps
   if (last - 1) * tick >= at then -- of the future: the clock went back, or a rounded tick
     local latest = tickOf(at, tick)
@@ -87,47 +82,50 @@ local function hardTurn(v, used, at, gone, len, want)
       last = latest
     end
   end
-  local grain = want.size
+  local grain = wantSize
   if used > grain * SEGMENTS then
     grain = size
   end
-  if tick ~= want.tick or size ~= grain then
+  if tick ~= wantTick or size ~= grain then
     stamps = stamps or hardDecode(v, gone, len, last)
-    local latest, out, outFill, outLast = tickOf(at, want.tick), '', 0, 0
+    local latest, out, outFill, outLast = tickOf(at, wantTick), '', 0, 0
     for i = 1, #stamps do
-      outLast = tickOf(stamps[i] * tick, want.tick)
+      outLast = tickOf(stamps[i] * tick, wantTick)
       if outLast > latest then
         outLast = latest
       end
-      out, outFill = hardAdd(out, grain, outFill, i == #stamps and fill or size, outLast)
+      local old, new
+      old, new, outFill = hardAdd(out, 1, grain, outFill, i == #stamps and fill or size, outLast)
+      out = old .. new
     end
-    return out, outLast, grain, outFill
+    return out, 1, outLast, grain, outFill
   end
   if not stamps then
-    return sub(v, HEAD + 1 + 2 * gone), last, size, fill
+    return v, HEAD + 1 + 2 * gone, last, size, fill
   end
   for i = 1, #stamps do
     stamps[i] = stampOf(stamps[i])
   end
-  return concat(stamps), last, size, fill
+  return concat(stamps), 1, last, size, fill
 end
 
--- hardApply is the new cell and when it expires.
-local function hardApply(v, now, hits, limit, window, tick)
-  local used, at, gone, len = hardLook(v, now, window)
-  local want = { tick = tick, size = ceil(limit / SEGMENTS) }
-  local stamps, last, size, fill = '', 0, want.size, 0
+-- hardApply is the new cell and when it expires. used, at, gone and len are what hardLook says of the one before.
+local function hardApply(v, used, at, gone, len, hits, limit, window, tick)
+  local text, from, last, size, fill = '', 1, 0, ceil(limit / SEGMENTS), 0
   if gone < len then
-    stamps, last, size, fill = hardTurn(v, used, at, gone, len, want)
+    text, from, last, size, fill = hardTurn(v, used, at, gone, len, tick, size)
   end
   local room = limit - used
   if hits > room then
     hits = room
   end
+  local old, new
   if hits > 0 then
     last = tickOf(at, tick)
-    stamps, fill = hardAdd(stamps, size, fill, hits, last)
+    old, new, fill = hardAdd(text, from, size, fill, hits, last)
+  else
+    old, new = sub(text, from), ''
   end
   local expires = last * tick + window
-  return pack('>I7I7I4I7I4I4', expires, at, tick, last, size, fill) .. stamps, expires
+  return pack('>I7I7I4I7I4I4', expires, at, tick, last, size, fill) .. old .. new, expires
 end

@@ -31,17 +31,17 @@ local function stays(name, period, keep)
   end
 end
 
--- known is which of ids are in the sets of this period and of so many before it, by how many periods ago.
-local function known(name, ids, now, before)
+-- known is which of the first n ids are in the sets of this period and of so many before it, by how many periods ago.
+local function known(name, ids, n, now, before)
   local period, members = floor(now / PERIOD), {}
   for ago = 0, before do
-    members[ago] = call('SMISMEMBER', setOf(name, period - ago), spread(ids))
+    members[ago] = call('SMISMEMBER', setOf(name, period - ago), spread(ids, 1, n))
   end
   return members
 end
 
-local function record(name, ids, now, keep)
+local function record(name, ids, n, now, keep)
   local period = floor(now / PERIOD)
-  call('SADD', setOf(name, period), spread(ids))
+  call('SADD', setOf(name, period), spread(ids, 1, n))
   stays(name, period, keep)
 end

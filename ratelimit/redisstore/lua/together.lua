@@ -13,13 +13,20 @@
 local FAILED = 'E'
 local NONE = 255
 
--- Of the call that runs: its keys; what was found there; by key, what is there now and, if that changes, when it ends; the
--- keys to write, and those to tell of; its time, and whether that is made up; the answer.
-local cellKeys, found, latest, lasts, dirty, freed
+-- Of the call that runs: its keys; what was found there; those to tell of; its time, and whether that is made up; the answer.
+local cellKeys, found, freed
 local moment, made
 local out, size = {}, 0
 
--- Of one request: its cells as they were, and as they will be. Kept, like those of the charges.
+-- What it writes: how many keys, and by key, which of them; each key, what is there now, and when it ends (false: never, KEPT: as it did).
+local KEPT = 'kept'
+local writes, place = 0
+local dirty, latest, lasts = {}, {}, {}
+
+-- The id of each operation, and those of what was admitted.
+local ids, admitted = {}, {}
+
+-- Of one request: its cells as they were, and as they will be. Kept, like those of the charges and of the call.
 local before, after, expiry, keeps = {}, {}, {}, {}
 
 local lengths = {} -- made once
@@ -35,12 +42,14 @@ local function lengthOf(v)
 end
 
 local function put(key, v, expires, kept)
-  if not latest[key] then
-    dirty[#dirty + 1] = key
+  local i = place[key]
+  if not i then
+    i = writes + 1
+    writes, place[key], dirty[i], lasts[i] = i, i, key, KEPT
   end
-  latest[key] = v
+  latest[i] = v
   if not kept then
-    lasts[key] = not made and expires or false
+    lasts[i] = not made and expires or false
   end
 end
 
@@ -57,7 +66,7 @@ local function applyAll(n, base, cells, mode, at)
         v = again
         judge(i, v, at, 0)
       end
-      local new, expires, kept = apply(i, v, at)
+      local new, expires, kept = apply(i, v)
       if not kept or not again then
         expiry[k], keeps[k] = expires, kept
       end
@@ -87,7 +96,8 @@ local function one(text, pos, stop, base, cells, mode, repeated)
     end
   end
   for k = 1, cells do
-    before[k] = latest[cellKeys[base + k]] or found[base + k]
+    local i = place[cellKeys[base + k]]
+    before[k] = i and latest[i] or found[base + k]
   end
   local n, fits = judgeAll(text, pos, stop, at, before)
   local status = ADMITTED
@@ -102,7 +112,7 @@ local function one(text, pos, stop, base, cells, mode, repeated)
   if not counts then
     -- nothing is written
   elseif n == 1 and mode ~= FORCE and charged[1] > 0 then -- most are so: it saves a tenth
-    put(cellKeys[base + 1], apply(1, before[1], at))
+    put(cellKeys[base + 1], apply(1, before[1]))
   else
     applyAll(n, base, cells, mode, at)
   end
@@ -125,23 +135,21 @@ local function together(keys, args)
     local t = call('TIME')
     now = t[1] * 1000000 + t[2]
   end
-  cellKeys, latest, lasts, dirty, freed, moment = keys, {}, {}, {}, {}, now
+  cellKeys, freed, moment, writes, place = keys, {}, now, 0, {}
   if #keys == 2 then
     found = { false, call('GET', keys[2]) }
   else
     found = call('MGET', spread(keys))
   end
-  local ids = {}
   for i = 1, requests do
     ids[i], pos = sub(text, pos, pos + 15), pos + 16
   end
-  local members = periods < NONE and known(keys[1], ids, now, periods)
+  local members = periods < NONE and known(keys[1], ids, requests, now, periods)
 
   out[1], size = pack('>I7', now), 1
-  local base, admitted, seen = 1, {}, {}
+  local base, n, seen = 1, 0, {}
   for i = 1, requests do
-    local length, mode, cells
-    length, mode, cells, pos = sunpack('>I2BB', text, pos)
+    local length, mode, cells, body = sunpack('>I2BB', text, pos)
     local id, repeated = ids[i], false
     if members then
       repeated = seen[id]
@@ -150,21 +158,24 @@ local function together(keys, args)
       end
     end
     local start = size
-    local fine, counts = attempt(one, text, pos, pos + length, base, cells, mode, repeated)
+    local fine, counts = attempt(one, text, body, body + length, base, cells, mode, repeated)
     if not fine then
       local why = type(counts) == 'table' and counts.err or tostring(counts)
       out[start + 1], out[start + 2], out[start + 3], size = FAILED, lengthOf(why), why, start + 3
     elseif counts then
-      admitted[#admitted + 1], seen[id] = id, true
+      n = n + 1
+      admitted[n] = id
+      if members then
+        seen[id] = true
+      end
     end
-    pos, base = pos + length, base + cells
+    pos, base = body + length, base + cells
   end
-  if admitted[1] then
-    record(keys[1], admitted, now, keep)
+  if n > 0 then
+    record(keys[1], admitted, n, now, keep)
   end
-  for i = 1, #dirty do
-    local key = dirty[i]
-    write(key, latest[key], lasts[key], lasts[key] == nil)
+  for i = 1, writes do
+    write(dirty[i], latest[i], lasts[i], lasts[i] == KEPT)
   end
   for i = 1, #freed do
     call('PUBLISH', args[2], freed[i])

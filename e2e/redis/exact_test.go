@@ -73,7 +73,19 @@ func TestF11LostReplies(t *testing.T) {
 			for _, p := range proxies {
 				p.loses.Store(100)
 			}
-			have := load{all, tenants, 8, time.Millisecond}.run(func() { wait(t.Context(), time.Duration(volume(3, 60))*time.Second) })
+			have := load{all, tenants, 8, time.Millisecond}.run(func() {
+				wait(t.Context(), time.Duration(volume(3, 60))*time.Second)
+				until(t, "enough answers are lost", soon, func() bool {
+					var lost int64
+					for _, p := range proxies {
+						lost += p.lost.Load()
+					}
+					return lost >= 10
+				})
+				for _, c := range tenants[:15] {
+					until(t, "a tenant has run dry", soon, func() bool { return counted(t, all[0].shared, c)[0] == 60 })
+				}
+			})
 			var lost, resends int64
 			for _, p := range proxies {
 				p.loses.Store(0)

@@ -24,6 +24,8 @@ type rig struct {
 	shared *redisstore.Store
 	limit  *ratelimit.Limit
 	shards uint64
+	within time.Duration // what the store has for an answer
+	late   func() time.Duration
 	next   atomic.Uint64
 
 	mu    sync.Mutex
@@ -38,7 +40,7 @@ type reply struct {
 	failed   bool
 }
 
-func newRig(t *testing.T, url string, shards uint64) *rig {
+func newRig(t *testing.T, url string, shards uint64, within time.Duration) *rig {
 	t.Helper()
 	target, err := redisconn.Parse(url)
 	if err != nil {
@@ -49,7 +51,7 @@ func newRig(t *testing.T, url string, shards uint64) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	o := redisstore.Options{Client: client}
+	o := redisstore.Options{Client: client, Timeout: within / 2, Remember: remembered}
 	if err := redisstore.Migrate(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -58,10 +60,10 @@ func newRig(t *testing.T, url string, shards uint64) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = shared.Close() })
-	s := outage.New(outage.Options{Shared: shared, Slot: shared.Slot})
+	s := outage.New(outage.Options{Shared: shared, Slot: shared.Slot, Budget: within, Remembered: remembered})
 	t.Cleanup(s.Close)
 	limit := &ratelimit.Limit{Name: "l", Algorithm: ratelimit.Fixed, Hits: 1 << 30, Window: 366 * 24 * time.Hour, OnOutage: ratelimit.OutageLocal}
-	return &rig{Store: s, t: t, shared: shared, limit: limit, shards: shards}
+	return &rig{Store: s, t: t, shared: shared, limit: limit, shards: shards, within: within, late: lateness(t)}
 }
 
 func (r *rig) charge(shard uint64) []ratelimit.Charge {
@@ -140,7 +142,7 @@ func (r *rig) figuresOf(from, to time.Duration, of func(shard uint64) bool) (f f
 		}
 		f.calls++
 		took = append(took, s.took)
-		if s.took > budget+20*time.Millisecond { // the scheduler's
+		if s.took > r.within+20*time.Millisecond+r.late() { // the scheduler's
 			f.late++
 		}
 		if s.admitted {
@@ -182,7 +184,8 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := redistest.Start(t)
-			r := newRig(t, "redis://"+server.Addr, 1)
+			// Patient: that all is counted is the point. A machine that stalls for a tenth of a second makes outages of its own.
+			r := newRig(t, "redis://"+server.Addr, 1, time.Second)
 			goroutines := runtime.NumGoroutine()
 			var failed, healed time.Duration
 			var opened, closed time.Duration
@@ -190,15 +193,15 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 				wait(t.Context(), 3*time.Second)
 				c.fail(server)
 				failed = since()
-				opened = until(t, "the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				opened = until(t, "the breaker is open", soon, func() bool { return r.Stats().Open })
 				wait(t.Context(), c.gone-opened)
 				c.heal(server)
 				healed = since()
-				closed = until(t, "the breaker is closed", time.Second, func() bool { return !r.Stats().Open })
+				closed = until(t, "the breaker is closed", soon, func() bool { return !r.Stats().Open })
 				wait(t.Context(), 2*time.Second)
 			})
 			settled := settled(t, []*replica{{r.Store, r.shared}})
-			idle := until(t, "its goroutines have ended", 10*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines })
+			idle := until(t, "its goroutines have ended", soon, func() bool { return runtime.NumGoroutine() <= goroutines })
 
 			during, after, all := r.figures(failed, healed), r.figures(healed, ever), r.figures(0, ever)
 			counted := r.used()
@@ -210,12 +213,12 @@ func TestRedisIsGoneForSeconds(t *testing.T) {
 				t.Errorf("%d of %d calls failed, %d were admitted", all.failed, all.calls, all.admitted)
 			}
 			if during.calls < 1000 || during.late > during.calls/100 { // a machine that stalls makes all late that are under way
-				t.Errorf("%d of %d calls took longer than the budget of %v", during.late, during.calls, budget)
+				t.Errorf("%d of %d calls took longer than the budget of %v", during.late, during.calls, r.within)
 			}
 			if float64(during.degraded) < 0.99*float64(during.calls) {
 				t.Errorf("%d of %d answers have the mark", during.degraded, during.calls)
 			}
-			if after.degraded > 0 && after.lastDegraded > healed+time.Second {
+			if after.degraded > 0 && after.lastDegraded > healed+closed+r.within+r.late() {
 				t.Errorf("the last degraded answer came %v after Redis", after.lastDegraded-healed)
 			}
 			if !c.counted(int64(all.admitted), counted, int64(r.Stats().Unsure)) {
@@ -237,19 +240,19 @@ func TestF15(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newLag(t, redistest.Start(t).Addr)
-			r := newRig(t, "redis://"+p.addr, 1)
+			r := newRig(t, "redis://"+p.addr, 1, budget)
 			var failed, healed, opened, closed time.Duration
 			r.load(func(since func() time.Duration) {
 				wait(t.Context(), time.Second)
 				p.delay.Store(int64(c.delay))
 				p.hole.Store(c.hole)
 				failed = since()
-				opened = until(t, "the breaker is open", time.Second, func() bool { return r.Stats().Open })
+				opened = until(t, "the breaker is open", soon, func() bool { return r.Stats().Open })
 				wait(t.Context(), 3*time.Second)
 				p.delay.Store(0)
 				p.hole.Store(false)
 				healed = since()
-				closed = until(t, "the breaker is closed", 10*time.Second, func() bool { return !r.Stats().Open })
+				closed = until(t, "the breaker is closed", soon, func() bool { return !r.Stats().Open })
 				wait(t.Context(), time.Second)
 			})
 			settled(t, []*replica{{r.Store, r.shared}})
@@ -257,7 +260,7 @@ func TestF15(t *testing.T) {
 			t.Logf("opened after %v, closed %v after, last degraded answer %v after", opened, closed, after.lastDegraded-healed)
 			t.Logf("during: %d calls, %d degraded, p50 %v, p99 %v, longest %v", during.calls, during.degraded, during.p50, during.p99, during.most)
 			t.Logf("admitted %d, counted %d; %+v", all.admitted, r.used(), r.Stats())
-			if during.p99 > budget || during.calls < 1000 {
+			if during.p99 > budget+r.late() || during.calls < 1000 {
 				t.Errorf("%d calls, p99 %v", during.calls, during.p99)
 			}
 			if during.degraded < during.calls-50 { // those that were under way
@@ -273,7 +276,8 @@ func TestF15(t *testing.T) {
 // TestAPrimaryThatIsGoneTakesItsSlotsOnly: of three primaries, one is frozen for 3 s, at 1000 calls a second on 60 shards.
 func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
 	servers := redistest.Cluster(t, "--cluster-require-full-coverage", "no")
-	r := newRig(t, "redis+cluster://"+servers[0].Addr, 60)
+	// Patient: that the others are asked is the point, and not how fast they are.
+	r := newRig(t, "redis+cluster://"+servers[0].Addr, 60, time.Second)
 	third := func(shard uint64) bool { return r.shared.Slot(shard) < 5000 } // all on the first, and none of its neighbours' lanes
 	others := func(shard uint64) bool { return r.shared.Slot(shard) >= 6144 }
 	var failed, healed, closed time.Duration
@@ -284,7 +288,7 @@ func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
 		wait(t.Context(), 3*time.Second)
 		servers[0].Thaw()
 		healed = since()
-		closed = until(t, "every breaker is closed", 2*time.Second, func() bool { return !r.Stats().Open })
+		closed = until(t, "every breaker is closed", soon, func() bool { return !r.Stats().Open })
 		wait(t.Context(), time.Second)
 	})
 	settled(t, []*replica{{r.Store, r.shared}})

@@ -146,6 +146,7 @@ func TestF13Partition(t *testing.T) {
 	// Of a limit, the shares of all replicas may be admitted once more, and on the smaller part what its primary
 	// takes until it knows that it is alone.
 	const narrow, hits, bound = 20, 300, 2 * 300
+	late := lateness(t)
 	tenants := newTenants(t, 30, plenty)
 	for i := range tenants[:narrow] {
 		tenants[i] = newTenant(t, i, hits)
@@ -194,5 +195,5 @@ func TestF13Partition(t *testing.T) {
 	if share > hits/replicas || both.failed() > 0 || over > bound || apart.degraded() == 0 {
 		t.Errorf("a share of %d, %d failed, %d more than the limit", share, both.failed(), over)
 	}
-	both.inTime(t)
+	both.inTime(t, late)
 }

@@ -42,6 +42,7 @@ func TestRedisInTrouble(t *testing.T) {
 				return err
 			}
 			until(t, "the channel is heard", soon, func() bool { return s.Stats().Listening })
+			late := lateness(t)
 			before := runtime.NumGoroutine()
 			c.harm(server)
 			var wg sync.WaitGroup
@@ -64,7 +65,7 @@ func TestRedisInTrouble(t *testing.T) {
 			}
 			wg.Wait()
 			t.Logf("the slowest of 150 calls took %v of %v", time.Duration(slowest.Load()), timeout)
-			if d := time.Duration(slowest.Load()); d > 5*timeout { // the machine may be busy; not so busy
+			if d := time.Duration(slowest.Load()); d > 5*timeout+late() {
 				t.Errorf("a call took %v", d)
 			}
 			until(t, "silence is noticed", soon, func() bool { return !s.Stats().Listening })

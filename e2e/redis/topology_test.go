@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/voicecore-ai/sluice/loopback"
 	"github.com/voicecore-ai/sluice/redistest"
 )
 
@@ -38,13 +39,12 @@ func synced(t *testing.T, c *redis.Client) {
 // watch starts a Sentinel that makes another server the primary when this one was silent for a second.
 func watch(t *testing.T, s *redistest.Server) (addr string) {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	ports, err := loopback.Ports(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr = l.Addr().String()
-	_, port, _ := net.SplitHostPort(addr)
-	_ = l.Close()
+	port := ports[0]
+	addr = net.JoinHostPort("127.0.0.1", port)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "sentinel.conf")
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor %[3]s %[4]s 1\nsentinel down-after-milliseconds %[3]s 1000\nsentinel failover-timeout %[3]s 1000\n",

@@ -356,6 +356,7 @@ func (a *App) Start() error {
 	a.part("sweep", a.sweep)
 	if a.shared != nil {
 		a.part("presence", a.shared.presence.Run)
+		a.part("Redis' settings", func(ctx context.Context) { a.shared.watch(ctx, a.log) })
 	}
 	a.part("ext_proc", a.extproc.Run)
 	a.part("issuers' keys", a.keysets.Run)

@@ -87,6 +87,32 @@ func (a *App) openShared(keys keys) error {
 	return nil
 }
 
+// lookEvery is how often Redis is asked whether it is still set as at the start.
+const lookEvery = time.Minute
+
+// watch looks whether the servers, which a failover may have made others, still keep what they are given.
+func (s *shared) watch(ctx context.Context, log *slog.Logger) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.look(ctx, log)
+		}
+	}
+}
+
+// look says nothing of a Redis that does not answer: that is the breaker's.
+func (s *shared) look(ctx context.Context, log *slog.Logger) {
+	one, cancel := context.WithTimeout(ctx, patienceWithRedis)
+	defer cancel()
+	if err := s.counters.Check(one); err != nil && ctx.Err() == nil && !s.outage.Stats().Open {
+		log.Error("Redis is not as it was at the start, and limits may not hold", "error", err)
+	}
+}
+
 // lacksRight reports whether err is of a user who may call functions, and not do all that they do.
 func lacksRight(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script")) // which is Redis 7.0's word

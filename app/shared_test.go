@@ -174,3 +174,20 @@ func TestAServerNeverStartsHalfWorkingOnRedis(t *testing.T) {
 		})
 	}
 }
+
+// A server that takes over was never looked at, and one that was can be told to evict.
+func TestARedisThatMayThrowCountersAwayIsComplainedOf(t *testing.T) {
+	r := newRedis(t)
+	s := onRedis(t, r)
+	s.shared.look(t.Context(), s.App.log)
+	if said := s.log.String(); strings.Contains(said, "limits may not hold") {
+		t.Errorf("without a reason: %s", said)
+	}
+	if err := s.shared.client.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.shared.look(t.Context(), s.App.log)
+	if said := s.log.String(); !strings.Contains(said, "limits may not hold") || !strings.Contains(said, "set it to noeviction") {
+		t.Errorf("the log says\n%s", said)
+	}
+}

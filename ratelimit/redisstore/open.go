@@ -141,6 +141,9 @@ func (o *Options) checkClient() error {
 	return nil
 }
 
+// Check says what Open would say of the servers: they may have been set otherwise since, and after a failover they are others.
+func (s *Store) Check(ctx context.Context) error { return s.o.checkServers(ctx) }
+
 // checkServers refuses servers that can't keep limits exactly.
 func (o *Options) checkServers(ctx context.Context) error {
 	_, cluster := o.Client.(*redis.ClusterClient)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ are skipped, and counted:
   - what is no decision: checkpoints, administrators' acts, ends of streams, gaps, and the
     summaries that stand for a flood of refusals
   - decisions before rules were asked: unauthenticated, malformed, suspended
+  - a last line that is unfinished: the server is writing it
 
 Unknown, and neither the same nor changed, is what can't be asked again:
   - masked: a field has what looks like a credential, and the log has its digest
@@ -231,13 +233,21 @@ func by(outcome, rule string) string {
 func (r *replayed) read(in io.Reader, name string, c *catalogue) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLogLine)
-	n := 0
+	n, unfinished := 0, false
+	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+		unfinished = atEOF && !bytes.ContainsRune(data, '\n')
+		return bufio.ScanLines(data, atEOF)
+	})
 	for lines.Scan() {
 		n++
 		if strings.TrimSpace(lines.Text()) == "" {
 			continue
 		}
 		record, err := audit.ParseRecord(lines.Bytes())
+		if err != nil && unfinished && n > 1 { // it is being written
+			r.Skipped["unfinished"]++
+			break
+		}
 		if err == nil && record.Kind == "" {
 			err = errors.New("not an audit record: it has no kind")
 		}

@@ -238,6 +238,22 @@ func TestX08ReplayPrints(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a last line that is being written is counted as skipped", func(t *testing.T) {
+		whole := line(t, nil)
+		for cut := range len(whole) - 1 {
+			code, out, problem := sluice(whole+whole+whole[:cut], "authz", "replay", "-", "--against", dir)
+			want := "2 asked: 2 the same, 0 would change, unknown 0; skipped 1 (unfinished 1)"
+			if cut == 0 {
+				want = "2 asked: 2 the same, 0 would change, unknown 0; skipped 0"
+			}
+			if code != 0 || !strings.Contains(out, want) {
+				t.Fatalf("with %d bytes of it: exit %d, %s\n%s", cut, code, problem, out)
+			}
+		}
+		if code, _, problem := sluice("{x", "authz", "replay", "-", "--against", dir); code != 1 || !strings.Contains(problem, "-:1: not an audit record") {
+			t.Errorf("a file that has nothing else: exit %d, %s", code, problem)
+		}
+	})
 	t.Run("a log that is not there is refused", func(t *testing.T) {
 		if code, _, problem := sluice("", "authz", "replay", filepath.Join(t.TempDir(), "no"), "--against", dir); code != 1 || !strings.Contains(problem, "no such file") {
 			t.Errorf("exit %d, %s", code, problem)

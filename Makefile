@@ -51,7 +51,7 @@ test-unit: need-go need-cc gotestsum redis-server ## Unit, architecture and conf
 	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
 
 .PHONY: test-faults
-test-faults: need-go gotestsum redis-server $(if $(FULL),envoy) ## The fault tests, with figures: kills, lost writes, damage, linearizability, and Redis in trouble (of the first test-unit runs fewer; FULL=1: a hundred failovers, a million charges, minutes of each fault)
+test-faults: need-go need-cc gotestsum redis-server $(if $(FULL),envoy) ## The fault tests, with figures: kills, lost writes, damage, linearizability, and Redis in trouble (of the first test-unit runs fewer; FULL=1: a hundred failovers, a million charges, minutes of each fault)
 	@echo "==> fault tests, without the race detector"
 	@gotestsum --format standard-verbose --hide-summary=skipped -- -count=1 -timeout 15m -run '^Test(F[0-9]+|Restart)' ./ratelimit/memstore
 	@echo "==> Redis in trouble"

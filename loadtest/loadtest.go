@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Stores are where counters can be kept.
@@ -241,8 +242,25 @@ type turns struct {
 	starting sync.Mutex // a port is free from when it is drawn until something listens on it
 }
 
-// tries is how often a suite is run that says it was the machine: once beside others, then alone.
-const tries = 5
+// tries is how often a suite is run that says it was the machine: once beside others, then alone, and when the machine is calm.
+const tries = 8
+
+// calm waits until a goroutine was run in time for two seconds, but no longer than half a minute.
+func calm(ctx context.Context) {
+	const nap, late, quiet, most = 10 * time.Millisecond, 100 * time.Millisecond, 2 * time.Second, 30 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	since := time.Now()
+	for before := since; ctx.Err() == nil && time.Since(since) < quiet; before = time.Now() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(nap):
+		}
+		if time.Since(before) > nap+late {
+			since = time.Now()
+		}
+	}
+}
 
 // long is the scale from which a suite is run once: nobody waits five hours for a verdict.
 const long = 16
@@ -258,6 +276,9 @@ func (o *Options) attempt(ctx context.Context, j job, t *turns) (result Result, 
 		func() {
 			lock.Lock()
 			defer lock.Unlock()
+			if try > 0 {
+				calm(ctx)
+			}
 			result, said, err = o.once(ctx, j, t)
 		}()
 		text += said

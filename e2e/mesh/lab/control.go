@@ -145,7 +145,7 @@ func (c *Cluster) launchAPIServer(ca *authority) error {
 
 // awaitAPIServer waits until it says that it is ready.
 func (c *Cluster) awaitAPIServer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		for _, p := range c.processes {

@@ -122,7 +122,7 @@ func TestAMeshOnOneMachine(t *testing.T) {
 		go func() {
 			defer close(restarted)
 			c.Kubectl(t, "", "-n", "apps", "rollout", "restart", "deployment/b")
-			c.Kubectl(t, "", "-n", "apps", "wait", "--for=delete", "pod/"+b.Name, "--timeout=2m")
+			c.Kubectl(t, "", "-n", "apps", "wait", "--for=delete", "pod/"+b.Name, "--timeout=5m")
 		}()
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
@@ -198,7 +198,7 @@ func TestAKilledLabLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = outer.Wait()
-	Until(t, 10*time.Second, func() error {
+	Until(t, patience, func() error {
 		if now := processes(t); len(now) != len(before) {
 			return fmt.Errorf("left over: %v; there were %v", now, before)
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long pods may take on a busy machine.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Pod is a pod that was ready when it was found.
 type Pod struct {

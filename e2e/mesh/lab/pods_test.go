@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // shell stands for an image whose program runs a script.
@@ -111,7 +110,7 @@ func TestPodsRunAsAKubeletRunsThem(t *testing.T) {
 		})
 	})
 	t.Run("containers begin and end in order", func(t *testing.T) {
-		c.Kubectl(t, "", "delete", "pod", "scripts", "--timeout=60s")
+		c.Kubectl(t, "", "delete", "pod", "scripts", "--timeout=5m")
 		if got, want := strings.Fields(p.Logs(t, "sidecar")), "first sidecar main main ends sidecar ends"; strings.Join(got, " ") != want {
 			t.Errorf("the order was %q, want %q", got, want)
 		}
@@ -123,7 +122,7 @@ kind: Job
 metadata: {name: once, namespace: default}
 spec: {backoffLimit: 1, template: {spec: {restartPolicy: Never, containers: [{name: main, image: "registry.example/sluice:1", args: [version]}]}}}
 `)
-		c.Kubectl(t, "", "wait", "--for=condition=complete", "job/once", "--timeout=60s")
+		c.Kubectl(t, "", "wait", "--for=condition=complete", "job/once", "--timeout=5m")
 		if got := c.Kubectl(t, "", "logs", "job/once"); !strings.HasPrefix(got, "sluice ") {
 			t.Errorf("our own program printed %q", got)
 		}
@@ -144,10 +143,10 @@ metadata: {name: two, namespace: default}
 spec: {type: LoadBalancer, selector: {app: two}, ports: [{port: 80, targetPort: 8080}]}
 `)
 		c.Pods(t, "default", "app=two", 2)
-		balancer := c.Kubectl(t, "", "wait", "service/two", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
+		balancer := c.Kubectl(t, "", "wait", "service/two", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=5m", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 		for _, url := range []string{"http://two.default/", "http://" + balancer + "/"} {
 			seen := map[string]bool{}
-			Until(t, time.Minute, func() error {
+			Until(t, patience, func() error {
 				_, a, err := Ask(c.Client(), url, nil)
 				if a != nil {
 					seen[a.Pod] = true

@@ -77,7 +77,7 @@ func Start(s Spec) (*exec.Cmd, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 	}
-	cmd.WaitDelay = time.Second // an input that nobody closes holds nothing up
+	cmd.WaitDelay = 10 * time.Second // an input that nobody closes holds nothing up for ever; output that is not read by then is lost
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting a box for %s: %w", s.Name, err)
 	}

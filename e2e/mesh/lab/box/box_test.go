@@ -47,10 +47,10 @@ func TestABoxLooksLikeAContainer(t *testing.T) {
 		Hostname: "pod-1", User: 1337, Group: 1337, Dir: "/etc/istio/pod", Env: []string{"A=b"},
 		Mounts: []Mount{{Source: dir, Target: "/etc/istio/pod", ReadOnly: true}, {Source: dir + "/said", Target: "/var/run/secrets/x/token"}},
 		Args: []string{"sh", "-c", `echo $(hostname) $(id -u):$(id -g) $$ $A $(cat said) $(cat /var/run/secrets/x/token) $(pwd)
-			touch said 2>/dev/null && echo wrote a read-only mount; ls /proc | grep -c '^[0-9]*$'`},
+			touch said 2>/dev/null && echo wrote a read-only mount; set -- /proc/[0-9]*; echo $#`},
 	})
-	// One shell, one pipe of two commands; nothing of the machine's processes.
-	if want := "pod-1 1337:1337 1 b hello hello /etc/istio/pod\n3"; got != want {
+	// The shell; nothing of the machine's processes.
+	if want := "pod-1 1337:1337 1 b hello hello /etc/istio/pod\n1"; got != want {
 		t.Errorf("the box said %q, want %q", got, want)
 	}
 	if _, err := os.Stat("/etc/istio"); !errors.Is(err, os.ErrNotExist) {
@@ -101,7 +101,7 @@ func TestBoxesReachEachOther(t *testing.T) {
 		}
 	}()
 	dial := func() (string, error) {
-		c, err := net.DialTimeout("tcp", addrs["a"].String()+":80", 2*time.Second)
+		c, err := net.DialTimeout("tcp", addrs["a"].String()+":80", time.Minute)
 		if err != nil {
 			return "", err
 		}

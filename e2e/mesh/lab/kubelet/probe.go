@@ -18,6 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
+// leniency is how many times its time a probe may take. On a machine that has a whole cluster on a few cores
+// what is late is not ill; what refuses, or says that it is not ready, still fails at once.
+const leniency = 10
+
 // probe watches a process: until it has started, then whether it is ready and alive.
 func (c *container) probe(ctx context.Context) {
 	if probe := c.spec.StartupProbe; probe != nil && !c.settle(ctx, probe) {
@@ -83,7 +87,7 @@ func (c *container) watch(ctx context.Context, probe *corev1.Probe, tell func(bo
 }
 
 func (c *container) try(ctx context.Context, probe *corev1.Probe) error {
-	limit := time.Duration(max(probe.TimeoutSeconds, 1)) * time.Second
+	limit := leniency * time.Duration(max(probe.TimeoutSeconds, 1)) * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	switch {

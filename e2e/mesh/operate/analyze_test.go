@@ -45,7 +45,7 @@ spec:
 func analyzes(t *testing.T, c *lab.Cluster) {
 	job := func(name, ends string) (exit, said string) {
 		c.Kubectl(t, "", "-n", "istio-system", "create", "job", name, "--from=cronjob/sluice-analyze")
-		c.Kubectl(t, "", "-n", "istio-system", "wait", "job/"+name, "--for=condition="+ends, "--timeout=120s")
+		c.Kubectl(t, "", "-n", "istio-system", "wait", "job/"+name, "--for=condition="+ends, "--timeout=5m")
 		exit = c.Kubectl(t, "", "-n", "istio-system", "get", "pod", "-l", "job-name="+name, "-o", "jsonpath={.items[*].status.containerStatuses[*].state.terminated.exitCode}")
 		return exit, c.Kubectl(t, "", "-n", "istio-system", "logs", "job/"+name)
 	}

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // values over the profile minimal.
 const values = `
@@ -130,7 +130,7 @@ func install(t *testing.T) (*lab.Cluster, string) {
 	c.Apply(t, strings.NewReplacer("VALUE", plantedValue, "TOKEN", token, "NOW", time.Now().UTC().Format(time.RFC3339)).Replace(workload))
 	c.Pod(t, "apps", "app=shop")
 	address := c.Kubectl(t, "", "-n", "istio-system", "wait", "service/istio-ingressgateway",
-		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
+		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=5m", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 	return c, address
 }
 
@@ -168,9 +168,9 @@ func supportPacks(t *testing.T, c *lab.Cluster, address string) {
 		return err
 	})
 	shop, gateway := c.Pod(t, "apps", "app=shop"), c.Pod(t, "istio-system", "app=istio-ingressgateway")
-	lab.Until(t, patience, func() error { // Envoy writes its access log once a second
-		if log := gateway.Logs(t, "istio-proxy"); !strings.Contains(log, middle) {
-			return errors.New("the gateway has not logged the path yet")
+	lab.Until(t, patience, func() error { // each Envoy writes its access log once a second, and the gateway logged requests that came no farther
+		if !strings.Contains(gateway.Logs(t, "istio-proxy"), middle) || !strings.Contains(shop.Logs(t, "istio-proxy"), "GET /v1/calls") {
+			return errors.New("one of both has not logged the path yet")
 		}
 		return nil
 	})
@@ -308,7 +308,7 @@ func dashboardShows(t *testing.T, c *lab.Cluster) {
 	if got, err := get(); err != nil || got != "the first prometheus" {
 		t.Errorf("it answers %q, %v", got, err)
 	}
-	c.Kubectl(t, "", "-n", "istio-system", "delete", "pod", "-l", "app=prometheus", "--timeout=60s")
+	c.Kubectl(t, "", "-n", "istio-system", "delete", "pod", "-l", "app=prometheus", "--timeout=5m")
 	c.Pod(t, "istio-system", "app=prometheus").Serve(t, 9090, answer("the second prometheus"))
 	lab.Until(t, patience, func() error {
 		got, err := get()

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
 	root     = "istio-system"
-	patience = 2 * time.Minute
+	patience = 5 * time.Minute
 	public   = "shop.example.com"
 )
 
@@ -191,7 +191,7 @@ func install(t *testing.T) *mesh {
 func TestUpgradeWithTrafficRunning(t *testing.T) {
 	m := install(t)
 	address := m.Kubectl(t, "", "-n", root, "wait", "service/istio-ingressgateway",
-		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
+		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=5m", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 	lab.Until(t, patience, func() error {
 		status, answer, err := lab.Ask(m.Client(), "http://"+address+"/", http.Header{"Host": {public}})
 		if err == nil && (status != http.StatusOK || answer == nil) {
@@ -311,7 +311,7 @@ func (m *mesh) finish(t *testing.T) {
 	m.refuses(t)
 	// A pod that starts now gets its proxy from the one that is left.
 	m.Kubectl(t, "", "-n", "canary", "rollout", "restart", "deployment/bird")
-	m.Kubectl(t, "", "-n", "canary", "rollout", "status", "deployment/bird", "--timeout=2m")
+	m.Kubectl(t, "", "-n", "canary", "rollout", "status", "deployment/bird", "--timeout=5m")
 	m.where(t, "canary", "/1-31-5", "1-31-5")
 	if out, status := m.try(t, "install", "--yes", "--profile", "minimal", "-f", m.values); status != 3 || !strings.Contains(out, "istio.revision") {
 		t.Errorf("an installation that would replace the control plane at once: exit status %d, want 3\n%s", status, out)

@@ -58,7 +58,7 @@ var (
 type Target struct {
 	Kubeconfig string // path; empty: $KUBECONFIG, ~/.kube/config, or the Pod's own account
 	Context    string // empty: the current one
-	// RequestTimeout bounds each request. 0 is half a minute.
+	// RequestTimeout bounds each request. 0 is a minute, after which an API server gives up by itself.
 	RequestTimeout time.Duration
 	// Version of the caller is kept in the inventory.
 	Version string
@@ -86,7 +86,7 @@ func Connect(ctx context.Context, t Target) (*Cluster, error) {
 	}
 	config.Timeout = t.RequestTimeout
 	if config.Timeout == 0 {
-		config.Timeout = 30 * time.Second
+		config.Timeout = time.Minute
 	}
 	config.UserAgent = "sluice/" + t.Version
 	// The API server shares itself out fairly; a second throttle here would only be slow.

@@ -21,7 +21,6 @@ var spaces = []string{"istio-system", "sluice-system", "voicecore-ai"}
 
 // TestCommandLine runs the scripts of testdata with the built command against the real API server.
 func TestCommandLine(t *testing.T) {
-	settleUntilEnd(t, spaces...)
 	interruptedAndResumed(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -82,6 +81,8 @@ func interruptedAndResumed(t *testing.T) {
 			t.Errorf("status: exit status %d\n%s", code, out)
 		}
 	})
+	// Not before: nothing is ready, so that the component lasts until the signal has come.
+	settleUntilEnd(t, spaces...)
 	t.Run("running it again finishes it", func(t *testing.T) {
 		if out, err := sluice("install", "--profile", "voicecore", "--yes", "--skip-checks").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)

@@ -39,9 +39,9 @@ var (
 	binary     string
 )
 
-// In a place of its own, so that a killed test leaves no API server behind.
+// In a place of its own, so that a killed test leaves no API server behind, and no connection takes the ports that were chosen for it.
 func TestMain(m *testing.M) {
-	os.Exit(box.MainInThisNetwork(func() int { return run(m) }))
+	os.Exit(box.Main(func() int { return run(m) }))
 }
 
 func run(m *testing.M) int {
@@ -56,9 +56,14 @@ func run(m *testing.M) int {
 		}
 	}
 	binary = filepath.Join(os.Getenv("SLUICE_BIN"), "sluice")
-	control = &envtest.Environment{BinaryAssetsDirectory: os.Getenv("SLUICE_MESH_TOOLS"), ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute}
+	control = &envtest.Environment{BinaryAssetsDirectory: os.Getenv("SLUICE_MESH_TOOLS"), ControlPlaneStartTimeout: 5 * time.Minute, ControlPlaneStopTimeout: time.Minute}
 	// Without it, a webhook's Service is called by an address that leads nowhere; with it, by endpoints, of which there are none.
 	control.ControlPlane.GetAPIServer().Configure().Append("enable-aggregator-routing", "true")
+	// It wants an address to tell others, and finds none by itself: this place has no route to anywhere.
+	if _, err := box.NewNetwork(); err != nil {
+		return fail(err)
+	}
+	control.ControlPlane.GetAPIServer().Configure().Append("advertise-address", box.Node.String())
 	config, err := control.Start()
 	if err != nil {
 		return fail(err)

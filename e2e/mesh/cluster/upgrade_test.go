@@ -308,7 +308,7 @@ func TestUpgradeMoves(t *testing.T) {
 	p.start(t)
 
 	t.Run("promote stops at the first workload that is not ready, and touches nothing after it", func(t *testing.T) {
-		err := p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{Options: cluster.Options{Timeout: 2 * time.Second}})
+		err := p.c.PromoteUpgrade(t.Context(), p.ns, cluster.MoveOptions{Options: cluster.Options{Timeout: 5 * time.Second}})
 		if !errors.Is(err, cluster.ErrNotReady) || !strings.Contains(err.Error(), "Deployment "+shop+"/one") || !strings.Contains(err.Error(), "upgrade rollback") {
 			t.Fatalf("got %v, want that Deployment one is not ready and how to go back", err)
 		}
@@ -361,7 +361,7 @@ func TestUpgradeMoves(t *testing.T) {
 		if err := errors.Join(admin.Update(t.Context(), ending), admin.Delete(t.Context(), ending, client.GracePeriodSeconds(0))); err != nil {
 			t.Fatal(err)
 		}
-		err := p.c.FinishUpgrade(t.Context(), p.ns, cluster.Options{Timeout: time.Second})
+		err := p.c.FinishUpgrade(t.Context(), p.ns, cluster.Options{Timeout: 4 * time.Second})
 		if !errors.Is(err, cluster.ErrNotReady) || !strings.Contains(err.Error(), ending.Name) {
 			t.Fatalf("got %v, want that %s is still ending", err, ending.Name)
 		}

@@ -33,13 +33,8 @@ const Dir = "/run/lab"
 
 // Main runs f in a place of its own and returns its exit code. In a box it never returns.
 // If the calling process or its parent is killed, the kernel kills all that f started.
-func Main(f func() int) int { return enclose(f, unix.CLONE_NEWNET) }
-
-// MainInThisNetwork is Main for what has neither boxes nor fixed ports, and wants the machine's own network.
-func MainInThisNetwork(f func() int) int { return enclose(f, 0) }
-
-func enclose(f func() int, network uintptr) int {
-	code, err := route(f, network)
+func Main(f func() int) int {
+	code, err := route(f)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
@@ -47,7 +42,7 @@ func enclose(f func() int, network uintptr) int {
 	return code
 }
 
-func route(f func() int, network uintptr) (int, error) {
+func route(f func() int) (int, error) {
 	switch os.Args[0] {
 	case boxArg:
 		return 1, enter()
@@ -70,7 +65,7 @@ func route(f func() int, network uintptr) (int, error) {
 	inner.Args = append([]string{placeArg}, os.Args[1:]...)
 	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inner.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | network,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	err := inner.Run()

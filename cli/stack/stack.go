@@ -203,8 +203,8 @@ func (s *Stack) command(logName, path string, args ...string) (*exec.Cmd, string
 	return cmd, logPath, nil
 }
 
-// Stop stops what was started, Envoy first, gracefully and then, after ten
-// seconds, by force. A process that does not end cleanly is an error.
+// Stop stops what was started, Envoy first, gracefully and then, after a
+// minute, by force. A process that does not end cleanly is an error.
 func (s *Stack) Stop() error {
 	err := errors.Join(stop("prometheus", s.prometheus), stop("envoy", s.envoy))
 	for _, r := range s.Replicas {
@@ -237,7 +237,7 @@ func stop(name string, cmd *exec.Cmd) error {
 	case err != nil:
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
-	force := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	force := time.AfterFunc(ending, func() { _ = cmd.Process.Kill() })
 	defer force.Stop()
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%s did not end cleanly: %w", name, err)
@@ -245,8 +245,12 @@ func stop(name string, cmd *exec.Cmd) error {
 	return nil
 }
 
-// patience is how long a process may take to be ready: a million tenants take a busy machine a minute.
-const patience = 3 * time.Minute
+// How long a process may take: to be ready, for a million tenants take a busy machine a minute; and to end,
+// for on that machine a drained server still has data to write.
+const (
+	patience = 3 * time.Minute
+	ending   = time.Minute
+)
 
 // waitReady polls url until it says 200, the process ends, or patience does.
 func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {

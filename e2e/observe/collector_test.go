@@ -17,6 +17,7 @@ import (
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
+	"github.com/voicecore-ai/sluice/loopback"
 )
 
 // slow is a collector that takes a second for each batch.
@@ -46,24 +47,26 @@ func listen(t *testing.T) net.Listener {
 
 func TestACollectorInTroubleCostsItsSpansAndNothingElse(t *testing.T) {
 	const requests, atOnce, mayWait = 5000, 16, 2048
-	closed, silent, slowly := listen(t), listen(t), listen(t)
-	_ = closed.Close()
+	silent, slowly := listen(t), listen(t)
+	nobody, err := loopback.Ports(1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := grpc.NewServer()
 	collectorpb.RegisterTraceServiceServer(server, slow{})
 	go func() { _ = server.Serve(slowly) }()
 	t.Cleanup(server.Stop)
 	for _, c := range []struct {
-		name string
-		at   net.Listener
-	}{{"is down", closed}, {"takes connections and says nothing", silent}, {"is slow", slowly}} {
+		name, at string
+	}{{"is down", "127.0.0.1:" + nobody[0]}, {"takes connections and says nothing", silent.Addr().String()}, {"is slow", slowly.Addr().String()}} {
 		t.Run("T-05 one that "+c.name, func(t *testing.T) {
 			t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 			service := listen(t)
 			upstream := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), ReadHeaderTimeout: time.Minute}
 			go func() { _ = upstream.Serve(service) }()
 			t.Cleanup(func() { _ = upstream.Close() })
-			config := traced(t, doors[0].config, &jaeger{otlp: c.at.Addr().String()}, service.Addr().String(), wiring{sampling: 100})
-			w := start(t, stack.Options{Config: config, Args: []string{"--otlp-endpoint", c.at.Addr().String()}})
+			config := traced(t, doors[0].config, &jaeger{otlp: c.at}, service.Addr().String(), wiring{sampling: 100})
+			w := start(t, stack.Options{Config: config, Args: []string{"--otlp-endpoint", c.at}})
 			if problem := w.load(requests, atOnce); problem != nil {
 				t.Error(problem)
 			}
@@ -71,7 +74,19 @@ func TestACollectorInTroubleCostsItsSpansAndNothingElse(t *testing.T) {
 				became := w.spans(t)
 				return became["sent"]+became["failed"]+became["dropped"] >= requests-mayWait
 			})
-			if became := w.spans(t); c.at != slowly && (became["dropped"] == 0 || became["sent"] != 0) {
+			if c.at == slowly.Addr().String() {
+				return
+			}
+			// A slow machine may make so few that there is room for all while one export after the other fails: until there is none.
+			for range 20 {
+				if w.spans(t)["dropped"] > 0 {
+					break
+				}
+				if problem := w.load(requests, atOnce); problem != nil {
+					t.Fatal(problem)
+				}
+			}
+			if became := w.spans(t); became["dropped"] == 0 || became["sent"] != 0 {
 				t.Errorf("spans became %v", became)
 			}
 		})

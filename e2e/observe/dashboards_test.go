@@ -109,7 +109,7 @@ type prometheus string
 
 // get reads the data of one answer.
 func (p prometheus) get(path string, query url.Values, data any) error {
-	response, err := (&http.Client{Timeout: 10 * time.Second}).Get(string(p) + path + "?" + query.Encode())
+	response, err := (&http.Client{Timeout: patience}).Get(string(p) + path + "?" + query.Encode())
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (p prometheus) fill(t *testing.T, empty []panelQuery) {
 	t.Helper()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(2 * time.Minute); len(empty) > 0; <-ticker.C {
+	for deadline := time.Now().Add(patience); len(empty) > 0; <-ticker.C {
 		empty = slices.DeleteFunc(empty, func(q panelQuery) bool {
 			n, err := p.numbers(q.expr)
 			if err != nil {
@@ -189,7 +189,7 @@ func (p prometheus) fill(t *testing.T, empty []panelQuery) {
 func watched(t *testing.T) *stack.Stack {
 	t.Helper()
 	s, err := stack.Start(t.Context(), stack.Options{
-		Sluiced: binary, Envoy: os.Getenv("SLUICE_ENVOY"), Config: deploy.Demo, Dir: t.TempDir(), Prometheus: tool("prometheus"), Jaeger: tool("jaeger"),
+		Sluiced: binary, Envoy: os.Getenv("SLUICE_ENVOY"), Config: patiently(deploy.Demo), Dir: t.TempDir(), Prometheus: tool("prometheus"), Jaeger: tool("jaeger"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +271,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 		}
 	}
 	t.Run("rules are evaluated, and what they record is there", func(t *testing.T) {
-		await.Within(t, time.Minute, "recorded series", func() bool {
+		await.Within(t, patience, "recorded series", func() bool {
 			n, err := p.numbers(`{__name__=~"sluice:.*"}`)
 			return err == nil && n >= 5
 		})
@@ -282,7 +282,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 		}
 		written := read(t, rules+"/alerts.yaml") + read(t, rules+"/recording.yaml")
 		all := strings.Count(written, "- alert: ") + strings.Count(written, "- record: ")
-		await.Within(t, time.Minute, "all rules to be healthy", func() bool {
+		await.Within(t, patience, "all rules to be healthy", func() bool {
 			if err := p.get("/api/v1/rules", nil, &data); err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +299,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 	})
 	t.Run("an exemplar in Prometheus names a trace that Jaeger has", func(t *testing.T) {
 		for _, decision := range []string{"allow", "deny"} {
-			await.Within(t, time.Minute, "the trace of an exemplar of "+decision, func() bool {
+			await.Within(t, patience, "the trace of an exemplar of "+decision, func() bool {
 				ids, err := p.exemplars(`sluice_decision_seconds_bucket{job="sluice", door="ext_authz", decision="` + decision + `"}`)
 				if err != nil {
 					t.Fatal(err)
@@ -314,7 +314,7 @@ func TestEachDashboardShowsDataOfTheDemo(t *testing.T) {
 		}
 	})
 	t.Run("Jaeger has traces of Envoy and of sluiced", func(t *testing.T) {
-		await.Within(t, time.Minute, "both", func() bool {
+		await.Within(t, patience, "both", func() bool {
 			names, err := (&jaeger{api: s.Jaeger}).services()
 			return err == nil && slices.Contains(names, "envoy") && slices.Contains(names, "sluiced")
 		})

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/voicecore-ai/sluice/await"
 	"github.com/voicecore-ai/sluice/cli/stack"
@@ -54,7 +53,7 @@ func startJaeger(t *testing.T) *jaeger {
 		}
 	})
 	j := &jaeger{otlp: "127.0.0.1:" + ports[2], api: "http://127.0.0.1:" + ports[0]}
-	await.Within(t, time.Minute, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
+	await.Within(t, patience, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
 	return j
 }
 
@@ -66,7 +65,7 @@ func (j *jaeger) services() (names []string, err error) {
 
 // get reads the data of one answer of the query API.
 func (j *jaeger) get(path string, data any) error {
-	response, err := (&http.Client{Timeout: 10 * time.Second}).Get(j.api + path)
+	response, err := (&http.Client{Timeout: patience}).Get(j.api + path)
 	if err != nil {
 		return err
 	}

@@ -210,13 +210,13 @@ func (m *mesh) found(t *testing.T) map[string]string {
 // seeded: doctor is quiet about a healthy mesh, finds each fault, and is quiet again.
 func (m *mesh) seeded(t *testing.T) {
 	t.Run("a certificate near its end", func(t *testing.T) { m.finds(t, "SV251") }) // the one that lives forty seconds
-	m.Kubectl(t, "", "-n", apps, "delete", "deployment", "analytics-service-v1", "--timeout=60s")
+	m.Kubectl(t, "", "-n", apps, "delete", "deployment", "analytics-service-v1", "--timeout=5m")
 	lab.Until(t, patience, func() error { return m.healthy(t) })
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			if f.manifest != "" {
 				m.Apply(t, f.manifest)
-				defer m.Kubectl(t, f.manifest, "delete", "-f", "-", "--timeout=60s")
+				defer m.Kubectl(t, f.manifest, "delete", "-f", "-", "--timeout=5m")
 			} else {
 				m.Kubectl(t, "", f.do...)
 				defer m.Kubectl(t, "", f.undo...)
@@ -234,8 +234,8 @@ func (m *mesh) seeded(t *testing.T) {
 	})
 	// That a proxy has ever refused configuration is told until it starts anew.
 	m.Kubectl(t, "", "-n", apps, "rollout", "restart", "deployment/crm-service-v1", "deployment/crm-service-v2")
-	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v1", "--timeout=120s")
-	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v2", "--timeout=120s")
+	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v1", "--timeout=5m")
+	m.Kubectl(t, "", "-n", apps, "rollout", "status", "deployment/crm-service-v2", "--timeout=5m")
 	lab.Until(t, patience, func() error { return m.healthy(t) })
 }
 

@@ -1,9 +1,12 @@
 package voicecore
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/voicecore-ai/sluice/e2e/mesh/lab"
 )
 
 // kinds are all kinds that can be listed, but those that change by themselves.
@@ -27,6 +30,19 @@ func (m *mesh) versions(t *testing.T) string {
 		}
 	}
 	return strings.Join(out, "\n")
+}
+
+// atRest is versions when no controller has anything to write any more about what was applied.
+func (m *mesh) atRest(t *testing.T) (now string) {
+	t.Helper()
+	lab.Until(t, patience, func() error {
+		before := now
+		if now = m.versions(t); now != before {
+			return fmt.Errorf("objects are still written:\n%s", differing(before, now))
+		}
+		return nil
+	})
+	return now
 }
 
 // names lists every object.
@@ -60,8 +76,8 @@ func (m *mesh) uninstall(t *testing.T) {
 	if out, status := m.try(t, "uninstall", "--yes"); status != 3 {
 		t.Errorf("with injected pods, uninstall: exit status %d, want 3\n%s", status, out)
 	}
-	m.Kubectl(t, "", "-n", apps, "delete", "deployment,service,serviceaccount", "--all", "--timeout=120s")
-	m.Kubectl(t, "", "-n", apps, "wait", "pod", "--all", "--for=delete", "--timeout=120s")
+	m.Kubectl(t, "", "-n", apps, "delete", "deployment,service,serviceaccount", "--all", "--timeout=5m")
+	m.Kubectl(t, "", "-n", apps, "wait", "pod", "--all", "--for=delete", "--timeout=5m")
 	out := m.command(t, "uninstall", "--yes", "--crds", "--namespaces")
 	t.Log(out)
 	for _, o := range m.names(t) {

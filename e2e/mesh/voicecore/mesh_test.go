@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
-	patience = 2 * time.Minute
+	patience = 5 * time.Minute
 	apps     = "voicecore-ai"
 	public   = "voicecore.example.com"
 )
@@ -37,12 +37,14 @@ type mesh struct {
 	sluices int      // replicas of the server
 }
 
-// values over the profile: what a cluster of this kind needs, a host outside,
-// and the switchable pieces of the description switched on.
+// values over the profile: what a cluster of this kind needs, a host outside, time for
+// a machine with all of it on a few cores, and the switchable pieces of the description switched on.
 const values = `
 istio:
   stats: false # upstream's Envoy has not Istio's metrics filter
 mesh:
+  serviceDefaults:
+    pool: {connectTimeout: 10s}
   services:
   - name: gateway-service
     # As many retries as attempts show, without waiting for a busy machine.
@@ -50,8 +52,9 @@ mesh:
   - name: crm-service
     canary: {stable: v1, canary: v2, weight: 10}
   - name: billing-service
-    timeout: 2s
-    retries: {attempts: 3, perTry: 400ms}
+    # Late is what takes longer than that, and on a busy machine that must not be an answer which is under way.
+    timeout: 6s
+    retries: {attempts: 3, perTry: 1500ms}
     fault: {abortPercent: 100, abortStatus: 418, header: please}
   - name: tenant-service
     localLimit: {tokens: 5, interval: 1h}
@@ -62,6 +65,10 @@ mesh:
   external:
   - {name: partner, host: partner.example.net, port: 80, protocol: HTTP, callers: [gateway-service]}
 sluice:
+  doors:
+    extAuthz: {timeout: 10s}
+    extProc: {timeout: 10s}
+    rateLimit: {timeout: 10s}
   values:
     image: {repository: registry.example.com/sluiced, tag: dev}
     secrets: {existingSecret: sluice-secrets}
@@ -125,7 +132,7 @@ func install(t *testing.T, more string) *mesh {
 		"--from-file="+filepath.Join(data, "secret"), "--from-file="+filepath.Join(data, "admin.token.sha256"))
 	t.Log(m.command(t, "install", "--yes"))
 	m.edge = m.Kubectl(t, "", "-n", "istio-system", "wait", "service/istio-ingressgateway",
-		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
+		"--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=5m", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 	return m
 }
 

@@ -27,7 +27,7 @@ func TestVoiceCore(t *testing.T) {
 	} {
 		m.Apply(t, s)
 	}
-	m.Kubectl(t, "", "-n", apps, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=120s")
+	m.Kubectl(t, "", "-n", apps, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=5m")
 	gateway := m.Pod(t, apps, "app=gateway-service")
 	t.Run("M-01 the whole mesh is there, and ready", func(t *testing.T) {
 		out := m.command(t, "status", "-o", "json")
@@ -47,7 +47,7 @@ func TestVoiceCore(t *testing.T) {
 		}
 	})
 	t.Run("M-02 a second install changes nothing", func(t *testing.T) {
-		before := m.versions(t)
+		before := m.atRest(t)
 		m.command(t, "install", "--yes")
 		if after := m.versions(t); after != before {
 			t.Errorf("objects were written again:\n%s", differing(before, after))

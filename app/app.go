@@ -408,20 +408,13 @@ func (a *App) part(name string, run func(context.Context)) {
 
 // sweep lets go of counters that are whole again, so that a new tenant finds room.
 func (a *App) sweep(ctx context.Context) {
-	ticker := time.NewTicker(5 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			if a.shared != nil {
-				a.shared.outage.Sweep(now.UnixMicro())
-			} else {
-				a.embedded.Sweep(now.UnixMicro())
-			}
+	every(ctx, 5*time.Second, func(now time.Time) {
+		if a.shared != nil {
+			a.shared.outage.Sweep(now.UnixMicro())
+		} else {
+			a.embedded.Sweep(now.UnixMicro())
 		}
-	}
+	})
 }
 
 // What a stop takes at most after --drain-timeout: for handlers to notice that their calls were

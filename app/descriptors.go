@@ -19,29 +19,22 @@ const descriptorPoll = time.Second
 // ends. What can't be loaded changes nothing and is logged once.
 func (a *App) watchDescriptors(ctx context.Context) {
 	seen := fingerprint(a.config.RLSConfig)
-	ticker := time.NewTicker(descriptorPoll)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	every(ctx, descriptorPoll, func(time.Time) {
 		now := fingerprint(a.config.RLSConfig)
 		if now == seen {
-			continue
+			return
 		}
 		seen = now
 		config, err := rls.Load(a.config.RLSConfig)
 		a.descriptorsRefused.Store(err != nil)
 		if err != nil {
 			a.log.Error("the descriptor files are refused; the ones before stay in force", "error", err)
-			continue
+			return
 		}
 		a.rls.SetConfig(config)
 		a.described.Declare(config.Limits())
 		a.log.Info("descriptor files loaded", "domains", config.Domains())
-	}
+	})
 }
 
 // fingerprint changes when a file of the folder does. Links are followed, so a

@@ -92,16 +92,10 @@ func (a *App) saveLastUsed() error {
 // keepTimes saves them until ctx ends, and once more then. Nobody else saves: two at once could
 // leave the older times.
 func (a *App) keepTimes(ctx context.Context) error {
-	ticker := time.NewTicker(keepLastUsed)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return a.saveLastUsed()
-		case <-ticker.C:
-			if err := a.saveLastUsed(); err != nil {
-				a.log.Warn("not saved; it is tried again in a minute", "error", err)
-			}
+	every(ctx, keepLastUsed, func(time.Time) {
+		if err := a.saveLastUsed(); err != nil {
+			a.log.Warn("not saved; it is tried again in a minute", "error", err)
 		}
-	}
+	})
+	return a.saveLastUsed()
 }

@@ -92,16 +92,7 @@ const lookEvery = time.Minute
 
 // watch looks whether the servers, which a failover may have made others, still keep what they are given.
 func (s *shared) watch(ctx context.Context, log *slog.Logger) {
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			s.look(ctx, log)
-		}
-	}
+	every(ctx, lookEvery, func(time.Time) { s.look(ctx, log) })
 }
 
 // look says nothing of a Redis that does not answer: that is the breaker's.

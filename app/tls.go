@@ -55,16 +55,7 @@ type certificates struct {
 
 // watch loads the files again when they change, until ctx ends.
 func (f *certificates) watch(ctx context.Context) {
-	ticker := time.NewTicker(certificatePoll)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			f.renew()
-		}
-	}
+	every(ctx, certificatePoll, func(time.Time) { f.renew() })
 }
 
 func (f *certificates) renew() {

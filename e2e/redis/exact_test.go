@@ -113,46 +113,24 @@ func TestF11LostReplies(t *testing.T) {
 // TestF17StepOfAClock: the clock of one of three replicas steps an hour ahead, then an hour back.
 func TestF17StepOfAClock(t *testing.T) {
 	all := open(t, "redis://"+redistest.Start(t).Addr, patient, nil)
-	const hits = 1000
-	for _, l := range []ratelimit.Limit{
-		{Name: "a fixed window", Algorithm: ratelimit.Fixed, Hits: hits, Window: window},
-		{Name: "a trailing window", Algorithm: ratelimit.Hard, Hits: hits, Window: 24 * time.Hour},
-		{Name: "a smooth rate", Algorithm: ratelimit.GCRA, Hits: 1, Window: 24 * time.Hour, Burst: hits},
-	} {
-		t.Run(l.Name+" admits exactly its limit", func(t *testing.T) {
-			c := newTenant(t, 0, hits)
-			c[0].Limit = &l
-			var admitted, failed atomic.Int64
-			for _, step := range []time.Duration{0, time.Hour, -time.Hour, 0} {
-				var wg sync.WaitGroup
-				for i := range 30 {
-					wg.Go(func() {
-						for range 20 {
-							now := time.Now()
-							if i%replicas == 1 {
-								now = now.Add(step)
-							}
-							s := all[i%replicas].ask(0, c, ratelimit.Operation{Now: now.UnixMicro()})
-							if s.admitted {
-								admitted.Add(1)
-							}
-							if s.err != nil || s.degraded {
-								failed.Add(1)
-							}
-						}
-					})
-					if i == 14 && step == 0 {
-						break // at first not all of it, so that all steps find something left
+	stepping(t, all, "the clock of one of three stepped", 300+600+600+300, func(t *testing.T, step time.Duration, ask func(int, ratelimit.Operation)) {
+		var wg sync.WaitGroup
+		for i := range 30 {
+			wg.Go(func() {
+				for range 20 {
+					now := time.Now()
+					if i%replicas == 1 {
+						now = now.Add(step)
 					}
+					ask(i, ratelimit.Operation{Now: now.UnixMicro()})
 				}
-				wg.Wait()
+			})
+			if i == 14 && step == 0 {
+				break // at first not all of it, so that all steps find something left
 			}
-			t.Logf("F17: %s of %d: %d were admitted of %d, %d failed", l.Name, hits, admitted.Load(), 300+600+600+300, failed.Load())
-			if admitted.Load() != hits || failed.Load() > 0 {
-				t.Errorf("%d were admitted, want %d; %d failed", admitted.Load(), hits, failed.Load())
-			}
-		})
-	}
+		}
+		wg.Wait()
+	})
 }
 
 // TestA6ChangedLimits: a limit is raised, lowered and given back to in mid-window while all replicas ask, and refuse from memory.

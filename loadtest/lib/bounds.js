@@ -110,7 +110,7 @@ function leastOf(limit, run, before) {
  * @returns {{low: number, high: number}}
  */
 export function part(limits, run, before) {
-  return { low: Math.min(...limits.map((l) => leastOf(l, run, before))), high: over(limits, run).high };
+  return { low: Math.min(...limits.map((l) => leastOf(l, run, before))), high: bounds(limits, run).high };
 }
 
 /**
@@ -166,14 +166,33 @@ export function ideal(limit, run) {
 /**
  * @param {Limit[]} limits that one request is charged, all or none
  * @param {Run} run
+ */
+function bounds(limits, run) {
+  return { low: Math.min(...limits.map((l) => least(l, run))), high: Math.min(run.sent, ...limits.map((l) => mostOf(l, run))) };
+}
+
+/**
+ * @param {Limit[]} limits that one request is charged, all or none
+ * @param {Run} run
  * @returns {{low: number, high: number, ideal: number}}
  */
 export function over(limits, run) {
-  return {
-    low: Math.min(...limits.map((l) => least(l, run))),
-    high: Math.min(run.sent, ...limits.map((l) => mostOf(l, run))),
-    ideal: Math.min(...limits.map((l) => ideal(l, run))),
-  };
+  return { ...bounds(limits, run), ideal: Math.min(...limits.map((l) => ideal(l, run))) };
+}
+
+/**
+ * The bounds of a steady offer before it is made: of all places where the edge of a window can fall, the least and the most.
+ * @param {Limit[]} limits that one request is charged, all or none
+ * @param {number} rate requests a second
+ * @param {number} seconds
+ * @param {number} lag the most ms that a request is late
+ * @returns {{low: number, high: number}}
+ */
+export function planned(limits, rate, seconds, lag) {
+  const window = Math.max(...limits.map((l) => l.windowMs));
+  const starts = [...Array(20).keys()].map((i) => window * (1 + i / 20));
+  const all = starts.map((start) => bounds(limits, { sent: rate * seconds, first: start, last: start + seconds * 1000 + lag, start, rate, lag }));
+  return { low: Math.min(...all.map((b) => b.low)), high: Math.max(...all.map((b) => b.high)) };
 }
 
 /**

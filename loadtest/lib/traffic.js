@@ -61,7 +61,7 @@ export function call(id, client, method, message, due) {
  * @param {{sent: number, due?: number, took: number, outcome: Counter, status: number}} what
  */
 function count(tags, { sent, due, took: duration, outcome, status }) {
-  const now = Date.now();
+  const now = Date.now() + 1; // Date has whole ms: the answer came before this one
   sentAt.add(sent, tags);
   answeredAt.add(now, tags);
   lag.add(Math.max(0, now - (due || sent)), tags);

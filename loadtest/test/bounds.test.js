@@ -2,7 +2,7 @@
 // 'node --test' runs it: bounds.js needs nothing of k6.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ideal, over, part, recovered } from '../lib/bounds.js';
+import { ideal, over, part, planned, recovered } from '../lib/bounds.js';
 
 /** @param {number} seed */
 function random(seed) {
@@ -102,6 +102,29 @@ test('what is admitted of a part lies within its bounds, whatever came before an
       }
     }
     assert.ok(closest > 0.6, `${limit.algorithm}: of no part more than ${closest} of what was allowed had to be`);
+  }
+});
+
+test('what a limiter admits lies within the bounds that are planned with, wherever the edge of a window falls', () => {
+  const next = random(17);
+  for (const limit of /** @type {import('../lib/config.js').Limit[]} */ (limits)) {
+    for (const [factor, seconds] of [[2, 5], [2, 6], [1.5, 15]]) {
+      const rate = Math.round((limit.limit * 1000 * factor) / limit.windowMs);
+      const sent = rate * seconds;
+      const bound = planned([limit], rate, seconds, 800);
+      let most = 0;
+      for (let run = 0; run < 500; run++) {
+        const start = 1e12 + run * (limit.windowMs / 500);
+        const late = [0, 5, 500][run % 3];
+        const allowed = admitted(limit, [...Array(sent).keys()].map((i) => start + (i * 1000) / rate + late * next()).sort((a, b) => a - b));
+        assert.ok(bound.low <= allowed && allowed <= bound.high, `${limit.algorithm}, ${rate}/s for ${seconds} s, ${late} ms late: ${allowed} allowed, bounds ${bound.low} to ${bound.high}`);
+        most = Math.max(most, allowed);
+      }
+      // An edge in the middle of one window's time makes two of it, and twice the limit is allowed.
+      const all = limit.algorithm === 'fixed' && seconds * 1000 === limit.windowMs;
+      assert.equal(most === sent, all, `${limit.algorithm}, ${rate}/s for ${seconds} s: ${most} of ${sent} allowed`);
+      assert.equal(bound.high === sent, all, `${limit.algorithm}, ${rate}/s for ${seconds} s: the bound is ${bound.high} of ${sent}`);
+    }
   }
 });
 

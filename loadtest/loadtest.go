@@ -89,7 +89,7 @@ func (j job) String() string {
 	return name
 }
 
-// Load runs suites and prints a table of them. The error names those that are not green.
+// Load runs suites and prints a table of them. The error names those that are not green, and why.
 func Load(ctx context.Context, o Options) error {
 	var jobs []job
 	for _, s := range suites {
@@ -117,11 +117,11 @@ func allGreen(results []Result) error {
 	var wrong []string
 	for _, r := range results {
 		if r.Result != green {
-			wrong = append(wrong, fmt.Sprintf("%s on %s by %s is %s", r.Suite, r.Store, r.Wiring, r.Result))
+			wrong = append(wrong, fmt.Sprintf("%s on %s by %s is %s: %s", r.Suite, r.Store, r.Wiring, r.Result, strings.Join(slices.Concat(r.Problems, r.Doubts), "; ")))
 		}
 	}
 	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, ", "))
+		return errors.New(strings.Join(wrong, "\n"))
 	}
 	return nil
 }

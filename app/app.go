@@ -217,7 +217,11 @@ func (a *App) quotaAPI(keys keys) (*api.Service, error) {
 func (a *App) buildGRPC(keys keys, service *api.Service) error {
 	options := append(grpcOptions(), grpc.ForceServerCodecV2(rls.Codec()))
 	if a.config.OTLPEndpoint != "" {
-		spans, err := telemetry.OpenSpans(context.Background(), a.config.OTLPEndpoint, Version, a.log)
+		to, err := a.config.collector()
+		if err != nil {
+			return err
+		}
+		spans, err := telemetry.OpenSpans(context.Background(), to, Version, a.log)
 		if err != nil {
 			return err
 		}

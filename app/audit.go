@@ -28,7 +28,11 @@ func (a *App) openAudit(keys keys) error {
 		o.Dir = a.config.AuditDir
 	}
 	if a.config.AuditOTLP {
-		copies, err := telemetry.NewAuditLogs(context.Background(), a.config.OTLPEndpoint, Version)
+		to, err := a.config.collector()
+		if err != nil {
+			return err
+		}
+		copies, err := telemetry.NewAuditLogs(context.Background(), to, Version)
 		if err != nil {
 			return fmt.Errorf("audit-otlp: %w", err)
 		}

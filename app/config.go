@@ -58,6 +58,8 @@ type Config struct {
 	DrainDelay         time.Duration `koanf:"drain-delay"`
 	DrainTimeout       time.Duration `koanf:"drain-timeout"`
 	OTLPEndpoint       string        `koanf:"otlp-endpoint"`
+	OTLPCA             string        `koanf:"otlp-ca"`
+	OTLPPlainText      bool          `koanf:"otlp-plaintext"`
 	MetricsTenants     int           `koanf:"metrics-tenants"`
 	LogLevel           string        `koanf:"log-level"`
 	LogFormat          string        `koanf:"log-format"`
@@ -117,7 +119,9 @@ func Flags(f *pflag.FlagSet) {
 	redisFlags(f)
 	f.Duration("drain-delay", 0, "after SIGTERM, `time` to keep serving while readiness already says no; set it to what endpoints take to propagate")
 	f.Duration("drain-timeout", 20*time.Second, "after --drain-delay, `time` for calls in flight before they are cut")
-	f.String("otlp-endpoint", "", "`host:port` of an OpenTelemetry collector (gRPC, plain text) for spans; \"\" for none")
+	f.String("otlp-endpoint", "", "`host:port` of an OpenTelemetry collector (OTLP over gRPC) for spans, https:// before it for TLS; \"\" for none")
+	f.String("otlp-ca", "", "PEM `file` with the certificates that the collector's must chain to, read at the start; \"\" for the system's")
+	f.Bool("otlp-plaintext", false, "let plain text go to a collector on another machine, where something else encrypts the way; who is on the way reads which tenant does what")
 	f.Int("metrics-tenants", 20, "most tenants with series of their own on /metrics, those that ask most, as a `number` up to 100; the others share one; 0 names none")
 	f.String("log-level", "info", "`word` for the least that is logged: debug, info, warn, error")
 	f.String("log-format", "text", "`word` text or json")
@@ -324,9 +328,7 @@ func (c Config) check() (problems []error) {
 			wrong("%s: at least %d", least.setting, least.min)
 		}
 	}
-	if c.AuditOTLP && (c.OTLPEndpoint == "" || c.Audit == "off") {
-		wrong("audit-otlp: needs otlp-endpoint, and audit on")
-	}
+	c.checkCollector(wrong)
 	if c.DrainDelay < 0 {
 		wrong("drain-delay %v: 0s or more", c.DrainDelay)
 	}
@@ -341,13 +343,9 @@ const longestSocket = 107
 
 func (c Config) checkAddresses(wrong func(string, ...any)) {
 	for _, a := range []struct{ setting, address string }{
-		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"status-listen", c.StatusListen}, {"otlp-endpoint", c.OTLPEndpoint},
+		{"grpc-listen", c.GRPCListen}, {"http-listen", c.HTTPListen}, {"status-listen", c.StatusListen},
 	} {
-		if a.address == "" {
-			continue
-		}
-		_, port, err := net.SplitHostPort(a.address)
-		if _, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil {
+		if a.address != "" && !isAddress(a.address) {
 			wrong("%s %s: want host:port with a port from 0 to 65535 and no scheme, like 127.0.0.1:9090", a.setting, a.address)
 		}
 	}
@@ -360,6 +358,13 @@ func (c Config) checkAddresses(wrong func(string, ...any)) {
 	if len(c.UDS) > longestSocket {
 		wrong("uds %s: the path of a socket has at most %d bytes, and this has %d", c.UDS, longestSocket, len(c.UDS))
 	}
+}
+
+// isAddress reports whether address is host:port.
+func isAddress(address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	_, errPort := strconv.ParseUint(port, 10, 16)
+	return err == nil && errPort == nil
 }
 
 // loopback reports whether nobody outside this machine reaches address. One that

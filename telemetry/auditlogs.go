@@ -51,9 +51,9 @@ const (
 	exportAtClose   = 2 * time.Second
 )
 
-// NewAuditLogs sends to the collector at endpoint (gRPC, plain text).
-func NewAuditLogs(ctx context.Context, endpoint, version string) (*AuditLogs, error) {
-	exporter, err := otlploggrpc.New(ctx, otlploggrpc.WithEndpoint(endpoint), otlploggrpc.WithInsecure(), otlploggrpc.WithTimeout(exportTimeout))
+// NewAuditLogs sends to an OTLP collector.
+func NewAuditLogs(ctx context.Context, to Endpoint, version string) (*AuditLogs, error) {
+	exporter, err := otlploggrpc.New(ctx, otlploggrpc.WithEndpoint(to.Address), otlploggrpc.WithTLSCredentials(to.Credentials), otlploggrpc.WithTimeout(exportTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("otlp-endpoint: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	logs "go.opentelemetry.io/proto/otlp/logs/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
@@ -61,7 +62,7 @@ func (r *receiver) serve(t *testing.T) (endpoint string) {
 
 func copies(t *testing.T, endpoint string) *AuditLogs {
 	t.Helper()
-	a, err := NewAuditLogs(t.Context(), endpoint, "test")
+	a, err := NewAuditLogs(t.Context(), Endpoint{endpoint, insecure.NewCredentials()}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

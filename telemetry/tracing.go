@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc/credentials"
 )
 
 const (
@@ -25,12 +26,18 @@ const (
 	spanLinks          = 1
 )
 
-// OpenSpans exports spans to an OTLP collector (gRPC, plain text) at endpoint. Whether a call has one is decided by
+// Endpoint is an OTLP collector that speaks gRPC.
+type Endpoint struct {
+	Address     string // host:port
+	Credentials credentials.TransportCredentials
+}
+
+// OpenSpans exports spans to an OTLP collector. Whether a call has one is decided by
 // whoever calls, never here. A collector that is down costs its spans and a line in the log, nothing else.
 // The SDK has one place for errors in a process, which is pointed at log.
-func OpenSpans(ctx context.Context, endpoint, version string, log *slog.Logger) (*Spans, error) {
+func OpenSpans(ctx context.Context, to Endpoint, version string, log *slog.Logger) (*Spans, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans were lost", "error", err) }))
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(endpoint), otlptracegrpc.WithInsecure())
+	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(to.Address), otlptracegrpc.WithTLSCredentials(to.Credentials))
 	if err != nil {
 		return nil, fmt.Errorf("otlp-endpoint: %w", err)
 	}

@@ -227,7 +227,7 @@ func TestSluicedTakesTheSettings(t *testing.T) {
 				"data": c.Data, "secrets": c.Secrets, "catalog": c.Catalog, "rls-config": c.RLSConfig,
 				"redis-password-file": filepath.Dir(c.Redis.PasswordFile), "redis-ca": filepath.Dir(c.Redis.CA), "redis-cert": filepath.Dir(c.Redis.Cert),
 				"redis-key": filepath.Dir(c.Redis.Key), "redis-sentinel-password-file": filepath.Dir(c.Redis.SentinelPasswordFile),
-				"tls-cert": filepath.Dir(c.TLSCert), "tls-key": filepath.Dir(c.TLSKey), "tls-client-ca": filepath.Dir(c.TLSClientCA),
+				"otlp-ca": filepath.Dir(c.OTLPCA), "tls-cert": filepath.Dir(c.TLSCert), "tls-key": filepath.Dir(c.TLSKey), "tls-client-ca": filepath.Dir(c.TLSClientCA),
 			} {
 				mounted := slices.ContainsFunc(pod.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool {
 					return m.MountPath == folder && m.ReadOnly == (setting != "data") && m.SubPath == ""
@@ -292,7 +292,7 @@ func TestTheAgentWritesWhereSluicedReads(t *testing.T) {
 	if want := strings.Join([]string{c.GRPCListen[1:], c.StatusListen[1:]}, ","); template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"] != want {
 		t.Errorf("the sidecar leaves %s alone, want %s", template.Annotations["traffic.sidecar.istio.io/excludeInboundPorts"], want)
 	}
-	for want, set := range map[string]map[string]any{"6379,26379": {}, "": {"store.redis.url": "redis://r", "store.redis.plainText": true, "store.redis.sentinelUser": "", "store.redis.sentinelExistingSecret": "", "store.redis.tlsExistingSecret": "", "store.redis.clientCertificate": false}} {
+	for want, set := range map[string]map[string]any{"6379,26379": {}, "6379,26379,4317": {"settings.otlp-endpoint": "https://c:4317", "networkPolicy.enabled": false}, "": {"store.redis.url": "redis://r", "store.redis.plainText": true, "store.redis.sentinelUser": "", "store.redis.sentinelExistingSecret": "", "store.redis.tlsExistingSecret": "", "store.redis.clientCertificate": false}} {
 		redis := one[appsv1.StatefulSet](t, objects(t, with(values(t, "redis"), set))).Spec.Template
 		if got := redis.Annotations["traffic.sidecar.istio.io/excludeOutboundPorts"]; got != want {
 			t.Errorf("on the way to Redis the sidecar leaves %q alone, want %q", got, want)
@@ -316,7 +316,7 @@ func TestTheSchemaKnowsEverySetting(t *testing.T) {
 	made := []string{
 		"config", "data", "secrets", "catalog", "rls-config", "grpc-listen", "uds", "http-listen", "http-remote", "status-listen",
 		"tls-cert", "tls-key", "tls-client-ca", "peers", "edge-peers", "audit-dir", "stage", "only-host", "drain-delay", "drain-timeout",
-		"redis-url", "redis-user", "redis-password-file", "redis-sentinel-user", "redis-sentinel-password-file", "redis-ca", "redis-cert", "redis-key", "redis-plaintext",
+		"redis-url", "redis-user", "redis-password-file", "redis-sentinel-user", "redis-sentinel-password-file", "redis-ca", "redis-cert", "redis-key", "redis-plaintext", "otlp-ca",
 	}
 	known := properties(t, "settings")
 	flags(t).VisitAll(func(f *pflag.Flag) {

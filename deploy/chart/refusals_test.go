@@ -68,7 +68,9 @@ func TestWhatTheChartRefuses(t *testing.T) {
 		"networkPolicy.doorsFrom: empty, and no id of doors.peers names a namespace (/ns/…/sa/…)": {"doors.peers": []any{"spiffe://example.com/edge"}},
 		"networkPolicy.statusFrom: empty, so the Prometheus of serviceMonitor could not scrape":   {"serviceMonitor.enabled": true},
 		"networkPolicy.apiFrom: empty, so nobody could reach the API of api.exposed":              {"api.exposed": true},
-		"networkPolicy.otlpTo: empty, so no span could reach settings.otlp-endpoint; say where":   {"settings.otlp-endpoint": "otel:4317"},
+		"networkPolicy.otlpTo: empty, so no span could reach settings.otlp-endpoint; say where":   {"settings.otlp-endpoint": "https://otel:4317"},
+		"otlp.caExistingSecret: does nothing while settings.otlp-endpoint does not begin with":    {"otlp.caExistingSecret": "x"},
+		"settings.otlp-endpoint: plain text to another pod or machine":                            {"settings.otlp-endpoint": "otel:4317", "networkPolicy.otlpTo": one},
 	} {
 		t.Run("it says "+want, func(t *testing.T) {
 			rendered, err := render(load(t), with(values(t, "minimal"), set), false)

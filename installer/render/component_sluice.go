@@ -41,10 +41,13 @@ func sluice(v *profile.Values) (Objects, error) {
 		})
 	}
 	if t := v.Mesh.Tracing; t.Enabled && v.Addons.Jaeger.Enabled {
-		values = util.CoalesceTables(values, map[string]any{
-			"settings":      map[string]any{"otlp-endpoint": fmt.Sprintf("%s:%d", t.Service, t.Port)},
-			"networkPolicy": map[string]any{"otlpTo": from},
-		})
+		values = util.CoalesceTables(values, map[string]any{"networkPolicy": map[string]any{"otlpTo": from}})
+		if settings, _ := values["settings"].(map[string]any); settings["otlp-endpoint"] == nil {
+			// Jaeger of the addons speaks no TLS.
+			values = util.CoalesceTables(values, map[string]any{
+				"settings": map[string]any{"otlp-endpoint": fmt.Sprintf("%s:%d", t.Service, t.Port), "otlp-plaintext": true},
+			})
+		}
 	}
 	values["stage"] = string(v.Mesh.Stage) // one stage for all of the mesh: profile refuses another among sluice.values
 	if s := v.Images.PullSecret; s != "" {

@@ -55,7 +55,7 @@ func TestValuesOfTheChartLieOverWhatTheMeshKnows(t *testing.T) {
 	text := string(text(t, component(t, v, "sluice")))
 	for _, want := range []string{
 		"image: mirror.example.com/x/voicecore-ai/sluiced:1.2.3\n", "- name: pull\n", "istio.io/rev: 1-31-4\n", "log-level: debug\n",
-		"otlp-endpoint: jaeger.istio-system.svc.cluster.local:4317\n", "prometheus.io/port: \"9092\"\n", "app: sluice\n",
+		"otlp-endpoint: jaeger.istio-system.svc.cluster.local:4317\n    otlp-plaintext: true\n", "prometheus.io/port: \"9092\"\n", "app: sluice\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in %v", want, pod)
@@ -63,6 +63,10 @@ func TestValuesOfTheChartLieOverWhatTheMeshKnows(t *testing.T) {
 	}
 	if again := string(textOf(t, v)); again != text {
 		t.Error("rendering has changed the values")
+	}
+	own := string(textOf(t, values(t, "voicecore", "sluice.values.settings.otlp-endpoint=https://collector.example:4317")))
+	if !strings.Contains(own, "otlp-endpoint: https://collector.example:4317\n") || strings.Contains(own, "otlp-plaintext") {
+		t.Errorf("a collector of one's own by TLS:\n%s", own)
 	}
 	alone := values(t, "voicecore")
 	alone.Sluice.Values["replicas"] = 2 // which Load refuses before

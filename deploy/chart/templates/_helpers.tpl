@@ -74,12 +74,14 @@ labels:
 {{- if .clientCertificate }}{{ $_ := set $redis "redis-cert" "/etc/sluice/redis-tls/tls.crt" }}{{ $_ := set $redis "redis-key" "/etc/sluice/redis-tls/tls.key" }}{{ end -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.otlp.caExistingSecret }}{{ $_ := set $own "otlp-ca" "/etc/sluice/otlp/ca.crt" }}{{ end -}}
 {{- mergeOverwrite (deepCopy .Values.settings) $tls $redis $own | toYaml -}}
 {{- end -}}
 
-{{- /* The Secrets of the store, by the folder that each is mounted at. */ -}}
-{{- define "sluice.redisSecrets" -}}
+{{- /* The Secrets of the store and of the collector, by the folder that each is mounted at. */ -}}
+{{- define "sluice.secrets" -}}
 {{- $all := dict -}}
+{{- with .Values.otlp.caExistingSecret }}{{ $_ := set $all "otlp" (dict "name" . "keys" (list "ca.crt")) }}{{ end -}}
 {{- if eq .Values.store.type "redis" -}}
 {{- with .Values.store.redis -}}
 {{- if .existingSecret }}{{ $_ := set $all "redis" (dict "name" .existingSecret "keys" (list "password")) }}{{ end -}}
@@ -87,6 +89,15 @@ labels:
 {{- if .tlsExistingSecret }}{{ $_ := set $all "redis-tls" (dict "name" .tlsExistingSecret "keys" (ternary (list "ca.crt" "tls.crt" "tls.key") (list "ca.crt") .clientCertificate)) }}{{ end -}}
 {{- end -}}
 {{- end -}}
+{{- $all | toJson -}}
+{{- end -}}
+
+{{- /* The ports to which sluiced speaks TLS itself. */ -}}
+{{- define "sluice.encryptedPorts" -}}
+{{- $all := list -}}
+{{- if and (eq .Values.store.type "redis") (hasPrefix "rediss" .Values.store.redis.url) }}{{ $all = .Values.networkPolicy.redisPorts }}{{ end -}}
+{{- $otlp := default "" (index .Values.settings "otlp-endpoint") -}}
+{{- if hasPrefix "https://" $otlp }}{{ $all = append $all (splitList ":" $otlp | last) }}{{ end -}}
 {{- $all | toJson -}}
 {{- end -}}
 

@@ -29,7 +29,7 @@ func (a *App) metrics() *prometheus.Registry {
 		registry.MustRegister(telemetry.Store(a.embedded, a.journal))
 	}
 	if a.shared != nil {
-		registry.MustRegister(a.shared.calls, telemetry.SharedStore(a.shared.counters, a.shared.presence.Count), telemetry.Outage(a.shared.outage))
+		registry.MustRegister(a.shared.calls, telemetry.SharedStore(a.shared.counters, a.shared.presence.Count, a.shared.unfit.Load), telemetry.Outage(a.shared.outage))
 	}
 	if a.certificates != nil {
 		registry.MustRegister(telemetry.Certificate(a.certificates.expires))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,6 +25,7 @@ type shared struct {
 	outage   *outage.Store
 	presence *replicas.Presence
 	calls    *telemetry.StoreCalls
+	unfit    atomic.Bool // what the last look found that got an answer
 }
 
 // settleTimeout is how long a stop waits for Redis to take what was admitted without it.
@@ -99,7 +101,11 @@ func (s *shared) watch(ctx context.Context, log *slog.Logger) {
 func (s *shared) look(ctx context.Context, log *slog.Logger) {
 	one, cancel := context.WithTimeout(ctx, patienceWithRedis)
 	defer cancel()
-	if err := s.counters.Check(one); err != nil && ctx.Err() == nil && !s.outage.Stats().Open {
+	err := s.counters.Check(one)
+	if unfit := errors.Is(err, redisstore.ErrUnfit); unfit || err == nil {
+		s.unfit.Store(unfit)
+	}
+	if err != nil && ctx.Err() == nil && !s.outage.Stats().Open {
 		log.Error("Redis is not as it was at the start, and limits may not hold", "error", err)
 	}
 }

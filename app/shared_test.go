@@ -183,6 +183,7 @@ func TestARedisThatMayThrowCountersAwayIsComplainedOf(t *testing.T) {
 	if said := s.log.String(); strings.Contains(said, "limits may not hold") {
 		t.Errorf("without a reason: %s", said)
 	}
+	s.counts(t, map[string]string{"sluice_store_unfit": "0"})
 	if err := s.shared.client.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -190,4 +191,10 @@ func TestARedisThatMayThrowCountersAwayIsComplainedOf(t *testing.T) {
 	if said := s.log.String(); !strings.Contains(said, "limits may not hold") || !strings.Contains(said, "set it to noeviction") {
 		t.Errorf("the log says\n%s", said)
 	}
+	s.counts(t, map[string]string{"sluice_store_unfit": "1"})
+
+	// Who gets no answer has learnt nothing.
+	r.Kill()
+	s.shared.look(t.Context(), s.App.log)
+	s.counts(t, map[string]string{"sluice_store_unfit": "1"})
 }

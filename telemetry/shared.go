@@ -51,12 +51,13 @@ func (c *StoreCalls) Describe(d chan<- *prometheus.Desc) { c.seconds.Describe(d)
 // Collect implements prometheus.Collector.
 func (c *StoreCalls) Collect(m chan<- prometheus.Metric) { c.seconds.Collect(m); c.calls.Collect(m) }
 
-// SharedStore says what the shared store was asked, beside the round trips, and how many replicas there are.
-func SharedStore(counters *redisstore.Store, replicas func() int) prometheus.Collector {
-	return exported{[]*prometheus.Desc{deniedHitsDesc, resentDesc, replicasDesc}, func(m metrics) {
+// SharedStore says what the shared store was asked, beside the round trips, whether it is fit to keep counters, and how many replicas there are.
+func SharedStore(counters *redisstore.Store, replicas func() int, unfit func() bool) prometheus.Collector {
+	return exported{[]*prometheus.Desc{deniedHitsDesc, resentDesc, unfitDesc, replicasDesc}, func(m metrics) {
 		stats := counters.Stats()
 		m.count(deniedHitsDesc, uint64(stats.DeniedHits)) //nolint:gosec // it only grows
 		m.count(resentDesc, uint64(stats.Resends))        //nolint:gosec // it only grows
+		m.flag(unfitDesc, unfit())
 		m.gauge(replicasDesc, float64(replicas()))
 	}}
 }
@@ -64,5 +65,6 @@ func SharedStore(counters *redisstore.Store, replicas func() int) prometheus.Col
 var (
 	deniedHitsDesc = prometheus.NewDesc("sluice_store_denied_hits_total", "Requests that were refused without a command, for nothing but time could admit them.", nil, nil)
 	resentDesc     = prometheus.NewDesc("sluice_store_resent_total", "Calls that were sent again under their operation id, for their answer was lost.", nil, nil)
+	unfitDesc      = prometheus.NewDesc("sluice_store_unfit", "1 if Redis, when it was last looked at, may throw counters away or is otherwise not as it has to be at the start.", nil, nil)
 	replicasDesc   = prometheus.NewDesc("sluice_replicas", "Replicas that share the store, this one included, as last seen.", nil, nil)
 )

@@ -195,7 +195,7 @@ func TestProbesAlertsAndScrapesFindWhatTheyAskFor(t *testing.T) {
 			}
 		}
 	}
-	if alerts != 19 || seen != 22 {
+	if alerts != 20 || seen != 23 {
 		t.Errorf("%d alerts over %d metrics", alerts, seen)
 	}
 }

@@ -36,6 +36,7 @@ var notInTheDemo = map[string]string{
 	"sluice_store_breaker_open":                        "Redis",
 	"sluice_store_journal_operations":                  "Redis",
 	"sluice_store_journal_dropped_total":               "Redis",
+	"sluice_store_unfit":                               "Redis",
 	"sluice_replicas":                                  "Redis",
 	"sluice_rls_limit_configured":                      "descriptor files",
 	"sluice_rls_limit_window_seconds":                  "descriptor files",

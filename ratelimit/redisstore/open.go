@@ -144,6 +144,14 @@ func (o *Options) checkClient() error {
 // Check says what Open would say of the servers: they may have been set otherwise since, and after a failover they are others.
 func (s *Store) Check(ctx context.Context) error { return s.o.checkServers(ctx) }
 
+// ErrUnfit is every problem of a server that answers, and can't keep limits exactly.
+var ErrUnfit = errors.New("redisstore: a Redis that can't keep limits exactly")
+
+type unfit string
+
+func (u unfit) Error() string        { return string(u) }
+func (u unfit) Is(target error) bool { return target == ErrUnfit }
+
 // checkServers refuses servers that can't keep limits exactly.
 func (o *Options) checkServers(ctx context.Context) error {
 	_, cluster := o.Client.(*redis.ClusterClient)
@@ -155,7 +163,7 @@ func (o *Options) checkServers(ctx context.Context) error {
 		}
 		var problems []error
 		problem := func(format string, args ...any) {
-			problems = append(problems, fmt.Errorf("redisstore: Redis at %s "+format, append([]any{addr}, args...)...))
+			problems = append(problems, unfit(fmt.Sprintf("redisstore: Redis at %s "+format, append([]any{addr}, args...)...)))
 		}
 		version := info["redis_version"]
 		if major, err := strconv.Atoi(strings.SplitN(version, ".", 2)[0]); err != nil || major < 7 {

@@ -114,8 +114,8 @@ var boards = []board{
 			{`sum by (how) (rate(sluice_store_failures_total{job=~"$job"}[$__rate_interval]))`, "{{how}}"}, {`sum(rate(sluice_store_resent_total{job=~"$job"}[$__rate_interval]))`, "sent again"},
 		}},
 		{title: "Answers without Redis", says: "By what their limits say for an outage. Should be 0.", unit: "reqps", queries: []query{{`sum by (on_outage) (rate(sluice_store_degraded_total{job=~"$job"}[$__rate_interval]))`, "{{on_outage}}"}}},
-		{title: "Outage", says: "Replicas that have stopped asking Redis, what it has not counted yet, and what it never will. Should be 0.", unit: "short", queries: []query{
-			{`max by (instance) (sluice_store_breaker_open{job=~"$job"})`, "{{instance}} does not ask"}, {`sum(sluice_store_journal_operations{job=~"$job"})`, "admissions to be counted yet"},
+		{title: "Outage", says: "Replicas that have stopped asking Redis or have seen that it may throw counters away, what it has not counted yet, and what it never will. Should be 0.", unit: "short", queries: []query{
+			{`max by (instance) (sluice_store_breaker_open{job=~"$job"})`, "{{instance}} does not ask"}, {`max(sluice_store_unfit{job=~"$job"})`, "Redis is unfit"}, {`sum(sluice_store_journal_operations{job=~"$job"})`, "admissions to be counted yet"},
 			{`sum by (kind) (increase(sluice_store_journal_dropped_total{job=~"$job"}[$__rate_interval]))`, "lost: {{kind}}"},
 		}},
 		{title: "Replicas", says: "As each sees them. They differ where replicas do not share a store.", unit: "short", queries: []query{{`sluice_replicas{job=~"$job"}`, "{{instance}}"}}},

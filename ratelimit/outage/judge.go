@@ -22,6 +22,7 @@ const (
 var states = []string{
 	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED",
 	"NOAUTH", "WRONGPASS", "NOPERM", "MOVED", "ASK", "ERR Function not found", "ERR max number of clients",
+	"ERR The user executing the script", // NOPERM, as Redis 7.0 says it of what a function does
 }
 
 // judge tells causes apart. A disorder is answered in no time, so the breaker has nothing to save there: calls go on, and are counted

@@ -494,7 +494,7 @@ func (refusal) RedisError()     {}
 func TestAStoreThatSaysItCantServeIsAskedAgainAtOnce(t *testing.T) {
 	bubble(t, Options{}, func(w *world) {
 		c := charge(limitOf(ratelimit.OutageLocal, 1000), 1)
-		for _, says := range []string{"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.", "OOM command not allowed"} {
+		for _, says := range []string{"LOADING Redis is loading the dataset in memory", "READONLY You can't write against a read only replica.", "OOM command not allowed", "ERR The user executing the script can't run this command or subcommand"} {
 			w.fake.set(func(f *fake) { f.err = fmt.Errorf("%w: %w", redisstore.ErrRefused, refusal(says)) })
 			for range 50 {
 				if ok, o, err := w.ask(c); !ok || !o[0].Degraded || err != nil {
@@ -506,13 +506,13 @@ func TestAStoreThatSaysItCantServeIsAskedAgainAtOnce(t *testing.T) {
 		if _, o, _ := w.ask(c); o[0].Degraded {
 			t.Error("the first call that can be counted was not")
 		}
-		if s := w.Stats(); s.Opened != 0 || s.Disorders != 150 {
+		if s := w.Stats(); s.Opened != 0 || s.Disorders != 200 {
 			t.Errorf("%+v", s)
 		}
 		pass(time.Second)
 		synctest.Wait()
-		if got := w.used(c); got != 151 {
-			t.Errorf("%d counted, 151 were admitted", got)
+		if got := w.used(c); got != 201 {
+			t.Errorf("%d counted, 201 were admitted", got)
 		}
 	})
 }

@@ -114,6 +114,17 @@ export function part(limits, run, before) {
 }
 
 /**
+ * The least of a steady offer, of less than a gcra limit's rate, that must be admitted before one that fills its bucket. Those that are so late that they
+ * meet it may be refused.
+ * @param {number} sent
+ * @param {number} rate requests a second
+ * @param {number} lag the most ms that a request of it is late
+ */
+export function spared(sent, rate, lag) {
+  return clamp(sent - Math.floor((rate * lag) / 1000), sent);
+}
+
+/**
  * The least of a steady offer, of less than a gcra limit's rate, that must be admitted after one that filled its bucket. The first finds it full, and so may
  * all that meet late requests of what came before; of those that are late themselves, as many as came at once.
  * @param {number} sent
@@ -180,17 +191,23 @@ export function over(limits, run) {
   return { ...bounds(limits, run), ideal: Math.min(...limits.map((l) => ideal(l, run))) };
 }
 
+/** The most ms from when an offer is planned to when it begins. */
+const soon = 60000;
+
 /**
- * The bounds of a steady offer before it is made: of all places where the edge of a window can fall, the least and the most.
+ * The bounds of a steady offer before it is made: of all times when it may begin, and so of all places where the edge of a window can fall, the
+ * least and the most. An edge of a window of a day falls into it only around midnight.
  * @param {Limit[]} limits that one request is charged, all or none
  * @param {number} rate requests a second
  * @param {number} seconds
  * @param {number} lag the most ms that a request is late
+ * @param {number} now ms since 1970
  * @returns {{low: number, high: number}}
  */
-export function planned(limits, rate, seconds, lag) {
-  const window = Math.max(...limits.map((l) => l.windowMs));
-  const starts = [...Array(20).keys()].map((i) => window * (1 + i / 20));
+export function planned(limits, rate, seconds, lag, now) {
+  const step = 50;
+  const span = Math.min(soon, Math.max(...limits.map((l) => l.windowMs)));
+  const starts = [...Array(Math.ceil(span / step)).keys()].map((i) => now + i * step);
   const all = starts.map((start) => bounds(limits, { sent: rate * seconds, first: start, last: start + seconds * 1000 + lag, start, rate, lag }));
   return { low: Math.min(...all.map((b) => b.low)), high: Math.max(...all.map((b) => b.high)) };
 }

@@ -40,6 +40,9 @@ export const options = {
  * @param {string} id
  */
 function thresholds(id) {
+  if (__VU !== 0) { // options are read of the first VU, and hundreds would keep them
+    return {};
+  }
   const rate = perSecond(id);
   const all = over.includes(id) ? overThresholds(id, rate, length) : allOf(`tenant:${id}`, rate * length);
   if (!long) {
@@ -50,8 +53,7 @@ function thresholds(id) {
   const most = all[`sluice_allowed{tenant:${id}}`][1];
   return Object.assign(
     watch(`tenant:${id}`), { [`sluice_allowed{tenant:${id}}`]: [least, most], [`sluice_unexpected{tenant:${id}}`]: ['count>=0'] },
-    // Options are read of the first VU, and hundreds would keep them.
-    ...(__VU === 0 ? phases : []).map((p) => ({ ...watch(`tenant:${id},phase:${p}`), [`sluice_unexpected{tenant:${id},phase:${p}}`]: ['count>=0'] })),
+    ...phases.map((p) => ({ ...watch(`tenant:${id},phase:${p}`), [`sluice_unexpected{tenant:${id},phase:${p}}`]: ['count>=0'] })),
   );
 }
 

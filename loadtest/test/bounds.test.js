@@ -2,7 +2,7 @@
 // 'node --test' runs it: bounds.js needs nothing of k6.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ideal, over, part, planned, recovered } from '../lib/bounds.js';
+import { ideal, over, part, planned, recovered, spared } from '../lib/bounds.js';
 
 /** @param {number} seed */
 function random(seed) {
@@ -111,7 +111,7 @@ test('what a limiter admits lies within the bounds that are planned with, wherev
     for (const [factor, seconds] of [[2, 5], [2, 6], [1.5, 15]]) {
       const rate = Math.round((limit.limit * 1000 * factor) / limit.windowMs);
       const sent = rate * seconds;
-      const bound = planned([limit], rate, seconds, 800);
+      const bound = planned([limit], rate, seconds, 800, 1e12);
       let most = 0;
       for (let run = 0; run < 500; run++) {
         const start = 1e12 + run * (limit.windowMs / 500);
@@ -128,26 +128,41 @@ test('what a limiter admits lies within the bounds that are planned with, wherev
   }
 });
 
+test('a plan knows of midnight, and of no other end of a day', () => {
+  const limit = /** @type {any} */ ({ name: 'e', algorithm: 'fixed', limit: 12, windowMs: 86400000, durable: true });
+  const midnight = 20000 * 86400000;
+  assert.equal(planned([limit], 10, 3, 800, midnight + 1000).high, 12);
+  for (const before of [100, 1500, 30000, 59000]) {
+    const bound = planned([limit], 10, 3, 800, midnight - before);
+    assert.equal(bound.high === 24, before > 1000, `${before} ms before midnight: ${bound.high}`);
+    for (let start = midnight - before; start < midnight + 100; start += 100) {
+      const allowed = admitted(limit, [...Array(30).keys()].map((i) => start + i * 100));
+      assert.ok(bound.low <= allowed && allowed <= bound.high, `planned ${before} ms before midnight: ${allowed} allowed, bounds ${bound.low} to ${bound.high}`);
+    }
+  }
+});
+
 test('the ideal is what a limiter admits of a schedule that is kept', () => {
   each(() => 0, (what, allowed, bound) => assert.ok(Math.abs(bound.ideal - allowed) <= 1, `${what}: ${allowed} allowed, ideal ${bound.ideal}`));
   assert.equal(ideal(/** @type {any} */ (limits[3]), { sent: 200, start: 0, rate: 20, lag: 0, first: 0, last: 0 }), 120);
 });
 
-test('after a flood no more is refused than the bound says, however late requests are', () => {
+test('before and after a flood no more is refused than the bounds say, however late requests are', () => {
   const next = random(11);
-  let refused = 0;
+  let [early, refused] = [0, 0];
   for (let run = 0; run < 2000; run++) {
     const limit = { algorithm: 'gcra', limit: 20, windowMs: 1000, burst: 20 + Math.floor(next() * 20) };
     const [flood, rate, lag] = [100, 10, [0, 5, 100, 800][run % 4]];
     const late = (/** @type {number} */ at) => at + lag * next();
-    const before = [...Array(2 * flood).keys()].map((i) => ({ at: late(1e12 + (i * 1000) / flood), after: false }));
-    const after = [...Array(2 * rate).keys()].map((i) => ({ at: late(1e12 + 2000 + (i * 1000) / rate), after: true }));
-    const all = [...before, ...after].sort((a, b) => a.at - b.at);
-    const hits = new Set();
-    admitted(limit, all.map((r) => r.at), (/** @type {number} */ i) => hits.add(all[i]));
-    const allowed = all.filter((r) => r.after && hits.has(r)).length;
-    refused = Math.max(refused, after.length - allowed);
-    assert.ok(allowed >= recovered(after.length, rate, lag), `${allowed} of ${after.length} allowed, ${lag} ms late at most; the bound is ${recovered(after.length, rate, lag)}`);
+    const steps = [rate, flood, rate].flatMap((each, step) => [...Array(2 * each).keys()].map((i) => ({ at: late(1e12 + 2000 * step + (i * 1000) / each), step })));
+    steps.sort((a, b) => a.at - b.at);
+    const hits = [0, 0, 0];
+    admitted(limit, steps.map((r) => r.at), (/** @type {number} */ i) => hits[steps[i].step]++);
+    const sent = 2 * rate;
+    [early, refused] = [Math.max(early, sent - hits[0]), Math.max(refused, sent - hits[2])];
+    assert.ok(hits[0] >= spared(sent, rate, lag), `before: ${hits[0]} of ${sent} allowed, ${lag} ms late at most; the bound is ${spared(sent, rate, lag)}`);
+    assert.ok(hits[2] >= recovered(sent, rate, lag), `after: ${hits[2]} of ${sent} allowed, ${lag} ms late at most; the bound is ${recovered(sent, rate, lag)}`);
+    assert.ok(lag > 5 || hits[0] === sent, `before: ${hits[0]} of ${sent} allowed, and none was late`);
   }
-  assert.ok(refused > 1, `no run refused more than ${refused}: nothing was tried`);
+  assert.ok(early > 0 && refused > 1, `no run refused more than ${early} and ${refused}: nothing was tried`);
 });

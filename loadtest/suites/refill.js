@@ -56,9 +56,12 @@ export function refill() {
   }
   // Whole seconds are rounded up: it is free no earlier than a second before.
   const before = last.sent + (seconds - 1) * 1000;
-  if (before - early > Date.now()) {
-    sleepUntil(before - early);
-    ask(id, { phase: Date.now() < before - early / 2 ? 'early' : 'missed' });
+  const due = before - early;
+  if (due > Date.now()) {
+    sleepUntil(due);
+    if (Date.now() < due + early / 2) { // one that is late may be admitted, and take the place of the next
+      ask(id, { phase: 'early', due });
+    }
   }
   sleepUntil(last.answered + seconds * 1000);
   ask(id, { phase: 'back' });
@@ -74,8 +77,10 @@ export function handleSummary(data) {
     if (drain.last - drain.first > enough) {
       v.doubts.push(`${id}: using it up took ${Math.round(drain.last - drain.first)} ms, more than ${enough}`);
     }
-    if (before.sent > 0 && before.lag < early / 2) { // one that was answered later says nothing
+    if (before.sent > 0 && before.lag < early) { // one that was answered later says nothing
       judge(v, `${id} early`, before, { low: 0, high: 0 });
+    } else if (before.allowed > 0) {
+      v.doubts.push(`${id}: a request that was to be early was answered ${Math.round(before.lag)} ms late, and may have taken the place of the next`);
     }
     judge(v, `${id} back`, back, { low: 1, high: 1 });
   }

@@ -165,10 +165,11 @@ export function operator(what) {
   return response.json();
 }
 
-/** Asks the path what it counted, for judgeSeen. It belongs into teardown, when all is answered. */
+/** Asks the path what it counted, for judgeSeen, and gives all that it said. It belongs into teardown, when all is answered. */
 export function recordSeen() {
-  const { gateway, upstream, all } = operator('counts');
-  seen.add(gateway, { by: 'gateway' });
-  seen.add(upstream, { by: 'upstream' });
-  seen.add(all, { by: 'sluiced' });
+  const counted = operator('counts');
+  seen.add(counted.gateway, { by: 'gateway' });
+  seen.add(counted.upstream, { by: 'upstream' });
+  seen.add(counted.all, { by: 'sluiced' });
+  return counted;
 }

@@ -32,6 +32,10 @@ type path struct {
 // wake three processes, and the 503 that follows says nothing of limits.
 var patient = regexp.MustCompile(`(?m)^( +(?:message_)?timeout: )1s$`)
 
+// healthTimeout is as patient with a replica's health check: where it is the only one that runs, each request meanwhile would get a 503 at
+// once because it stood still for half a second. One that was killed or has ended is known by its closed port.
+const healthTimeout = 5 * time.Second
+
 // start starts everything for a job. Logs and results go to dir.
 func start(ctx context.Context, o *Options, j job, dir string) (p *path, err error) {
 	reference := filepath.Join(o.Root, "loadtest", "catalogue")
@@ -46,7 +50,7 @@ func start(ctx context.Context, o *Options, j job, dir string) (p *path, err err
 		return nil, err
 	}
 	p.expected.Wiring, p.expected.Store, p.expected.Replicas = j.wiring, j.store, 1
-	so := stack.Options{Sluiced: o.Sluiced, Envoy: o.Envoy, Dir: dir, Data: filepath.Join(dir, "data"), Catalog: filepath.Join(dir, "catalogue"), Workers: 1}
+	so := stack.Options{HealthTimeout: healthTimeout, Sluiced: o.Sluiced, Envoy: o.Envoy, Dir: dir, Data: filepath.Join(dir, "data"), Catalog: filepath.Join(dir, "catalogue"), Workers: 1}
 	if err := os.CopyFS(so.Catalog, os.DirFS(reference)); err != nil {
 		return nil, err
 	}

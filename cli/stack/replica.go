@@ -157,6 +157,9 @@ func (s *Stack) replicated(config string) (string, error) {
 	}
 	cluster = strings.Replace(cluster, "max_requests: 100000}", "max_requests: 100000, max_retries: 100000}", 1)
 	cluster = ReplicasCluster + goesOn + cluster + endpoints
+	if t := s.options.HealthTimeout; t > 0 {
+		cluster = strings.Replace(cluster, "- timeout: 0.5s\n", fmt.Sprintf("- timeout: %gs\n", t.Seconds()), 1)
+	}
 	for _, r := range s.Replicas {
 		_, port, _ := strings.Cut(r.GRPC, ":")
 		cluster += fmt.Sprintf(endpoint, port)

@@ -38,6 +38,9 @@ type Options struct {
 	RedisServer string // path of redis-server, to keep counters there; "" keeps them in sluiced
 	Replicas    int    // sluiceds on that Redis; 0 means 1
 
+	// HealthTimeout is how long Envoy waits for a replica's answer to a health check; 0 is as long as ReplicasCluster says.
+	HealthTimeout time.Duration
+
 	Prometheus string // path of one that scrapes sluiced and Envoy; "" starts none
 	Jaeger     string // path of one that gets their spans; "" starts none
 }

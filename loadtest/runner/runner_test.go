@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/voicecore-ai/sluice/exit"
 	"github.com/voicecore-ai/sluice/loadtest/runner"
@@ -161,8 +162,8 @@ export default function () {
 }
 
 func TestArrivalRates(t *testing.T) {
-	t.Parallel() // it waits
-	r := run(t, nil, `
+	synctest.Test(t, func(t *testing.T) {
+		run(t, nil, `
 export const options = {
   scenarios: {
     steady: { executor: 'constant-arrival-rate', rate: 100, duration: '1s', preAllocatedVUs: 100 },
@@ -174,37 +175,29 @@ export const options = {
     'iterations{scenario:ramp}': ['count>=44', 'count<=46'], dropped_iterations: ['count==0'],
   },
 };
-export default function () {}`)
-	r.want(t, 0)
+export default function () {}`).want(t, 0)
+	})
 }
 
 func TestAnIterationForWhichNoVUIsFreeIsDropped(t *testing.T) {
-	t.Parallel() // it waits
-	released := make(chan struct{})
-	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/release" {
-			close(released)
-		}
-		<-released
-	}))
-	defer s.Close()
-	r := run(t, map[string]string{"URL": s.URL}, `
-import http from 'k6/http';
+	synctest.Test(t, func(t *testing.T) {
+		run(t, nil, `
+import { sleep } from 'k6';
 export const options = {
   scenarios: {
     stuck: { executor: 'constant-arrival-rate', rate: 10, duration: '1s', preAllocatedVUs: 2 },
-    release: { executor: 'per-vu-iterations', startTime: '3s', exec: 'release' },
+    other: { executor: 'per-vu-iterations', exec: 'other' },
   },
   thresholds: { dropped_iterations: ['count==8'], 'dropped_iterations{scenario:stuck}': ['count==8'], 'iterations{scenario:stuck}': ['count==2'], vus_max: ['value==3'] },
 };
-export default function () { http.get(__ENV.URL); }
-export function release() { http.get(`+"`${__ENV.URL}/release`"+`); }`)
-	r.want(t, 0)
+export default function () { sleep(3); }
+export function other() {}`).want(t, 0)
+	})
 }
 
 func TestMoreVUsAreMadeForWhatIsDue(t *testing.T) {
-	t.Parallel() // it waits
-	run(t, nil, `
+	synctest.Test(t, func(t *testing.T) {
+		run(t, nil, `
 import { sleep } from 'k6';
 import exec from 'k6/execution';
 import { Gauge } from 'k6/metrics';
@@ -214,6 +207,7 @@ export const options = {
   thresholds: { made: ['value>1', 'value<=40'], dropped_iterations: ['count>=1'], iterations: ['count>=2'] },
 };
 export default function () { sleep(1); vus.add(exec.instance.vusInitialized); }`).want(t, 0)
+	})
 }
 
 func TestThresholdsDecideTheExitStatus(t *testing.T) {

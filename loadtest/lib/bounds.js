@@ -205,10 +205,11 @@ const soon = 60000;
  * @returns {{low: number, high: number}}
  */
 export function planned(limits, rate, seconds, lag, now) {
-  const step = 50;
-  const span = Math.min(soon, Math.max(...limits.map((l) => l.windowMs)));
+  const [step, length] = [100, seconds * 1000 + lag];
+  const met = limits.filter((l) => l.algorithm === 'fixed' && now % l.windowMs > l.windowMs - soon - length);
+  const span = Math.min(soon, Math.max(1, ...met.map((l) => l.windowMs)));
   const starts = [...Array(Math.ceil(span / step)).keys()].map((i) => now + i * step);
-  const all = starts.map((start) => bounds(limits, { sent: rate * seconds, first: start, last: start + seconds * 1000 + lag, start, rate, lag }));
+  const all = starts.map((start) => bounds(limits, { sent: rate * seconds, first: start, last: start + length, start, rate, lag }));
   return { low: Math.min(...all.map((b) => b.low)), high: Math.max(...all.map((b) => b.high)) };
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/voicecore-ai/sluice/authz"
 	"github.com/voicecore-ai/sluice/authz/audit"
@@ -171,7 +172,7 @@ func only(m map[string]int) string {
 func TestX08ReplayOfWhatTheLogWrites(t *testing.T) {
 	dir := folder(t, "a.yaml", catalogYAML)
 	logs := t.TempDir()
-	l, err := audit.Open(audit.Options{Dir: logs, Origin: "sluiced/test", Seed: [32]byte{1}, Mask: [32]byte{2}})
+	l, err := audit.Open(audit.Options{Dir: logs, Origin: "sluiced/test", Seed: [32]byte{1}, Mask: [32]byte{2}, Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func (c *call) readPeer(peer []byte, principal, address *string) {
 		switch {
 		case number == peerAddress && address != nil:
 			c.readAddress(value, address)
-		case number != peerPrincipal || len(value) == 0:
+		case number != peerPrincipal:
 		case len(value) > maxPrincipal:
 			c.malformed("a peer's principal is too long")
 		case *principal != "" && *principal != string(value):

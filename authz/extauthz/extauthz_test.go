@@ -344,6 +344,10 @@ func TestBytesThatAreNoMessageGetADecision(t *testing.T) {
 	}
 	http := nest(4, []byte("/\xff"))
 	notUTF8 := append(slices.Clone(good), nest(1, nest(4, nest(2, http)))...)
+	workload, err := proto.Marshal(from(answertest.SPIFFE, request()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name    string
 		in      []byte
@@ -355,6 +359,8 @@ func TestBytesThatAreNoMessageGetADecision(t *testing.T) {
 		{"garbage", []byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), false},
 		{"a tag alone", []byte{0x0a}, false},
 		{"attributes of another type", []byte{0x08, 1}, false},
+		{"a principal", workload, true},
+		{"a principal that is taken back, as the last of a field counts", append(slices.Clone(workload), nest(1, nest(1, nest(4, nil)))...), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out authv3.CheckResponse

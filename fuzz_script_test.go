@@ -22,6 +22,7 @@ func TestAFuzzRunFailsForWhatItFinds(t *testing.T) {
 	}{
 		{"a run without a finding passes", began + "PASS\nok  \texample.com/p\t30.0s\n", false, 0, 0},
 		{"that the time was up is no finding", began + late + ended, false, 1, 0},
+		{"nor that a worker took its time to end then", began + "waiting for fuzzing process to terminate...\n" + late + ended, false, 1, 0},
 		{"an input that fails is one", began + "--- FAIL: FuzzX (3.02s)\n    --- FAIL: FuzzX (0.00s)\n        x_test.go:3: bad\n    Failing input written to testdata/fuzz/FuzzX/1\n" + ended, true, 1, 1},
 		{"an input whose failure is about a deadline is one", began + "--- FAIL: FuzzX (3.02s)\n    --- FAIL: FuzzX (0.00s)\n        x_test.go:3: context deadline exceeded\n" + ended, false, 1, 1},
 		{"an input that was found when the time was up is one", began + late + ended, true, 1, 1},

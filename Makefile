@@ -123,7 +123,7 @@ lint: need-go golangci-lint ## Formatting, go vet, golangci-lint, modules as loc
 .PHONY: load-check
 load-check: need-node ## Types of the load tests' scripts, and their bounds against limiters that keep a log
 	@echo "==> load tests' scripts"
-	@cd loadtest && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --no-audit --no-fund --loglevel=error; } && npm run --silent check
+	@cd loadtest && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || ../scripts/again npm ci --no-audit --no-fund --loglevel=error; } && npm run --silent check
 
 .PHONY: vuln
 vuln: need-go govulncheck ## Known vulnerabilities that our code reaches; the database comes as a Go module

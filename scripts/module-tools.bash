@@ -36,6 +36,19 @@ key() {
 
 version() { sed -n "s#^\t$2 \(v[^ ]*\).*#\1#p" "e2e/tools/$1/go.mod"; }
 
+# compile NAME FLAGS... -- PACKAGE... fetches what they are made of, again if a network fails, and makes them in $folder.part.
+compile() {
+	local name=$1 flags=()
+	shift
+	while [[ $1 != -- ]]; do
+		flags+=("$1")
+		shift
+	done
+	shift
+	scripts/again go -C "e2e/tools/$name" list -deps "${flags[@]}" "$@" >/dev/null &&
+		go -C "e2e/tools/$name" build "${flags[@]}" -o "$folder.part/" "$@"
+}
+
 # build NAME FLAGS... -- BINARY=PACKAGE... sets folder to where they are. One 'go build' makes all of a
 # module: while it links one, which takes one core, it compiles what the others need.
 build() {
@@ -51,7 +64,7 @@ build() {
 		[[ -x $folder/${pair%%=*} ]] && continue
 		rm -rf "$folder" "$folder.part"
 		mkdir -p "$folder.part"
-		timed "$name's ${*%%=*}" go -C "e2e/tools/$name" build "${flags[@]}" -o "$folder.part/" "${@#*=}"
+		timed "$name's ${*%%=*}" compile "$name" "${flags[@]}" -- "${@#*=}"
 		for pair in "$@"; do
 			made=${pair#*=}
 			made=${made%/v[0-9]} # as Go names it

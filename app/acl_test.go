@@ -77,10 +77,7 @@ func TestTheUsersOfThePageSuffice(t *testing.T) {
 				command(t, 0, append([]string{"migrate"}, migrator...)...)
 			}
 			secrets := secretsFolder(t)
-			args := []string{
-				"--redis-url", url, "--redis-user", "sluice", "--redis-password-file", passwords["sluice"], "--secrets", secrets,
-				"--redis-timeout", "10s", // no request is to be decided without Redis because the machine is slow
-			}
+			args := []string{"--redis-url", url, "--redis-user", "sluice", "--redis-password-file", passwords["sluice"], "--secrets", secrets}
 			first, second := run(t, args...), run(t, args...)
 			key := allowance(t, first, secrets)
 			conn := dial(t, second)

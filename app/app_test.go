@@ -56,7 +56,7 @@ func configOf(t *testing.T, args ...string) (Config, error) {
 	}
 	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	Flags(f)
-	if err := f.Parse(append([]string{"--data", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}, args...)); err != nil {
+	if err := f.Parse(slices.Concat([]string{"--data", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}, unhurried(args), args)); err != nil {
 		t.Fatal(err)
 	}
 	return LoadConfig(f, nil)

@@ -57,6 +57,9 @@ func redisFlags(f *pflag.FlagSet) {
 	f.Int("redis-connections", redisConnections, "most connections to each node of Redis, as a `number`")
 }
 
+// answerTimeout is for what is asked outside of requests, one answer at a time.
+const answerTimeout = time.Second
+
 // longestRedisTimeout is more than any Envoy waits.
 const longestRedisTimeout = 10 * time.Second
 
@@ -122,6 +125,7 @@ func (c RedisConfig) options() (redisconn.Options, error) {
 	return redisconn.Options{
 		Target: target, User: c.User, PasswordFile: c.PasswordFile, SentinelUser: c.SentinelUser, SentinelPasswordFile: c.SentinelPasswordFile,
 		CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, PlainText: c.PlainText, Connections: c.Connections,
+		Timeout: max(c.Timeout, answerTimeout), // or what a request may take longer would be cut off
 	}, err
 }
 

@@ -144,10 +144,8 @@ func examine(ctx context.Context, config Config) []storeResult {
 // examineKept asks about what is in Redis, and how fast it comes.
 func examineKept(ctx context.Context, config Config, client redis.UniversalClient, add func(string, storeFinding)) {
 	object := "prefix " + config.Redis.Prefix
-	o := config.Redis.store(client)
-	o.Timeout = patienceWithRedis // how fast it is, is asked below
-	if store, err := redisstore.Open(ctx, o); err == nil {
-		if err := store.Try(); err != nil {
+	if store, err := redisstore.Open(ctx, config.Redis.store(client)); err == nil {
+		if err := store.Try(patienceWithRedis); err != nil { // how fast it is, is asked below
 			add(codeRights, storeFinding{Severity: "fail", Object: config.Redis.URL, Says: "a charge of a limit that nobody has fails", Evidence: err.Error(), Fix: rightsFix})
 		}
 		_ = store.Close()

@@ -31,6 +31,10 @@ type shared struct {
 // settleTimeout is how long a stop waits for Redis to take what was admitted without it.
 const settleTimeout = time.Second
 
+// patienceWithTry is what Redis has to say what it refuses: many times a request's, for a server that did not hear it would start, and
+// count nothing.
+const patienceWithTry = 10 * time.Second
+
 // secretFix is what to do about replicas.ErrSecret.
 const secretFix = "give every replica the same folder to --secrets, or this one a --redis-prefix of its own; if the secret was changed on purpose, stop all replicas and delete the key 'secret' behind the prefix"
 
@@ -62,7 +66,7 @@ func (a *App) openShared(keys keys) error {
 		return err
 	}
 	a.teardown.add(func(context.Context) error { return s.counters.Close() })
-	if err := s.counters.Try(); lacksRight(err) {
+	if err := s.counters.Try(patienceWithTry); lacksRight(err) {
 		return fmt.Errorf("redis: a charge of a limit that nobody has fails: %w; %s", err, rightsFix)
 	} else if err != nil { // which passes: a slot that moves, a primary that is gone
 		a.log.Warn("Redis can't count everywhere now; limits mean what their on_outage says until it can", "error", err)

@@ -1,12 +1,16 @@
 package app
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -31,7 +35,7 @@ func command(t *testing.T, status int, args ...string) (out string) {
 	t.Helper()
 	var b strings.Builder
 	c := Command(nil)
-	c.SetArgs(args)
+	c.SetArgs(slices.Concat(args[:1], unhurried(args), args[1:]))
 	c.SetOut(&b)
 	err := c.ExecuteContext(t.Context())
 	if exit.Code(err) != status {
@@ -41,6 +45,14 @@ func command(t *testing.T, status int, args ...string) (out string) {
 		b.WriteString(err.Error())
 	}
 	return b.String()
+}
+
+// unhurried is what goes before the URL of a Redis: the machine may be busy, and nothing is to be decided by that.
+func unhurried(args []string) []string {
+	if slices.Contains(args, "--redis-url") {
+		return []string{"--redis-timeout", "10s"}
+	}
+	return nil
 }
 
 // onRedis is a replica with a data folder of its own, and so with a secret of its own unless args say otherwise.
@@ -155,23 +167,39 @@ func TestAServerNeverStartsHalfWorkingOnRedis(t *testing.T) {
 	if err := errors.Join(admin.Do(t.Context(), "ACL", "SETUSER", "default", "-sadd").Err(), admin.Close()); err != nil {
 		t.Fatal(err)
 	}
+	slow := redistest.Proxy(t, without.Addr, sluggish)
 	for what, c := range map[string]struct {
 		args []string
 		want string
 	}{
-		"an address where nobody listens":           {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
-		"a wrong password":                          {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
-		"a cluster given as one that stands alone":  {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
-		"a Redis without the functions":             {[]string{"--redis-url", "redis://" + redistest.Start(t).Addr}, "run 'sluiced migrate'"},
-		"a Redis that throws counters away":         {[]string{"--redis-url", "redis://" + redistest.Start(t, "--maxmemory-policy", "allkeys-lru").Addr}, "set it to noeviction"},
-		"a user who lacks a right of the functions": {[]string{"--redis-url", "redis://" + without.Addr}, rightsFix},
-		"plain text to another machine":             {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
+		"an address where nobody listens":                       {[]string{"--redis-url", "redis://" + gone.Addr}, "nobody listens there"},
+		"a wrong password":                                      {[]string{"--redis-url", "redis://" + locked.Addr, "--redis-password-file", wrong}, "refuses the password of user default"},
+		"a cluster given as one that stands alone":              {[]string{"--redis-url", "redis://" + cluster[0].Addr}, "write redis+cluster://"},
+		"a Redis without the functions":                         {[]string{"--redis-url", "redis://" + redistest.Start(t).Addr}, "run 'sluiced migrate'"},
+		"a Redis that throws counters away":                     {[]string{"--redis-url", "redis://" + redistest.Start(t, "--maxmemory-policy", "allkeys-lru").Addr}, "set it to noeviction"},
+		"a user who lacks a right of the functions":             {[]string{"--redis-url", "redis://" + without.Addr}, rightsFix},
+		"the same, where Redis takes longer than a request may": {[]string{"--redis-url", "redis://" + slow, "--redis-timeout", "20ms"}, rightsFix},
+		"plain text to another machine":                         {[]string{"--redis-url", "redis://192.0.2.1"}, "plain text to 192.0.2.1:6379"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if err := refused(t, c.args...); !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want a word of %q", err, c.want)
 			}
 		})
+	}
+}
+
+// sluggish passes what Redis says to a call of a function on after a while.
+func sluggish() redistest.Piece {
+	var called atomic.Bool
+	return func(b []byte, answers bool) (int, bool) {
+		switch {
+		case !answers && bytes.Contains(bytes.ToLower(b), []byte("\r\nfcall\r\n")):
+			called.Store(true)
+		case answers && called.CompareAndSwap(true, false):
+			<-time.After(100 * time.Millisecond)
+		}
+		return len(b), false
 	}
 }
 

@@ -47,7 +47,7 @@ type Options struct {
 	PlainText bool
 
 	Dial        time.Duration // for a connection, its TLS handshake included; default 1 s
-	Timeout     time.Duration // for one answer, where the caller has no deadline; default 1 s
+	Timeout     time.Duration // for one answer, whatever more the caller would wait; default 1 s
 	Connections int           // most to each node; default 64. A caller beyond that gets an error
 }
 

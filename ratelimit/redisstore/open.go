@@ -97,7 +97,12 @@ var tried = [16]byte{15: 2}
 
 // Try charges limits of its own once in all ways, and says what Redis refuses: a user may call functions and lack the rights for what
 // they do. On a cluster it tries several slots. Redis forgets the charges within seconds, and their operations when it does all.
-func (s *Store) Try() error {
+// Each answer may take until within, for what Redis refuses has to be heard from a slow one as well.
+func (s *Store) Try(within time.Duration) error {
+	o := s.o
+	o.Timeout = within
+	patient := newStore(o)
+	defer patient.Close() //nolint:errcheck // it has none
 	shards := 1
 	if s.cluster {
 		shards = 32
@@ -116,7 +121,7 @@ func (s *Store) Try() error {
 		for _, step := range [][]ratelimit.Charge{charges, charges[:1], {back}} { // the second is refused, and then looked up
 			var id [16]byte
 			rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
-			if _, err := s.Charge(ratelimit.Operation{Now: now, ID: id}, step, outcomes); err != nil {
+			if _, err := patient.Charge(ratelimit.Operation{Now: now, ID: id}, step, outcomes); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,7 @@ func auditLog(t *testing.T) (dir, key string) {
 	now := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC).UnixMicro()
 	l, err := audit.Open(audit.Options{
 		Dir: dir, Origin: "sluiced/test", Seed: [32]byte{1}, Mask: [32]byte{2}, Now: func() int64 { return now },
-		CheckpointEvery: time.Hour, Wait: time.Minute, // however slow the disk is, the same records
+		Wait: time.Minute, CheckpointEvery: time.Hour, // however busy the disk is
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,6 @@ type AuditLogs struct {
 	sent     atomic.Uint64
 	work     context.Context
 	give     context.CancelFunc // gives up on the collector
-	atClose  time.Duration      // before Close does; a test of what is sent has more of it
 	stop     chan struct{}
 	stopped  chan struct{}
 	stopping sync.Once
@@ -66,7 +65,7 @@ func NewAuditLogs(ctx context.Context, to Endpoint, version string) (*AuditLogs,
 	)
 	a := &AuditLogs{
 		exporter: exporter, provider: provider, logger: provider.Logger("github.com/voicecore-ai/sluice/authz/audit"), emitted: emitted,
-		queue: make(chan []byte, auditBatches), atClose: exportAtClose, stop: make(chan struct{}), stopped: make(chan struct{}),
+		queue: make(chan []byte, auditBatches), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	a.work, a.give = context.WithCancel(context.Background())
 	go a.run()
@@ -103,7 +102,7 @@ func (a *AuditLogs) Sent() uint64 { return a.sent.Load() }
 func (a *AuditLogs) Close(ctx context.Context) error {
 	a.stopping.Do(func() { close(a.stop) })
 	defer a.give()
-	patience, cancel := context.WithTimeout(ctx, a.atClose)
+	patience, cancel := context.WithTimeout(ctx, exportAtClose)
 	defer cancel()
 	select {
 	case <-a.stopped:

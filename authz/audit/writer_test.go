@@ -99,7 +99,7 @@ func TestA02ACrashContinuesTheChain(t *testing.T) {
 		}
 	})
 	t.Run("A-02 a crash at any byte of the last commit is survived", func(t *testing.T) {
-		o := options(t)
+		o := untimed(t)
 		l := open(t, o)
 		record(t, l, entry(authz.Required))
 		synced := len(read(t, o.Dir, firstSegment))
@@ -173,7 +173,7 @@ func TestATamperedLogStartsAndIsNamed(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.does, func(t *testing.T) {
-			o := options(t)
+			o := untimed(t)
 			l := open(t, o)
 			for i := range 12 {
 				e := entry(authz.Required)

@@ -276,11 +276,13 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 	o := Options{Redis: client, RedisPrefix: prefix}
 	c := startReplica(t, o.in(dir))
 	must(t, c.Update(put(), false))
-	hang := func(id tenant.ID) (done chan error) {
+	hang := func(id tenant.ID, patience time.Duration) (done chan error) { // which is that with a Redis that is frozen: before, the machine may be busy
 		done, frozen := make(chan error, 1), make(chan struct{})
+		c.patience(t, time.Minute)
 		go func() {
 			done <- c.Update(func(e *Edit) error {
 				s.Freeze()
+				c.shared.time.Store(int64(patience))
 				close(frozen)
 				return put(quota.Tenant{ID: id})(e)
 			}, false)
@@ -293,8 +295,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		return done
 	}
 	t.Run("and both hold in the end", func(t *testing.T) {
-		c.patience(t, time.Minute)
-		done := hang("acme")
+		done := hang("acme", time.Minute)
 		write(t, dir, "a.yaml", "plans: [{name: filed}]\ntenants: [{id: paper, plan: filed}]")
 		await.That(t, "the file", c.has("paper"))
 		select {
@@ -313,8 +314,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		})
 	})
 	t.Run("and if they do not fit, the writer is told", func(t *testing.T) {
-		c.patience(t, time.Minute)
-		done := hang("barred")
+		done := hang("barred", time.Minute)
 		write(t, dir, "b.yaml", "tenants: [{id: barred, plan: filed, suspended: true}]")
 		await.That(t, "the file", c.has("barred"))
 		s.Thaw()
@@ -328,8 +328,7 @@ func TestAFileHoldsWhileAWriteHangs(t *testing.T) {
 		await.That(t, "peace", func() bool { _, _, refused := c.Shared(); return refused == nil })
 	})
 	t.Run("which ends by itself", func(t *testing.T) {
-		c.patience(t, 2*time.Second)
-		done := hang("late")
+		done := hang("late", 2*time.Second)
 		waited := c.Update(put(quota.Tenant{ID: "later"}), false) // behind the other
 		for _, err := range []error{<-done, waited} {
 			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "nothing was changed") {

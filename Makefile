@@ -49,7 +49,7 @@ test: test-unit test-faults test-e2e ## All tests: unit and conformance with the
 .PHONY: test-unit
 test-unit: need-go need-cc gotestsum redis-server build ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
 	@echo "==> unit and conformance tests, with the race detector"
-	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 15m $$packages
+	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 45m $$packages
 
 .PHONY: test-faults
 test-faults: need-go need-cc gotestsum redis-server $(if $(FULL),envoy) ## The fault tests, with figures: kills, lost writes, damage, linearizability, and Redis in trouble (of the first test-unit runs fewer; FULL=1: a hundred failovers, a million charges, minutes of each fault)

@@ -137,6 +137,16 @@ func (n *node) replicate(t *testing.T, of *node, nodes int) {
 	n.knows(t, nodes)
 }
 
+// leads reports whether n is a primary.
+func (n *node) leads(t *testing.T) bool {
+	t.Helper()
+	info, err := n.c.Info(t.Context(), "replication").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(info, "role:master")
+}
+
 func (n *node) knows(t *testing.T, nodes int) {
 	t.Helper()
 	until(t, "a node knows all, and that all slots are served", soon, func() bool {

@@ -113,10 +113,12 @@ func connect(t *testing.T, url string, dial func(dialer) dialer) redis.Universal
 	return client
 }
 
-// alone connects to one server.
+// alone connects to one server, for a test that tells it something, however busy the machine and its disk are.
 func alone(t *testing.T, s *redistest.Server) *redis.Client {
 	t.Helper()
-	return connect(t, "redis://"+s.Addr, nil).(*redis.Client)
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, Protocol: 2, MaxRetries: -1, ReadTimeout: time.Minute, WriteTimeout: time.Minute, PoolTimeout: time.Minute})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // tenant is what one tenant's requests are charged.

@@ -247,8 +247,10 @@ func TestF15(t *testing.T) {
 				p.delay.Store(int64(c.delay))
 				p.hole.Store(c.hole)
 				failed = since()
+				before := r.next.Load()
 				opened = until(t, "the breaker is open", soon, func() bool { return r.Stats().Open })
 				wait(t.Context(), 3*time.Second)
+				until(t, "enough have asked", soon, func() bool { return r.next.Load()-before > 1200 })
 				p.delay.Store(0)
 				p.hole.Store(false)
 				healed = since()
@@ -286,6 +288,9 @@ func TestAPrimaryThatIsGoneTakesItsSlotsOnly(t *testing.T) {
 		servers[0].Freeze()
 		failed = since()
 		wait(t.Context(), 3*time.Second)
+		until(t, "enough have asked", soon, func() bool {
+			return min(r.figuresOf(failed, ever, third).calls, r.figuresOf(failed, ever, others).calls) > 350
+		})
 		servers[0].Thaw()
 		healed = since()
 		closed = until(t, "every breaker is closed", soon, func() bool { return !r.Stats().Open })

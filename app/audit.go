@@ -22,6 +22,7 @@ func (a *App) openAudit(keys keys) error {
 		Dir: filepath.Join(a.config.Data, auditFolder), Origin: keys.origin, Seed: keys.audit, Mask: keys.mask,
 		WholeSource: a.config.AuditWholeSources, SourceRate: a.config.AuditAnonymousRate, TenantRate: a.config.AuditTenantRate,
 		Retention: audit.Retention{Bytes: int64(a.config.AuditMaxMiB) << 20, Age: a.config.AuditMaxAge, Keep: a.config.AuditKeep},
+		Wait:      a.config.AuditWait,
 		Log:       a.log,
 	}
 	if a.config.AuditDir != "" {

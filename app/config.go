@@ -51,6 +51,7 @@ type Config struct {
 	AuditMaxMiB        int           `koanf:"audit-max-mib"`
 	AuditKeep          time.Duration `koanf:"audit-keep"`
 	AuditMaxAge        time.Duration `koanf:"audit-max-age"`
+	AuditWait          time.Duration `koanf:"audit-wait"`
 	AuditOTLP          bool          `koanf:"audit-otlp"`
 	JournalOnDamage    string        `koanf:"journal-on-damage"`
 	RateLimitFormat    string        `koanf:"ratelimit-format"`
@@ -111,6 +112,7 @@ func Flags(f *pflag.FlagSet) {
 	f.Int("audit-max-mib", 4096, "most MiB of audit log that are kept, as a `number`; the oldest segments go first; 0 for no bound")
 	f.Duration("audit-keep", 24*time.Hour, "`time` for which nothing is deleted whatever --audit-max-mib says; a disk that is full for it refuses what must be recorded")
 	f.Duration("audit-max-age", 0, "`time` after which segments of the audit log are deleted; 0 for never")
+	f.Duration("audit-wait", 500*time.Millisecond, "`time` that a request waits for a record that its rule requires to be on disk, and is refused after; less than Envoy waits for an answer")
 	f.Bool("audit-otlp", false, "send a copy of each audit record to --otlp-endpoint as a log")
 	f.String("journal-on-damage", "deny", "`word` deny or forget: once a damaged journal was set aside, count durable limits as used up for their current window, or start them at zero")
 	f.String("ratelimit-format", "draft-10", "`word` for the RateLimit headers on answers: off, legacy, draft-06, draft-10")
@@ -327,6 +329,9 @@ func (c Config) check() (problems []error) {
 		if least.got < least.min {
 			wrong("%s: at least %d", least.setting, least.min)
 		}
+	}
+	if c.AuditWait <= 0 {
+		wrong("audit-wait %v: more than 0s, or what must be recorded would be refused at once", c.AuditWait)
 	}
 	c.checkCollector(wrong)
 	if c.DrainDelay < 0 {

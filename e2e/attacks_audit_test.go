@@ -20,6 +20,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/voicecore-ai/sluice/authz/audit"
@@ -349,6 +350,23 @@ func TestF04AFolderThatIsGoneThroughEnvoy(t *testing.T) {
 	if r := s.oneRecord(t, before); r.Reason != admitted || !r.Required {
 		t.Errorf("F-04 %+v", r)
 	}
+}
+
+// F-04: a request waits for its record as long as it is told, and is refused then.
+func TestF04ARequestWaitsForItsRecordAsLongAsItIsTold(t *testing.T) {
+	w := alone(t, stack.Options{Catalog: catalogue(t, classes), Args: []string{"--audit-wait", "1ns"}})
+	request := checkRequest(w.key(t, "acme"))
+	http := request.GetAttributes().GetRequest().GetHttp()
+	http.Path = "/must/be"
+	for _, header := range http.GetHeaderMap().GetHeaders() {
+		if header.GetKey() == ":path" {
+			header.RawValue = []byte(http.Path)
+		}
+	}
+	await.That(t, "no disk is so fast each time", func() bool {
+		answer, err := authv3.NewAuthorizationClient(w.conn).Check(t.Context(), request)
+		return err == nil && answer.GetDeniedResponse().GetStatus().GetCode() == typev3.StatusCode_ServiceUnavailable
+	})
 }
 
 // strangers are what nobody knows: their records, the counts of their summaries, and the bytes of both.

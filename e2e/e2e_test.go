@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -89,6 +90,10 @@ var patient = regexp.MustCompile(`(?m)^( +(?:message_|connect_)?timeout: )(?:0\.
 // patiently is a configuration with five seconds instead.
 func patiently(config string) string { return patient.ReplaceAllString(config, "${1}5s") }
 
+// patience is what sluiced gives a disk in those five seconds. One that others write to can take longer for a sync than the
+// half second that is the default, and the refusal that follows says nothing of what is tested.
+var patience = []string{"--audit-wait", "4s"}
+
 // way is how the test itself reaches sluiced, if not in plain text over TCP.
 type way struct {
 	target string
@@ -109,7 +114,7 @@ func start(t *testing.T, o stack.Options, by ...way) *world {
 func alone(t *testing.T, o stack.Options, by ...way) *world {
 	t.Helper()
 	o.Sluiced, o.Dir = binary, t.TempDir()
-	o.Config = patiently(o.Config)
+	o.Config, o.Args = patiently(o.Config), slices.Concat(patience, o.Args)
 	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -279,12 +284,10 @@ func (w *world) offer(t *testing.T, key string, start time.Time, perSecond int, 
 	for i := range n {
 		due := start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
 		wait(t, time.Until(due))
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			shots[i] = w.get(t.Context(), key)
 			shots[i].due = due
-		}()
+		})
 	}
 	wg.Wait()
 	return shots

@@ -121,7 +121,7 @@ func alone(t *testing.T, o stack.Options, by ...way) *world {
 	}
 	w := &world{
 		Stack:  s,
-		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256, MaxConnsPerHost: 256}},
+		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: atOnce, MaxConnsPerHost: atOnce}},
 		logs:   o.Dir,
 	}
 	t.Cleanup(func() {
@@ -275,16 +275,23 @@ func (w *world) get(ctx context.Context, key string, edit ...func(*http.Request)
 	return s
 }
 
+// atOnce is how many requests are under way at most: those of a machine that can't keep up leave late, and do not wait for
+// each other until Envoy or the client gives them up.
+const atOnce = 256
+
 // offer sends perSecond requests a second, evenly, from start on for the given time.
 func (w *world) offer(t *testing.T, key string, start time.Time, perSecond int, during time.Duration) []shot {
 	t.Helper()
 	n := int(during.Seconds() * float64(perSecond))
 	shots := make([]shot, n)
 	var wg sync.WaitGroup
+	free := make(chan struct{}, atOnce)
 	for i := range n {
 		due := start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
 		wait(t, time.Until(due))
+		free <- struct{}{}
 		wg.Go(func() {
+			defer func() { <-free }()
 			shots[i] = w.get(t.Context(), key)
 			shots[i].due = due
 		})

@@ -51,8 +51,10 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 		at := nextSecond(9 * time.Second)
 		wait(t, time.Until(at))
 		shots := w.offer(t, key, at, 500, 8900*time.Millisecond)
-		// 900, unless requests were late: then a second may have met fewer than a hundred, or a tenth one more.
-		least, most, admitted := 0, 0, len(tally(t, shots))
+		// 900, unless requests were late: then a second may have met fewer than a hundred, or a tenth one more, and the last may
+		// have met another minute, which has another thousand.
+		type bounds struct{ least, most int }
+		minutes, admitted := map[time.Time]bounds{}, len(tally(t, shots))
 		for from := at; from.Before(at.Add(8900*time.Millisecond + late(shots))); from = from.Add(time.Second) {
 			to, surely, perhaps := from.Add(time.Second), 0, 0
 			for _, s := range shots {
@@ -63,9 +65,14 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 					perhaps++
 				}
 			}
-			least, most = least+min(surely, 100), most+min(perhaps, 100)
+			b := minutes[from.Truncate(time.Minute)]
+			minutes[from.Truncate(time.Minute)] = bounds{min(b.least+min(surely, 100), 1000), min(b.most+min(perhaps, 100), 1000)}
 		}
-		if most = min(most, 1000); admitted < least || admitted > most {
+		least, most := 0, 0
+		for _, b := range minutes {
+			least, most = least+b.least, most+b.most
+		}
+		if admitted < least || admitted > most {
 			t.Errorf("%d admitted, want %d to %d: a request refused by one limit must cost the other nothing", admitted, least, most)
 		}
 		t.Logf("%d admitted, of %d to %d that may be", admitted, least, most)
@@ -74,13 +81,20 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 	t.Run("gcra stays within burst + rate·τ and uses it", func(t *testing.T) {
 		key := w.tenant(t, "gcra", limit("per-second", gcra, 50, time.Second))
 		begin := time.Now()
-		admitted := tally(t, w.offer(t, key, begin, 250, 3*time.Second))
+		shots := w.offer(t, key, begin, 250, 3*time.Second)
+		admitted := tally(t, shots)
 		last := slices.MaxFunc(admitted, func(a, b shot) int { return a.got.Compare(b.got) }).got.Sub(begin).Seconds()
 		if bound := 50 + 50*last; float64(len(admitted)) > bound {
 			t.Errorf("%d admitted in %.3f s, bound %.1f", len(admitted), last, bound)
 		}
-		if least := (50 + 50*2.98) * 98 / 100; float64(len(admitted)) < least {
-			t.Errorf("%d admitted, want at least %.0f", len(admitted), least)
+		early := 0
+		for _, s := range shots {
+			if s.status == http.StatusTooManyRequests && !usedUp(admitted, s, 50, 50) {
+				early++
+			}
+		}
+		if early > 0 || len(admitted) < 50 {
+			t.Errorf("%d admitted, and %d refused while there was something left", len(admitted), early)
 		}
 	})
 
@@ -105,7 +119,7 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 
 	t.Run("a tenant at 50 times its limit costs another no refusal", func(t *testing.T) {
 		noisy := w.tenant(t, "noisy", limit("per-second", gcra, 10, time.Second))
-		quiet := w.tenant(t, "quiet", limit("per-second", gcra, 50, time.Second))
+		quiet := w.tenant(t, "quiet", limit("per-second", gcra, 100, time.Second)) // which holds its 75 even if a machine that stalls sends them at once
 		done := make(chan []shot)
 		go func() { done <- w.offer(t, noisy, time.Now(), 500, 3*time.Second) }()
 		if n := len(tally(t, w.offer(t, quiet, time.Now(), 25, 3*time.Second))); n != 75 {
@@ -150,6 +164,24 @@ func TestLimitsThroughEnvoy(t *testing.T) {
 			t.Errorf("raised from 5 used to 7: %d admitted, want 2", n)
 		}
 	})
+}
+
+// usedUp reports whether a bucket that holds burst and gets perSecond can have been empty when a request was refused: from some
+// admission on, as many were admitted as it held then and has got since, but for one. When the server met a request can't be seen
+// from here, only that it was between when that left and its answer, so where that is long it can have been.
+func usedUp(admitted []shot, refused shot, burst, perSecond float64) bool {
+	for _, first := range admitted {
+		used := 0
+		for _, a := range admitted {
+			if !a.got.Before(first.sent) && !a.sent.After(refused.got) {
+				used++
+			}
+		}
+		if got := max(refused.sent.Sub(first.got).Seconds(), 0) * perSecond; float64(used) > burst+got-2 { // one, and one for rounding
+			return true
+		}
+	}
+	return false
 }
 
 func TestKillNineNeverAdmitsMoreThanTheQuota(t *testing.T) {

@@ -102,12 +102,23 @@ func (w *world) healthy(t *testing.T) int {
 func TestDrainingFailsNoRequest(t *testing.T) {
 	folders, key := twins(t)
 	second := alone(t, stack.Options{Data: folders[1]})
-	first := start(t, stack.Options{Data: folders[0], Config: pair(second.GRPC), Args: []string{"--drain-delay", "4s"}})
+	// Envoy looks four times a second, and all that is looked at here comes before the delay is over: a machine may stall in it.
+	first := start(t, stack.Options{Data: folders[0], Config: pair(second.GRPC), Args: []string{"--drain-delay", "10s"}})
 	await.That(t, "Envoy finds both healthy", func() bool { return first.healthy(t) == 2 })
 
-	const perSecond, during = 200, 7 * time.Second
-	done := make(chan []shot, 1)
-	go func() { done <- first.offer(t, key, time.Now(), perSecond, during) }()
+	over, done := make(chan struct{}), make(chan []shot, 1)
+	go func() {
+		var all []shot
+		for t.Context().Err() == nil {
+			select {
+			case <-over:
+				done <- all
+				return
+			default:
+				all = append(all, first.offer(t, key, time.Now(), 200, 500*time.Millisecond)...)
+			}
+		}
+	}()
 	wait(t, time.Second)
 	ended, err := first.Terminate()
 	if err != nil {
@@ -137,14 +148,16 @@ func TestDrainingFailsNoRequest(t *testing.T) {
 		if err != nil {
 			t.Errorf("exit: %v, want status 0", err)
 		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("still there after 30 s")
+	case <-time.After(time.Minute):
+		t.Fatal("still there after a minute")
 	}
 	if conn, err := net.Dial("tcp", first.GRPC); err == nil {
 		_ = conn.Close()
 		t.Error("the listener is open after the end")
 	}
 
+	wait(t, time.Second) // with one server that has gone
+	close(over)
 	counts := map[int]int{}
 	for _, s := range <-done {
 		if s.err != nil {
@@ -152,8 +165,8 @@ func TestDrainingFailsNoRequest(t *testing.T) {
 		}
 		counts[s.status]++
 	}
-	if want := perSecond * int(during.Seconds()); counts[http.StatusOK] != want || len(counts) != 1 {
-		t.Errorf("answers by status: %v, want %d times 200", counts, want)
+	if len(counts) != 1 || counts[http.StatusOK] == 0 {
+		t.Errorf("answers by status: %v, want 200 alone", counts)
 	}
 	t.Logf("answers by status: %v", counts)
 }

@@ -29,7 +29,7 @@ func TestS01ARunningStreamShowsInTheLogThroughEnvoy(t *testing.T) {
 		life time.Duration
 		edit func(string) string
 	}{
-		{"S-01 its token expires", 6 * time.Second, nil},
+		{"S-01 its token expires", 10 * time.Second, nil},
 		{"S-01 its issuer is removed", time.Hour, func(text string) string { text, _, _ = strings.Cut(text, "issuers:"); return text }},
 		{"S-01 its issuer is for another audience", time.Hour, func(text string) string { return strings.Replace(text, "audiences: [api]", "audiences: [other]", 1) }},
 		{"S-01 its tenant is suspended", time.Hour, func(text string) string {

@@ -122,7 +122,7 @@ const spoofed = "x-tenant-id: evil\r\nX-Ten~ant-Id: evil\r\nx-sluice-principal: 
 
 func TestTheInstallersWiringAtTheGateway(t *testing.T) {
 	descriptors := t.TempDir()
-	const limits = "domain: mesh\ndescriptors:\n  - key: path\n    value: /may/limited\n    descriptors:\n      - {key: method, value: GET, rate_limit: {unit: hour, requests_per_unit: 2}}\n"
+	const limits = "domain: mesh\ndescriptors:\n  - key: path\n    value: /may/limited\n    descriptors:\n      - {key: method, value: GET, rate_limit: {unit: year, requests_per_unit: 2}}\n"
 	if err := os.WriteFile(filepath.Join(descriptors, "mesh.yaml"), []byte(limits), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ func startUpstream() (*Upstream, error) {
 	}
 	u := &Upstream{}
 	_, u.port, _ = net.SplitHostPort(l.Addr().String())
-	u.server = &http.Server{Handler: u, ReadHeaderTimeout: 10 * time.Second}
+	// Longer than the hour for which Envoy keeps a connection: who ends one that Envoy is about to use costs a request.
+	u.server = &http.Server{Handler: u, ReadHeaderTimeout: 2 * time.Hour}
 	go u.server.Serve(l) //nolint:errcheck // ends by Close
 	return u, nil
 }

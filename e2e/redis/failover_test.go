@@ -41,7 +41,7 @@ func TestF12FailoverBySentinel(t *testing.T) {
 
 // TestF12FailoverInACluster kills primaries of which each has a replica. Each comes back, empty, and is a replica then.
 func TestF12FailoverInACluster(t *testing.T) {
-	nodes := primaries(t)
+	nodes := primaries(t, quick[4:]...)
 	second := make([]*node, len(nodes)) // who is a replica of whom
 	for i, n := range nodes {
 		second[i] = n.join(t, len(nodes)+1+i)
@@ -52,12 +52,11 @@ func TestF12FailoverInACluster(t *testing.T) {
 		if dead != nil {
 			dead.Restart()
 			dead.knows(t, 2*len(nodes))
-			synced(t, dead.c)
+			last := (round - 1) % len(nodes)
+			nodes[last], second[last] = nodes[last].leads(t, second[last])
 		}
 		i := round % len(nodes)
-		if second[i].leads(t) { // already: the primary was silent for a second, as on a busy machine it may be
-			nodes[i], second[i] = second[i], nodes[i]
-		}
+		nodes[i], second[i] = nodes[i].leads(t, second[i])
 		dead = nodes[i]
 		nodes[i], second[i] = second[i], nodes[i]
 		dead.Kill()

@@ -36,7 +36,7 @@ const (
 	// remembered is for how long sluiced has Redis know an operation by default.
 	remembered = 50 * time.Second
 	// soon is for what must come true, and how fast is not the point.
-	soon = 30 * time.Second
+	soon = time.Minute
 )
 
 // volume is few, or, with SLUICE_FULL set ('make test-faults FULL=1'), as many as research has asked for.

@@ -63,8 +63,9 @@ func watch(t *testing.T, s *redistest.Server) (addr string) {
 	})
 	c := redis.NewClient(&redis.Options{Addr: addr, Protocol: 2})
 	t.Cleanup(func() { _ = c.Close() })
+	// One that a busy machine has stopped for two seconds would by itself do nothing for the next thirty.
 	until(t, "the Sentinel looks once a second", soon, func() bool {
-		return c.Do(t.Context(), "SENTINEL", "DEBUG", "info-period", "500", "publish-period", "500").Err() == nil
+		return c.Do(t.Context(), "SENTINEL", "DEBUG", "info-period", "500", "publish-period", "500", "tilt-period", "1000").Err() == nil
 	})
 	until(t, "the Sentinel knows the replicas", soon, func() bool {
 		known, err := c.Do(t.Context(), "SENTINEL", "REPLICAS", primary).Slice()
@@ -103,10 +104,10 @@ func describe(t *testing.T, s *redistest.Server) *node {
 }
 
 // primaries starts a cluster of three.
-func primaries(t *testing.T) []*node {
+func primaries(t *testing.T, args ...string) []*node {
 	t.Helper()
 	var nodes []*node
-	for _, s := range redistest.Cluster(t, quick[4:]...) {
+	for _, s := range redistest.Cluster(t, args...) {
 		nodes = append(nodes, describe(t, s))
 	}
 	return nodes
@@ -119,6 +120,31 @@ func (n *node) join(t *testing.T, nodes int) *node {
 	n.meet(t, r)
 	r.replicate(t, n, nodes)
 	return r
+}
+
+// leads makes who of the two is the primary the first. The cluster may have thought one dead that a busy machine had stopped for a second.
+func (n *node) leads(t *testing.T, other *node) (primary, second *node) {
+	t.Helper()
+	role := func(n *node) string {
+		info, err := n.c.Info(t.Context(), "replication").Result()
+		if err != nil || strings.Contains(info, "master_link_status:down") {
+			return ""
+		}
+		_, role, _ := strings.Cut(info, "role:")
+		role, _, _ = strings.Cut(role, "\r")
+		return role
+	}
+	until(t, "one of two is the primary, and the other follows it", soon, func() bool {
+		switch first, second := role(n), role(other); {
+		case first == "master" && second == "slave":
+			primary = n
+		case first == "slave" && second == "master":
+			n, other = other, n
+			primary = n
+		}
+		return primary != nil
+	})
+	return primary, other
 }
 
 // meet makes r known to the cluster of n.
@@ -135,16 +161,6 @@ func (n *node) replicate(t *testing.T, of *node, nodes int) {
 	until(t, "a replica knows its primary", soon, func() bool { return n.c.ClusterReplicate(t.Context(), of.id).Err() == nil })
 	synced(t, n.c)
 	n.knows(t, nodes)
-}
-
-// leads reports whether n is a primary.
-func (n *node) leads(t *testing.T) bool {
-	t.Helper()
-	info, err := n.c.Info(t.Context(), "replication").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Contains(info, "role:master")
 }
 
 func (n *node) knows(t *testing.T, nodes int) {

@@ -71,7 +71,7 @@ const replicas = 3
 
 // patience is what Envoy gives a replica for an answer, and a second more than a replica gives Redis: the defaults, 1 s and
 // 100 ms, are too little for a machine that has other things to do. It can take a killed process a second to let go of its connections.
-const patience = 3 * time.Second
+const patience = 5 * time.Second
 
 func start(t *testing.T, capacity int64, args ...string) *world {
 	t.Helper()
@@ -98,8 +98,9 @@ func start(t *testing.T, capacity int64, args ...string) *world {
 			}
 		}
 	})
-	w := &world{Stack: s, client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
-	w.free, w.capped = w.tenant(t, "free", 1<<31), w.tenant(t, "capped", capacity)
+	w := &world{Stack: s, client: &http.Client{Timeout: 4 * patience, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
+	w.capped = w.tenant(t, "capped", capacity)
+	w.free = w.tenant(t, "free", 1<<31) // last, so that a replica that knows it knows both
 	await.That(t, "Envoy finds all healthy", func() bool { return w.stat(t, "cluster.sluice.membership_healthy") == replicas })
 	await.That(t, "every replica knows the tenants", func() bool {
 		for range 4 * replicas {

@@ -47,7 +47,10 @@ func (s *Stack) startJaeger(ctx context.Context, http, grpc, otlp string) error 
 		return err
 	}
 	s.jaeger, s.otlp, s.Jaeger = cmd, "127.0.0.1:"+otlp, "http://127.0.0.1:"+http
-	return waitReady(ctx, cmd, s.Jaeger+"/api/services", log)
+	if err := waitReady(ctx, cmd, s.Jaeger+"/api/services", log); err != nil {
+		return err
+	}
+	return waitListens(ctx, cmd, s.otlp, log) // it begins to after the API answers, and who sends a span earlier may drop it
 }
 
 // startPrometheus returns when it answers. It scrapes each replica and Envoy every second, with the rules of deploy/prometheus.

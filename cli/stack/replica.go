@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // Replica is one sluiced of a stack.
@@ -89,20 +87,11 @@ func (s *Stack) startRedis(ctx context.Context, port string) error {
 		return err
 	}
 	s.redis, s.Redis = cmd, "127.0.0.1:"+port
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", s.Redis)
-		if err == nil {
-			_ = conn.Close()
-			break
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("redis-server is not ready after 30 s:\n%s", tail(log))
-		}
-		<-ticker.C
+	if err := waitListens(ctx, cmd, s.Redis, log); err != nil {
+		return err
 	}
-	migrate := exec.CommandContext(ctx, s.options.Sluiced, "migrate", "--redis-url", "redis://"+s.Redis) //nolint:gosec // the caller names the binaries
+	// No request waits for it, so each answer may take as long as a busy machine needs.
+	migrate := exec.CommandContext(ctx, s.options.Sluiced, "migrate", "--redis-url", "redis://"+s.Redis, "--redis-timeout", "10s") //nolint:gosec // the caller names the binaries
 	if out, err := migrate.CombinedOutput(); err != nil {
 		return fmt.Errorf("sluiced migrate: %w\n%s", err, out)
 	}

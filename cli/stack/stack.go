@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -257,22 +258,38 @@ const (
 
 // waitReady polls url until it says 200, the process ends, or patience does.
 func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	return wait(ctx, cmd, log, func(ctx context.Context) bool {
+		response, err := http.DefaultClient.Do(request.WithContext(ctx))
+		if err != nil {
+			return false
+		}
+		_ = response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+}
+
+// waitListens dials address until somebody takes the connection, the process ends, or patience does.
+func waitListens(ctx context.Context, cmd *exec.Cmd, address, log string) error {
+	return wait(ctx, cmd, log, func(ctx context.Context) bool {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+		return true
+	})
+}
+
+func wait(ctx context.Context, cmd *exec.Cmd, log string, ready func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
+	for !ready(ctx) {
 		var status syscall.WaitStatus
 		if pid, _ := syscall.Wait4(cmd.Process.Pid, &status, syscall.WNOHANG, nil); pid == cmd.Process.Pid {
 			return fmt.Errorf("%s ended before it was ready:\n%s", filepath.Base(cmd.Path), tail(log))
@@ -283,6 +300,7 @@ func waitReady(ctx context.Context, cmd *exec.Cmd, url, log string) error {
 		case <-ticker.C:
 		}
 	}
+	return nil
 }
 
 func tail(path string) string {

@@ -3,6 +3,7 @@ package observe
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -54,6 +55,10 @@ func startJaeger(t *testing.T) *jaeger {
 	})
 	j := &jaeger{otlp: "127.0.0.1:" + ports[2], api: "http://127.0.0.1:" + ports[0]}
 	await.Within(t, patience, "Jaeger answers", func() bool { _, err := j.services(); return err == nil })
+	await.Within(t, patience, "Jaeger takes spans", func() bool { // which it begins to later
+		conn, err := net.Dial("tcp", j.otlp)
+		return err == nil && conn.Close() == nil
+	})
 	return j
 }
 

@@ -121,9 +121,6 @@ func traced(t *testing.T, config string, j *jaeger, upstream string, w wiring) s
 	if w.trusting {
 		replace("traceparent|tracestate|baggage|b3|", "b3|")
 	}
-	// One second is little where builds run beside the tests.
-	config = strings.NewReplacer("                        timeout: 1s\n", "                        timeout: 20s\n", "message_timeout: 1s", "message_timeout: 20s",
-		"                      timeout: 1s\n", "                      timeout: 20s\n").Replace(config)
 	return config + "\nlayered_runtime:\n  layers:\n    - name: test\n      static_layer: {tracing.opentelemetry.flush_interval_ms: 50}\n"
 }
 
@@ -133,7 +130,13 @@ func (d door) gateway(t *testing.T, j *jaeger, w wiring) (*world, map[string]str
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50") // ms between exports
 	service := httptest.NewServer(newParty(t, j, "service"))
 	t.Cleanup(service.Close)
-	o := stack.Options{Config: traced(t, d.config, j, service.Listener.Addr().String(), w), Args: []string{"--otlp-endpoint", j.otlp}}
+	// Envoy sends a span once, and gives up a collector that takes longer; a busy machine may need the second to wake it.
+	const sends = "{cluster_name: otel_collector}, timeout: "
+	config := traced(t, d.config, j, service.Listener.Addr().String(), w)
+	if strings.Count(config, sends+"1s}") != 1 {
+		t.Fatal("docs/guide/tracing.md gives the collector another time than a second")
+	}
+	o := stack.Options{Config: strings.Replace(config, sends+"1s}", sends+"60s}", 1), Args: []string{"--otlp-endpoint", j.otlp}}
 	if d.name == "rls" {
 		o.RLS = t.TempDir()
 		const file = "domain: demo\ndescriptors:\n  - key: user\n    rate_limit: {unit: hour, requests_per_unit: 100000}\n  - {key: user, value: banned, rate_limit: {unit: hour, requests_per_unit: 0}}\n"
@@ -182,6 +185,13 @@ func of(all []*span, service, name string) (found *span) {
 	return found
 }
 
+// complete reports whether all is there that a span hangs on. Spans come from three programs, and Envoy's own not all at once.
+func complete(all []*span) bool {
+	return !slices.ContainsFunc(all, func(s *span) bool {
+		return s.parent() != "" && !slices.ContainsFunc(all, func(p *span) bool { return p.ID == s.parent() })
+	})
+}
+
 // chain are the services of a span and of what it hangs on, up to the root.
 func chain(all []*span, from *span) (services []string) {
 	for s := from; s != nil; {
@@ -208,7 +218,7 @@ func TestOneTraceGoesThroughGatewayDecisionAndService(t *testing.T) {
 				t.Fatalf("status %d", status)
 			}
 			all := j.find(t, "gateway", func(all []*span) bool {
-				return of(all, "sluiced", d.method) != nil && of(all, "service", "serve") != nil && slices.ContainsFunc(all, func(s *span) bool { return s.parent() == "" })
+				return of(all, "sluiced", d.method) != nil && of(all, "service", "serve") != nil && complete(all)
 			})
 			d.judge(t, w, all, []string{"sluiced", "gateway", "gateway"}, []string{"service", "gateway", "gateway"})
 			if all[0].Trace == clientsTrace {
@@ -236,8 +246,7 @@ func TestOneTraceGoesThroughGatewayDecisionAndService(t *testing.T) {
 			}
 			asked.End()
 			all := j.find(t, "client", func(all []*span) bool {
-				return of(all, "sluiced", d.method) != nil && of(all, "service", "serve") != nil && of(all, "client", "ask") != nil &&
-					len(chain(all, of(all, "sluiced", d.method))) == 4 && len(chain(all, of(all, "service", "serve"))) == 4
+				return of(all, "sluiced", d.method) != nil && of(all, "service", "serve") != nil && of(all, "client", "ask") != nil && complete(all)
 			})
 			d.judge(t, w, all, []string{"sluiced", "gateway", "gateway", "client"}, []string{"service", "gateway", "gateway", "client"})
 			if all[0].Trace != asked.SpanContext().TraceID().String() {

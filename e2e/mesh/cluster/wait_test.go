@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -128,6 +129,7 @@ func TestErrorsAreSentences(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		untilAllowed(t, "bob", "viewers", "secrets")
 		c, err := cluster.Connect(t.Context(), cluster.Target{Kubeconfig: file})
 		if err != nil {
 			t.Fatal(err)
@@ -159,4 +161,23 @@ func TestErrorsAreSentences(t *testing.T) {
 			t.Error("something was changed")
 		}
 	})
+}
+
+// untilAllowed waits until the API server, which hears of new roles a moment after it has stored them, lets a user read a resource.
+func untilAllowed(t *testing.T, user, group, resource string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Minute); ; <-time.After(20 * time.Millisecond) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user, Groups: []string{group}, ResourceAttributes: &authorizationv1.ResourceAttributes{Resource: resource, Verb: "get"},
+		}}
+		if err := admin.Create(t.Context(), review); err != nil {
+			t.Fatal(err)
+		}
+		if review.Status.Allowed {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s may not read %s: %+v", user, resource, review.Status)
+		}
+	}
 }

@@ -33,6 +33,8 @@ istio:
   ingress: {serviceType: LoadBalancer, hosts: [shop.example.com]}
 mesh:
   stage: enforced
+  serviceDefaults:
+    pool: {connectTimeout: 10s} # a handshake that a busy machine answers late is no failed request
   services:
   - {name: shop, callers: [ingress], paths: [/], retries: {attempts: 0}}
 `

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/voicecore-ai/sluice/e2e/mesh/lab/kubelet"
 )
 
 // balance gives Services of type LoadBalancer an address each, which kube-proxy then serves. It stands for a cloud.
@@ -30,7 +32,10 @@ func (c *Cluster) balance(ctx context.Context) error {
 		status := corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: addr.String()}}}}
 		patch, err := json.Marshal(map[string]any{"status": status})
 		if err == nil {
-			_, err = c.client.CoreV1().Services(s.Namespace).Patch(ctx, s.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+			err = kubelet.Insist(ctx, func() error {
+				_, err := c.client.CoreV1().Services(s.Namespace).Patch(ctx, s.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+				return err
+			})
 		}
 		if err != nil && ctx.Err() == nil {
 			fmt.Fprintf(os.Stderr, "load balancer: service %s/%s: %v\n", s.Namespace, s.Name, err)

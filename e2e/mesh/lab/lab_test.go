@@ -92,9 +92,12 @@ func TestAMeshOnOneMachine(t *testing.T) {
 		identities(t, c.Client(), "http://"+gateway+"/", "apps.example.com", "istio-system/sa/istio-ingressgateway-service-account")
 	})
 	t.Run("plaintext is refused while STRICT holds, and only then", func(t *testing.T) {
-		if status, answer, err := Ask(c.Client(), "http://"+b.IP+":8080/", nil); err == nil {
-			t.Errorf("a call in plaintext got %d, %v", status, answer)
-		}
+		Until(t, patience, func() error { // b may have got its configuration before istiod knew of the policy
+			if status, answer, err := Ask(c.Client(), "http://"+b.IP+":8080/", nil); err == nil {
+				return fmt.Errorf("a call in plaintext got %d, %v", status, answer)
+			}
+			return nil
+		})
 		c.Apply(t, "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: apps}\nspec: {mtls: {mode: PERMISSIVE}}\n")
 		Until(t, patience, func() error {
 			_, _, err := Ask(c.Client(), "http://"+b.IP+":8080/", nil)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -154,10 +155,23 @@ func (k *Kubelet) bind(ctx context.Context, api *corev1.Pod) error {
 	if len(api.Spec.SchedulingGates) > 0 || api.DeletionTimestamp != nil {
 		return nil
 	}
-	return k.Client.CoreV1().Pods(api.Namespace).Bind(ctx, &corev1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: api.Namespace, Name: api.Name, UID: api.UID},
-		Target:     corev1.ObjectReference{Kind: "Node", Name: NodeName},
-	}, metav1.CreateOptions{})
+	return Insist(ctx, func() error {
+		return k.Client.CoreV1().Pods(api.Namespace).Bind(ctx, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: api.Namespace, Name: api.Name, UID: api.UID},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: NodeName},
+		}, metav1.CreateOptions{})
+	})
+}
+
+// Insist tries a write some times, a second apart: an API server that is too busy for it says so once, and no event
+// would have it tried again. What is gone or has changed meanwhile is not tried again.
+func Insist(ctx context.Context, write func() error) (err error) {
+	for range 10 {
+		if err = write(); err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || !pause(ctx, time.Second) {
+			return err
+		}
+	}
+	return err
 }
 
 // register makes the node. Its size is a wish: nothing is limited, and nothing should be refused for want of room.

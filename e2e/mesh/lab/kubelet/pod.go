@@ -235,8 +235,10 @@ func (p *pod) end(ctx context.Context) {
 		p.report(ctx)
 	}
 	now := int64(0)
-	err := p.k.Client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, metav1.DeleteOptions{
-		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &p.uid},
+	err := Insist(ctx, func() error {
+		return p.k.Client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, metav1.DeleteOptions{
+			GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &p.uid},
+		})
 	})
 	if err != nil && ctx.Err() == nil {
 		p.k.Logf("pod %s/%s: saying that it is gone: %v", p.namespace, p.name, err)

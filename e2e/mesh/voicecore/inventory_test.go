@@ -80,13 +80,21 @@ func (m *mesh) uninstall(t *testing.T) {
 	m.Kubectl(t, "", "-n", apps, "wait", "pod", "--all", "--for=delete", "--timeout=5m")
 	out := m.command(t, "uninstall", "--yes", "--crds", "--namespaces")
 	t.Log(out)
-	for _, o := range m.names(t) {
-		name := o[strings.LastIndex(o, "/")+1:]
-		own := slices.Contains([]string{"sluice-secrets", "sluice-redis", "sluice-redis-tls", apps}, name) // made by the test, or named like it by Kubernetes
-		for _, mark := range []string{"istio", "sluice", "voicecore", "kiali", "jaeger", "prometheus", "grafana"} {
-			if strings.Contains(name, mark) && !own && !strings.Contains(out, name) {
-				t.Errorf("%s is left, and uninstall did not say so", o)
+	lab.Until(t, patience, func() error { // what Kubernetes made for an object goes some time after it
+		var left []string
+		for _, o := range m.names(t) {
+			name := o[strings.LastIndex(o, "/")+1:]
+			own := slices.Contains([]string{"sluice-secrets", "sluice-redis", "sluice-redis-tls", apps}, name) // made by the test, or named like it by Kubernetes
+			if !own && !strings.Contains(out, name) && slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(name, mark) }) {
+				left = append(left, o)
 			}
 		}
-	}
+		if len(left) > 0 {
+			return fmt.Errorf("left, and uninstall did not say so: %q", left)
+		}
+		return nil
+	})
 }
+
+// marks are in the names of all that the profile lays down.
+var marks = []string{"istio", "sluice", "voicecore", "kiali", "jaeger", "prometheus", "grafana"}

@@ -287,3 +287,14 @@ func between(t *testing.T, from *lab.Pod, url, token string, more ...string) (in
 	}
 	return status, answer
 }
+
+// reaches waits until the caller's proxy knows the service.
+func reaches(t *testing.T, from *lab.Pod, url, token string) {
+	t.Helper()
+	lab.Until(t, patience, func() error {
+		if status, _ := between(t, from, url, token); status != http.StatusOK {
+			return fmt.Errorf("%s: status %d", url, status)
+		}
+		return nil
+	})
+}

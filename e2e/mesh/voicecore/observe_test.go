@@ -153,12 +153,7 @@ func certificate(t *testing.T, p *lab.Pod) string {
 func (m *mesh) rotates(t *testing.T, gateway *lab.Pod, key string) {
 	token := m.token(t, key)
 	analytics := m.Pod(t, apps, "app=analytics-service")
-	lab.Until(t, patience, func() error { // the caller's proxy learns of the pod
-		if status, _ := between(t, gateway, "http://analytics-service:8080/", token); status != http.StatusOK {
-			return fmt.Errorf("status %d", status)
-		}
-		return nil
-	})
+	reaches(t, gateway, "http://analytics-service:8080/", token)
 	first, calls := certificate(t, analytics), 0
 	lab.Until(t, patience, func() error {
 		for range 20 {

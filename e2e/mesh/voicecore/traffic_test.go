@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -62,6 +63,16 @@ func (m *mesh) egress(t *testing.T, gateway *lab.Pod) {
 		}
 		return response.StatusCode, string(body)
 	}
+	egress := m.Pods(t, "istio-system", "istio=egressgateway", 2)
+	address := regexp.MustCompile(`\|\|partner\.example\.net;?::[0-9.]+:80::`)
+	for _, p := range egress {
+		lab.Until(t, patience, func() error { // each looks for the name by itself, and if it was not there yet, again after a minute
+			if clusters := p.Admin(t, "/clusters"); !address.MatchString(clusters) {
+				return fmt.Errorf("%s has no address of the listed host", p.Name)
+			}
+			return nil
+		})
+	}
 	lab.Until(t, patience, func() error {
 		if status, body := get(gateway, "http://partner.example.net/"); status != http.StatusOK {
 			return fmt.Errorf("the listed host: %d %s", status, body)
@@ -69,7 +80,7 @@ func (m *mesh) egress(t *testing.T, gateway *lab.Pod) {
 		return nil
 	})
 	_, from := get(gateway, "http://partner.example.net/")
-	through := slices.ContainsFunc(m.Pods(t, "istio-system", "istio=egressgateway", 2), func(p *lab.Pod) bool { return p.IP == from })
+	through := slices.ContainsFunc(egress, func(p *lab.Pod) bool { return p.IP == from })
 	if !through {
 		t.Errorf("the host was asked from %s, which is no egress gateway", from)
 	}
@@ -125,15 +136,17 @@ func send(t *testing.T, from *lab.Pod, method, url, token string) (int, time.Dur
 	return response.StatusCode, time.Since(began)
 }
 
+// retries asks a service that has ten seconds for a try: one that a busy machine cuts might not have reached the service, and would not be counted.
 func (m *mesh) retries(t *testing.T, gateway *lab.Pod, key string) {
 	token := m.token(t, key)
-	billing := m.Pod(t, apps, "app=billing-service")
+	analytics := m.Pod(t, apps, "app=analytics-service")
+	reaches(t, gateway, "http://analytics-service:8080/", token)
 	for method, want := range map[string]int{http.MethodGet: 4, http.MethodPost: 1} {
 		target := "/" + method + "?status=503"
-		if status, _ := send(t, gateway, method, "http://billing-service:8080"+target, token); status != http.StatusServiceUnavailable {
+		if status, _ := send(t, gateway, method, "http://analytics-service:8080"+target, token); status != http.StatusServiceUnavailable {
 			t.Errorf("%s: status %d, want 503", method, status)
 		}
-		if got := tries(t, target, billing); got != want {
+		if got := tries(t, target, analytics); got != want {
 			t.Errorf("a %s that fails reaches the service %d times, want %d", method, got, want)
 		}
 	}

@@ -76,7 +76,8 @@ func TestVoiceCore(t *testing.T) {
 		}
 		t.Error("no istio-proxy among the init containers")
 	})
-	key := m.tenant(t, "acme", 1000)
+	key := m.tenant(t, "acme", 1_000_000)
+	m.token(t, key) // the edge knows Sluice and the service
 	t.Run("M-06 a tenant gets its 200s and then 429s, charged once at the edge", func(t *testing.T) { m.limits(t, gateway) })
 	t.Run("M-08 who is not a caller of a service gets 403", func(t *testing.T) {
 		token := m.token(t, key)

@@ -337,7 +337,7 @@ func TestMulDiv(t *testing.T) {
 
 func FuzzStep(f *testing.F) {
 	const most = 5 * time.Second // of a history, which takes a fiftieth: Go says of ten that they hang
-	// A machine that stands still is no finding, so an answer has more than the three seconds of the client's own.
+	// A machine that stands still is no finding, so an answer has more than the five seconds of the client's own.
 	client := redis.NewClient(&redis.Options{
 		Addr: redistest.Start(f).Addr, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: patient, ReadTimeout: patient, WriteTimeout: patient,
 	})

@@ -2,9 +2,6 @@ package app
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"os"
 	"strings"
 
 	"google.golang.org/grpc/credentials"
@@ -47,12 +44,9 @@ func (c Config) collector() (telemetry.Endpoint, error) {
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.OTLPCA != "" {
-		pem, err := os.ReadFile(c.OTLPCA)
-		if err != nil {
-			return telemetry.Endpoint{}, fmt.Errorf("otlp-ca: %w; name a file that this user can read", err)
-		}
-		if conf.RootCAs = x509.NewCertPool(); !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return telemetry.Endpoint{}, fmt.Errorf("otlp-ca: %s holds no PEM certificate; want those that the collector's must chain to", c.OTLPCA)
+		var err error
+		if conf.RootCAs, err = authorities("otlp-ca", c.OTLPCA, "the collector's"); err != nil {
+			return telemetry.Endpoint{}, err
 		}
 	}
 	return telemetry.Endpoint{Address: address, Credentials: credentials.NewTLS(conf)}, nil

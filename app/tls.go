@@ -99,13 +99,9 @@ func (f *certificates) load() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls-cert, tls-key: %w; want PEM, the certificate chain in %s and its key in %s", err, f.c.TLSCert, f.c.TLSKey)
 	}
-	pem, err := os.ReadFile(f.c.TLSClientCA)
+	roots, err := authorities("tls-client-ca", f.c.TLSClientCA, "a client's")
 	if err != nil {
-		return nil, fmt.Errorf("tls-client-ca: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls-client-ca: %s holds no PEM certificate; want those that a client's must chain to", f.c.TLSClientCA)
+		return nil, err
 	}
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS12,
@@ -156,4 +152,17 @@ func (h handshakes) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 func (h handshakes) Clone() credentials.TransportCredentials {
 	h.TransportCredentials = h.TransportCredentials.Clone()
 	return h
+}
+
+// authorities are the certificates of a PEM file, to which whose have to chain.
+func authorities(setting, path, whose string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path) //nolint:gosec // the operator names it
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; name a file that this user can read", setting, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: %s holds no PEM certificate; want those that %s must chain to", setting, path, whose)
+	}
+	return pool, nil
 }

@@ -45,9 +45,8 @@ demo: build envoy $(if $(filter redis,$(STORE)),redis-server) $(if $(OBSERVE),ob
 .PHONY: test
 test: test-unit test-faults test-e2e ## All tests: unit and conformance with the race detector, faults, then end to end
 
-# What the Dockerfile builds is built first: a test does so once more, and from a cold cache, beside all others, it would need more than its time.
 .PHONY: test-unit
-test-unit: need-go need-cc gotestsum redis-server build ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
+test-unit: need-go need-cc gotestsum redis-server ## Unit, architecture and conformance tests with the race detector; fuzz seeds run as tests
 	@echo "==> unit and conformance tests, with the race detector"
 	@$(UNIT_PACKAGES) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -race -timeout 45m $$packages
 

@@ -36,15 +36,8 @@ key() {
 
 version() { sed -n "s#^\t$2 \(v[^ ]*\).*#\1#p" "e2e/tools/$1/go.mod"; }
 
-# compile NAME FLAGS... -- PACKAGE... fetches what they are made of, again if a network fails, and makes them in $folder.part.
+# compile PACKAGE... fetches what packages are made of, again if a network fails, and makes them in $folder.part. It is build's, with its name and flags.
 compile() {
-	local name=$1 flags=()
-	shift
-	while [[ $1 != -- ]]; do
-		flags+=("$1")
-		shift
-	done
-	shift
 	scripts/again go -C "e2e/tools/$name" list -deps "${flags[@]}" "$@" >/dev/null &&
 		go -C "e2e/tools/$name" build "${flags[@]}" -o "$folder.part/" "$@"
 }
@@ -64,7 +57,7 @@ build() {
 		[[ -x $folder/${pair%%=*} ]] && continue
 		rm -rf "$folder" "$folder.part"
 		mkdir -p "$folder.part"
-		timed "$name's ${*%%=*}" compile "$name" "${flags[@]}" -- "${@#*=}"
+		timed "$name's ${*%%=*}" compile "${@#*=}"
 		for pair in "$@"; do
 			made=${pair#*=}
 			made=${made%/v[0-9]} # as Go names it
